@@ -1,0 +1,384 @@
+"""What can be configured: the types and ranges of every key, and how a command line is read.
+
+The values and their explanations stand once, in `configs/*.yaml`; the dataclasses here give each
+key its type and range. `--help` is made from both.
+"""
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from artgan.errors import UserError
+from artgan.files import atomic_write
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+GROUPS = ("dataset", "model")
+CONFIG_FILE = "config.yaml"
+
+Config = TypeVar("Config", "TrainConfig", "SampleConfig")
+
+
+def _number(low: float, high: float = float("inf"), *, below: bool = False) -> Any:
+    """A required key from `low` to `high`; `below` excludes `high` itself."""
+    return field(default=MISSING, metadata={"low": low, "high": high, "below": below})
+
+
+def _choice(*choices: str | int) -> Any:
+    return field(default=MISSING, metadata={"choices": choices})
+
+
+@dataclass
+class DatasetConfig:
+    source: str = _choice("inkwash", "folder")
+    root: str = MISSING
+    flip: bool = MISSING
+    default_epochs: int | None = _number(1)
+    default_max_time: str | None = MISSING
+
+
+@dataclass
+class ModelConfig:
+    latent_dim: int = _number(1)
+    width: int = _number(1)
+    learning_rate: float = _number(0)
+    beta1: float = _number(0, 1, below=True)
+    beta2: float = _number(0, 1, below=True)
+    ema_half_life: float = _number(0)
+    ema_ramp: float = _number(0)
+
+
+@dataclass
+class CheckpointConfig:
+    every: int = _number(1)
+    keep: int = _number(1)
+
+
+@dataclass
+class TrainerConfig:
+    accelerator: str = _choice("auto", "cpu", "gpu", "mps")
+    devices: int = _number(1)
+    num_nodes: int = _number(1)
+    strategy: str = _choice("auto", "ddp")
+    precision: str = _choice("auto", "32", "bf16")
+
+
+@dataclass
+class TrainConfig:
+    """Everything that `train.py` takes; see `configs/train.yaml` for the meaning of each key."""
+
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    resolution: int = _choice(32, 64, 128, 256)
+    batch_size: int = _number(1)
+    epochs: int | None = _number(1)
+    max_images: int | None = _number(1)
+    max_time: str | None = MISSING
+    seed: int = _number(0, 2**32 - 1)
+    name: str | None = MISSING
+    resume: str | None = MISSING
+    output: str = MISSING
+    log_every: int = _number(1)
+    sample_every: int = _number(1)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+
+
+@dataclass
+class SampleConfig:
+    """Everything that `sample.py` takes; see `configs/sample.yaml` for the meaning of each key."""
+
+    ckpt: str | None = MISSING
+    num: int = _number(1)
+    seed: int = _number(0, 2**32 - 1)
+    out: str | None = MISSING
+    truncation: float = _number(0, 1)
+    ema: bool = MISSING
+    interpolate: int = _number(0)
+    frames: int = _number(1)
+    layout: str = _choice("single", "scroll")
+    length: float = _number(1, 1000)
+    from_image: str | None = MISSING
+    device: str = _choice("auto", "cpu", "cuda", "mps")
+
+
+def seconds(duration: str) -> float:
+    """Reads a duration such as `90s`, `10m` or `1h30m`, in seconds.
+
+    Raises:
+        UserError: it is not of that form, or not above zero.
+    """
+    match = re.fullmatch(r"(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s)?", duration.strip())
+    try:
+        hours, minutes, rest = (float(part or 0) for part in match.groups()) if match else (0, 0, 0)
+    except ValueError:
+        hours, minutes, rest = 0, 0, 0
+    total = hours * 3600 + minutes * 60 + rest
+    if total <= 0:
+        raise UserError(
+            f"max_time: '{duration}' is not a time. Write it as 90s, 10m, 2h or 1h30m."
+        )
+    return total
+
+
+def check(config: Any, prefix: str = "") -> None:
+    """Refuses a value outside the range or choices of its key.
+
+    Args:
+        config: a dataclass of this module, filled.
+        prefix: what stands before the names of its keys, such as `model.`.
+
+    Raises:
+        UserError: naming the key, the value, and what is allowed.
+    """
+    for key in fields(config):
+        value, name, allowed = getattr(config, key.name), prefix + key.name, key.metadata
+        if is_dataclass(value):
+            check(value, name + ".")
+        elif value is None or not allowed:
+            continue
+        elif "choices" in allowed:
+            if value not in allowed["choices"]:
+                raise UserError(f"{name}: {_not_among(value, allowed['choices'])}")
+        else:
+            low, high, below = allowed["low"], allowed["high"], allowed["below"]
+            if not (low <= value <= high) or (below and value == high):
+                limit = "" if high == float("inf") else f" and {'below' if below else 'at most'} "
+                limit += "" if high == float("inf") else f"{high:,}"
+                raise UserError(f"{name}: {value} must be at least {low:,}{limit}.")
+        # YAML reads nan and inf as numbers, and no range above refuses an infinite learning rate.
+        if isinstance(value, float) and value in (float("inf"), float("-inf")):
+            raise UserError(f"{name}: {value} is not a finite number.")
+
+
+def save_config(config: TrainConfig, folder: Path) -> None:
+    """Writes the resolved configuration of a run into its folder."""
+    with atomic_write(folder / CONFIG_FILE) as file:
+        file.write(OmegaConf.to_yaml(OmegaConf.structured(config)).encode())
+
+
+def load_config(folder: Path, overrides: list[str] | None = None) -> TrainConfig:
+    """Reads the configuration of the run in `folder`, with `overrides` (`key=value`) on top.
+
+    Raises:
+        UserError: there is no run in the folder, or its configuration cannot be read.
+    """
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise UserError(f"{folder}: no run lies here ({CONFIG_FILE} is missing).")
+    try:
+        schema = OmegaConf.structured(TrainConfig)
+        merged = OmegaConf.merge(
+            schema, OmegaConf.load(path), OmegaConf.from_dotlist(overrides or [])
+        )
+        config = OmegaConf.to_object(merged)
+    except (OmegaConfBaseException, ValueError, OSError) as error:
+        raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]}).") from error
+    assert isinstance(config, TrainConfig)
+    check(config)
+    return config
+
+
+@dataclass(frozen=True)
+class Command:
+    """How the command line reached a configuration.
+
+    Attributes:
+        overrides: the `key=value` arguments of this job, as typed.
+        job_number: place of this job in a multirun (`-m`), None in a single run.
+    """
+
+    overrides: list[str]
+    job_number: int | None
+
+
+def launch(schema: type[Config], config_name: str, run: Callable[[Config, Command], None]) -> None:
+    """Composes `configs/<config_name>.yaml` with the command line, checks it, and calls `run`.
+
+    A mistake of the user ends the process with one message and code 1 or 2, before any work.
+
+    Args:
+        schema: the dataclass that the composed configuration must fit.
+        config_name: name of the file in `configs/`, without its ending.
+        run: does the work.
+    """
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        print(help_text(schema, config_name))
+        return
+    store = ConfigStore.instance()
+    store.store(name="schema", node=schema)
+    store.store(group="dataset", name="schema", node=DatasetConfig)
+    store.store(group="model", name="schema", node=ModelConfig)
+    # Hydra then raises its exceptions instead of printing them, and we say it in our words.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    mistakes: list[str] = []
+
+    def job(composed: DictConfig) -> None:
+        cfg = HydraConfig.get()
+        multirun = cfg.mode == RunMode.MULTIRUN
+        command = Command(list(cfg.overrides.task), cfg.job.num if multirun else None)
+        # As long as Lightning finds Hydra at work, it starts the other processes of a run with
+        # arguments of its own making.
+        HydraConfig.instance().cfg = None
+        try:
+            config = OmegaConf.to_object(composed)
+            assert isinstance(config, schema)
+            check(config)
+            run(config, command)
+        except (UserError, OmegaConfBaseException) as error:
+            # Kept rather than raised: Hydra would print more, and end a multirun here.
+            mistakes.append(_explain(error))
+
+    try:
+        sys.argv[1:] = [_checked(argument, schema) for argument in sys.argv[1:]]
+        hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(job)()
+    except UserError as error:
+        sys.exit(_print_error(str(error), 2))
+    except (HydraException, OmegaConfBaseException) as error:
+        sys.exit(_print_error(_explain(error), 2))
+    if mistakes:
+        sys.exit(_print_error("\n".join(mistakes), 1))
+
+
+def _print_error(message: str, code: int) -> int:
+    print(message, file=sys.stderr)
+    return code
+
+
+def _checked(argument: str, schema: type) -> str:
+    """Refuses an argument whose key or group choice does not exist, naming the nearest right one.
+
+    Returns:
+        The argument, quoted where Hydra's grammar could not read its value, such as a path with
+        brackets or Chinese characters in it.
+    """
+    if argument.startswith("-"):
+        return argument
+    parser = OverridesParser.create()
+    multirun = bool({"-m", "--multirun"} & set(sys.argv))
+    try:
+        override = parser.parse_override(argument)
+        readable = multirun or not override.is_sweep_override()
+    except HydraException:
+        readable = False
+    if not readable:
+        key, equals, value = argument.partition("=")
+        escaped = value.replace("'", r"\'")
+        argument = f"{key}='{escaped}'"
+        try:
+            override = parser.parse_override(argument if equals else "")
+        except HydraException:
+            raise UserError(f"'{key}{equals}{value}' cannot be read. Write key=value.") from None
+    key, known = override.key_or_group, _keys(schema)
+    if key.startswith("hydra"):
+        return argument
+    if key not in known:
+        by_leaf = {name.rpartition(".")[2]: name for name in known}
+        near = difflib.get_close_matches(key, [*known, *by_leaf], n=1)
+        hint = f" Did you mean '{by_leaf.get(near[0], near[0])}'?" if near else ""
+        raise UserError(f"'{key}' is not an option.{hint} All of them: {_script()} --help")
+    if override.is_delete():
+        raise UserError(f"{key}: cannot be taken away. Set another value, or null.")
+    if key in GROUPS and not override.is_sweep_override():
+        choices = [path.stem for path in sorted((CONFIGS / key).glob("*.yaml"))]
+        if override.value() not in choices:
+            raise UserError(f"{key}: {_not_among(override.value(), choices)}")
+    return argument
+
+
+def _script() -> str:
+    return f"python {Path(sys.argv[0]).name}"
+
+
+def _explain(error: Exception) -> str:
+    """Says in one line which value was wrong."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key}: a value is needed. Add {error.full_key}=… to the command."
+    cause: BaseException = error
+    while cause.__cause__ is not None and not isinstance(cause, OmegaConfBaseException):
+        cause = cause.__cause__
+    message = str(cause).splitlines()[0]
+    full_key = getattr(cause, "full_key", None)
+    return f"{full_key}: {message}" if full_key else message
+
+
+def _not_among(value: object, choices: Any) -> str:
+    near = difflib.get_close_matches(str(value), [str(choice) for choice in choices], n=1)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    return f"'{value}' is none of {', '.join(str(choice) for choice in choices)}.{hint}"
+
+
+def _keys(schema: type, prefix: str = "") -> list[str]:
+    """The dotted names of all keys of a dataclass and of those within it."""
+    names: list[str] = []
+    for key in fields(schema):
+        names.append(prefix + key.name)
+        if is_dataclass(key.type):
+            names += _keys(key.type, prefix + key.name + ".")  # type: ignore[arg-type]
+    return names
+
+
+def documented_keys(path: Path) -> Iterator[tuple[str, str, str]]:
+    """Yields (dotted key, default as written, explanation) of each line of a config file."""
+    section = ""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        match = re.fullmatch(r"( *)(\w+):(?: +(\S+))?(?: +# (.*))?", line)
+        if match is None or (match[2] in ("hydra", "defaults") and not match[1]):
+            if match is not None:
+                section = match[2] + "."
+            continue
+        indent, key, default, explanation = match.groups()
+        if not indent:
+            section = ""
+        if section.startswith(("hydra", "defaults")):
+            continue
+        if default is None:
+            section = key + "."
+        else:
+            yield section + key, default, explanation or ""
+
+
+def help_text(schema: type, config_name: str) -> str:
+    """The text of `--help`: every key with its default, unit and meaning, from the YAML files."""
+    path = CONFIGS / f"{config_name}.yaml"
+    lines = [_opening(path), ""]
+    lines += [_help_line(*entry) for entry in documented_keys(path)]
+    for group in [group for group in GROUPS if group in _keys(schema)]:
+        for choice in sorted((CONFIGS / group).glob("*.yaml")):
+            lines += ["", f"{group}={choice.stem}: {_opening(choice)}"]
+            lines += [_help_line(f"{group}.{key}", *rest) for key, *rest in documented_keys(choice)]
+    lines += [
+        "",
+        "--cfg job shows the whole configuration of a command without running it;",
+        "-m runs every combination of comma-separated values, as in -m seed=0,1,2.",
+    ]
+    return "\n".join(lines)
+
+
+def _opening(path: Path) -> str:
+    comments = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("# "):
+            break
+        comments.append(line[2:])
+    return "\n".join(comments)
+
+
+def _help_line(key: str, default: str, explanation: str) -> str:
+    default = {"???": "required", "null": "none"}.get(default, default)
+    return f"  {key:<26} {explanation} [{default}]"

@@ -1,0 +1,46 @@
+"""Where paintings come from: each source ends as a folder of pictures, and that as a pack."""
+
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from artgan.config import DatasetConfig
+from artgan.data import inkwash
+from artgan.data.pack import Pack, load_pack
+
+INKWASH_COUNT = 2000
+SHOWN_REASONS = 5
+
+
+def load_paintings(dataset: DatasetConfig, resolution: int) -> Pack:
+    """Fetches or paints the dataset where it is not there yet, and packs it at `resolution`.
+
+    Raises:
+        UserError: the folder is missing or holds too few usable paintings.
+    """
+    root = Path(dataset.root).expanduser()
+    if dataset.source == "inkwash" and not root.exists():
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with tqdm(total=INKWASH_COUNT, desc=f"Painting {root}", unit="img") as bar:
+            inkwash.generate(root, INKWASH_COUNT, progress=lambda done: bar.update(done - bar.n))
+    return load_pack(root, resolution, fallback=Path("datasets/.packs"))
+
+
+def report(dataset: DatasetConfig, pack: Pack) -> None:
+    """Says on the screen how many paintings there are, and which files were skipped and why.
+
+    The whole list lies beside the pack.
+    """
+    root = dataset.root
+    height, width = pack.paintings.shape[2:]
+    print(f"{root}: {len(pack.paintings):,} paintings at {width}×{height} px", file=sys.stderr)
+    if not pack.skipped:
+        return
+    print(
+        f"{root}: {len(pack.skipped):,} files cannot be used; all of them are listed in "
+        f"{pack.path.with_suffix('.json')}",
+        file=sys.stderr,
+    )
+    for entry in pack.skipped[:SHOWN_REASONS]:
+        print(f"  {entry.file}: {entry.reason}", file=sys.stderr)

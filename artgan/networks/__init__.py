@@ -1,0 +1,1 @@
+"""Generators and discriminators; nothing here knows of data, training or files."""

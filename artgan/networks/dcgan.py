@@ -1,0 +1,125 @@
+"""DCGAN: Radford, Metz, Chintala 2016, "Unsupervised Representation Learning with Deep
+Convolutional Generative Adversarial Networks" (arXiv:1511.06434), as the PyTorch tutorial builds it.
+"""
+
+from torch import Tensor, nn
+
+RESOLUTIONS = (32, 64, 128, 256)
+IMAGE_CHANNELS = 3
+
+
+def _stages(resolution: int) -> int:
+    """How often the side doubles between the 4×4 features and the layer before the picture."""
+    if resolution not in RESOLUTIONS:
+        raise ValueError(f"resolution {resolution} is none of {RESOLUTIONS}")
+    return resolution.bit_length() - 4
+
+
+class Generator(nn.Module):
+    """Paints from latents: transposed convolutions with BatchNorm and ReLU, then tanh.
+
+    At 64 px and width 64 it has 3,576,704 parameters. Each doubling of the resolution adds one
+    layer, of twice as many channels, at the latent end.
+
+    Args:
+        resolution: side of the square pictures: 32, 64, 128 or 256.
+        latent_dim: numbers in a latent vector.
+        width: channels of the last hidden layer.
+
+    Raises:
+        ValueError: the resolution is another.
+
+    Source: Radford et al. 2016, section 3 and figure 1.
+    """
+
+    def __init__(self, resolution: int = 64, latent_dim: int = 100, width: int = 64) -> None:
+        super().__init__()
+        channels = width * 2 ** _stages(resolution)
+        layers: list[nn.Module] = [
+            nn.ConvTranspose2d(latent_dim, channels, 4, stride=1, padding=0, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(inplace=True),
+        ]
+        while channels > width:
+            layers += [
+                nn.ConvTranspose2d(channels, channels // 2, 4, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(channels // 2),
+                nn.ReLU(inplace=True),
+            ]
+            channels //= 2
+        layers += [
+            nn.ConvTranspose2d(width, IMAGE_CHANNELS, 4, stride=2, padding=1, bias=False),
+            nn.Tanh(),
+        ]
+        self.layers = nn.Sequential(*layers)
+        self.apply(initialize)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Paints one picture per latent map.
+
+        Args:
+            latents: [N, latent_dim, h, w], N(0, 1); 1×1 for a square picture.
+
+        Returns:
+            Pictures [N, 3, (h + 3) · resolution / 4, (w + 3) · resolution / 4] in [-1, 1].
+        """
+        return self.layers(latents)
+
+
+class Discriminator(nn.Module):
+    """Tells paintings from generated pictures: strided convolutions, BatchNorm and LeakyReLU.
+
+    At 64 px and width 64 it has 2,765,568 parameters. It ends in a logit; the sigmoid is in the
+    loss.
+
+    Args:
+        resolution: side of the square pictures: 32, 64, 128 or 256.
+        width: channels of the first layer.
+
+    Raises:
+        ValueError: the resolution is another.
+
+    Source: Radford et al. 2016, section 3; LeakyReLU with slope 0.2, no BatchNorm on the first
+    layer.
+    """
+
+    def __init__(self, resolution: int = 64, width: int = 64) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [
+            nn.Conv2d(IMAGE_CHANNELS, width, 4, stride=2, padding=1, bias=False),
+            nn.LeakyReLU(0.2, inplace=True),
+        ]
+        channels = width
+        for _ in range(_stages(resolution)):
+            layers += [
+                nn.Conv2d(channels, 2 * channels, 4, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(2 * channels),
+                nn.LeakyReLU(0.2, inplace=True),
+            ]
+            channels *= 2
+        layers += [nn.Conv2d(channels, 1, 4, stride=1, padding=0, bias=False), nn.Flatten(0)]
+        self.layers = nn.Sequential(*layers)
+        self.apply(initialize)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Scores pictures.
+
+        Args:
+            images: [N, 3, resolution, resolution] in [-1, 1].
+
+        Returns:
+            Logits [N], above zero for what it takes for a painting.
+        """
+        return self.layers(images)
+
+
+def initialize(module: nn.Module) -> None:
+    """Draws weights from N(0, 0.02), and BatchNorm scales from N(1, 0.02) around them.
+
+    Source: Radford et al. 2016, section 4 (convolutions); the PyTorch tutorial (BatchNorm).
+    """
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.normal_(module.weight, 0.0, 0.02)
+    elif isinstance(module, nn.BatchNorm2d):
+        nn.init.normal_(module.weight, 1.0, 0.02)
+        nn.init.zeros_(module.bias)

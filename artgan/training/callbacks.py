@@ -1,0 +1,305 @@
+"""What happens around the updates: stopping, curves, sample grids, checkpoints, progress."""
+
+import math
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import TensorBoardLogger
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from artgan.checkpoint import LAST
+from artgan.errors import UserError
+from artgan.sampling import draw_latents, paint, save_png, tile
+from artgan.training.health import discriminator_has_won, diversity, diversity_has_collapsed
+from artgan.training.module import GAN, Progress
+
+GRID_SIDE = 8
+PATIENCE = 5
+GRADIENT_NORM, RATE, DIVERSITY = "gradient norm/generator", "images per second", "diversity"
+FIGURES = (*GAN.METRICS, GRADIENT_NORM, RATE, DIVERSITY)
+
+
+def due(module: GAN, every: int) -> bool:
+    """Whether this step's batch has crossed a multiple of `every` images."""
+    seen = module.progress.images_seen
+    return seen // every > (seen - module.config.batch_size) // every
+
+
+def say(text: str) -> None:
+    """Prints a line without tearing the progress bar."""
+    tqdm.write(text, file=sys.stderr)
+
+
+class Stopping(pl.Callback):
+    """Ends the run when its budget is used up, or when a person or the system asks for it.
+
+    The first Ctrl-C or SIGTERM ends it after the current update; a second ends the process at
+    once.
+
+    Args:
+        max_images: budget in images, or infinite.
+        max_seconds: budget in seconds of training, or infinite.
+
+    Attributes:
+        interrupted: whether a signal has ended the run.
+    """
+
+    def __init__(self, max_images: float, max_seconds: float) -> None:
+        self.max_images = max_images
+        self.max_seconds = max_seconds
+        self.interrupted = False
+        self._handlers: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, module: GAN) -> None:  # type: ignore[override]
+        self._began = time.monotonic() - module.progress.seconds
+        # Lightning's own handlers, set before this, would end the run without a checkpoint.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._handlers[number] = signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.interrupted:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self.interrupted = True
+
+    def on_train_batch_end(  # type: ignore[override]
+        self, trainer: pl.Trainer, module: GAN, *_: object
+    ) -> None:
+        progress = module.progress
+        progress.seconds = time.monotonic() - self._began
+        stop = (
+            self.interrupted
+            or progress.images_seen >= self.max_images
+            or progress.seconds >= self.max_seconds
+        )
+        if trainer.world_size > 1:
+            # Clocks and signals differ between ranks; all must stop after the same update.
+            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
+        trainer.should_stop = stop
+
+    def teardown(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def share(self, progress: Progress) -> float:
+        """Share of the budget that is used up, in [0, 1]."""
+        used = max(progress.images_seen / self.max_images, progress.seconds / self.max_seconds)
+        return min(used, 1.0)
+
+
+class Curves(pl.Callback):
+    """Writes the curves to TensorBoard, over images seen, and warns when training goes wrong.
+
+    Args:
+        every: images between two points.
+        folder: of the run, to name its last good checkpoint.
+
+    Raises:
+        UserError: a loss is no longer a number.
+    """
+
+    def __init__(self, every: int, folder: Path) -> None:
+        self.every = every
+        self.folder = folder
+        self.figures: dict[str, float] = {}
+        self._lopsided = 0
+
+    def on_train_start(self, trainer: pl.Trainer, module: GAN) -> None:  # type: ignore[override]
+        self._since = (module.progress.images_seen, time.monotonic())
+
+    def on_train_batch_end(  # type: ignore[override]
+        self, trainer: pl.Trainer, module: GAN, *_: object
+    ) -> None:
+        if not (due(module, self.every) or trainer.should_stop):
+            return
+        now = (module.progress.images_seen, time.monotonic())
+        rate = (now[0] - self._since[0]) / max(now[1] - self._since[1], 1e-9)
+        self._since = now
+        gradients = [p.grad for p in module.generator.parameters() if p.grad is not None]
+        gradient_norm = float(torch.nn.utils.get_total_norm(gradients))
+        self.figures = module.mean_metrics() | {
+            GRADIENT_NORM: gradient_norm,
+            RATE: rate,
+        }
+        if not all(math.isfinite(value) for value in self.figures.values()):
+            raise UserError(_diverged(module, self.folder))
+        for tag, value in self.figures.items():
+            _writer(trainer).add_scalar(tag, value, module.progress.images_seen)
+        self._warn(gradient_norm)
+
+    def _warn(self, gradient_norm: float) -> None:
+        """Warns once, when it has lasted; again only after it has been well in between."""
+        warning = discriminator_has_won(
+            self.figures["D(x)"], self.figures["D(G(z))"], gradient_norm
+        )
+        self._lopsided = self._lopsided + 1 if warning else 0
+        if warning and self._lopsided == PATIENCE:
+            say(warning)
+
+
+class SampleGrids(pl.Callback):
+    """Paints the same latents again and again, as PNG and in TensorBoard.
+
+    The latents are those of `sample.py seed=0`, so the last grid is what sampling gives.
+
+    Args:
+        every: images between two grids.
+        folder: of the run; grids go to `samples/` in it.
+        paintings: uint8 [N, 3, H, W], some of which are shown beside.
+    """
+
+    def __init__(self, every: int, folder: Path, paintings: Any) -> None:
+        self.every = every
+        self.folder = folder / "samples"
+        spread = range(0, len(paintings), max(1, len(paintings) // GRID_SIDE**2))
+        self.paintings = torch.from_numpy(paintings[list(spread)[: GRID_SIDE**2]])
+        self.latest: Path | None = None
+        self._collapsed = False
+
+    def on_train_start(self, trainer: pl.Trainer, module: GAN) -> None:  # type: ignore[override]
+        if trainer.is_global_zero and module.progress.images_seen == 0:
+            grid = tile(self.paintings, GRID_SIDE)
+            save_png(grid, self.folder / "paintings.png")
+            _writer(trainer).add_image("paintings", grid, 0)
+            self._paint(trainer, module)
+
+    def on_train_batch_end(  # type: ignore[override]
+        self, trainer: pl.Trainer, module: GAN, *_: object
+    ) -> None:
+        if trainer.is_global_zero and (due(module, self.every) or trainer.should_stop):
+            self._paint(trainer, module)
+
+    def _paint(self, trainer: pl.Trainer, module: GAN) -> None:
+        seen = module.progress.images_seen
+        latents = draw_latents(0, GRID_SIDE**2, module.config.model.latent_dim)
+        samples = paint(module.generator_ema, latents)
+        grid = tile(samples, GRID_SIDE)
+        self.latest = self.folder / f"images-{seen:09d}.png"
+        save_png(grid, self.latest)
+        _writer(trainer).add_image("samples", grid, seen)
+        ratio = diversity(samples, self.paintings)
+        _writer(trainer).add_scalar(DIVERSITY, ratio, seen)
+        # Before the first few thousand images there is nothing yet that could have collapsed.
+        warning = diversity_has_collapsed(ratio) if seen > self.every else None
+        if warning and not self._collapsed:
+            say(warning)
+        self._collapsed = warning is not None
+
+
+class Checkpoints(pl.Callback):
+    """Saves the run every so many images and at its end, and keeps the newest few.
+
+    Args:
+        folder: of the run.
+        every: images between two checkpoints.
+        keep: how many to keep, besides `last.ckpt`, which is the newest under a second name.
+    """
+
+    def __init__(self, folder: Path, every: int, keep: int) -> None:
+        self.folder = folder
+        self.every = every
+        self.keep = keep
+
+    def on_train_batch_end(  # type: ignore[override]
+        self, trainer: pl.Trainer, module: GAN, *_: object
+    ) -> None:
+        if not (due(module, self.every) or trainer.should_stop):
+            return
+        if not all(bool(tensor.isfinite().all()) for tensor in module.state_dict().values()):
+            raise UserError(_diverged(module, self.folder))
+        path = self.folder / f"images-{module.progress.images_seen:09d}.ckpt"
+        trainer.save_checkpoint(path)
+        if trainer.is_global_zero:
+            link(path, self.folder / LAST)
+            for old in sorted(self.folder.glob("images-*.ckpt"))[: -self.keep]:
+                old.unlink()
+
+
+def link(path: Path, name: Path) -> None:
+    """Gives a file a second name, replacing what had it before, in one step."""
+    temporary = name.with_name(f".{name.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        temporary.hardlink_to(path)
+    except OSError:  # a file system without hard links
+        temporary.write_bytes(path.read_bytes())
+    temporary.replace(name)
+
+
+class ProgressBar(pl.Callback):
+    """One line on the screen: share of the budget, images, images/s, time left, losses.
+
+    Args:
+        stopping: knows the budget.
+        curves: knows the latest losses.
+    """
+
+    def __init__(self, stopping: Stopping, curves: Curves) -> None:
+        self.stopping = stopping
+        self.curves = curves
+
+    def on_train_start(self, trainer: pl.Trainer, module: GAN) -> None:  # type: ignore[override]
+        self._bar = tqdm(
+            total=100,
+            bar_format="{desc} {percentage:3.0f}% |{bar}| {postfix}",
+            desc="Training",
+            disable=not trainer.is_global_zero,
+            # A log file wants a line now and then, not one every tenth of a second.
+            mininterval=0.2 if sys.stderr.isatty() else 15,
+        )
+        self._start = (module.progress.images_seen, time.monotonic(), self.stopping.share(module.progress))
+
+    def on_train_batch_end(  # type: ignore[override]
+        self, trainer: pl.Trainer, module: GAN, *_: object
+    ) -> None:
+        images, began, done_before = self._start
+        elapsed = time.monotonic() - began
+        done = self.stopping.share(module.progress)
+        rate = (module.progress.images_seen - images) / elapsed
+        left = elapsed * (1 - done) / max(done - done_before, 1e-9)
+        figures = self.curves.figures
+        losses = (
+            f" D {figures['loss/discriminator']:.2f} G {figures['loss/generator']:.2f}"
+            if figures
+            else ""
+        )
+        self._bar.set_postfix_str(
+            f"{module.progress.images_seen:,} images, {rate:,.0f} images/s, "
+            f"{tqdm.format_interval(left)} left{losses}",
+            refresh=False,
+        )
+        self._bar.update(100 * done - self._bar.n)
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._bar.close()
+
+    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, _: object) -> None:
+        if hasattr(self, "_bar"):
+            self._bar.close()
+
+
+def _writer(trainer: pl.Trainer) -> SummaryWriter:
+    """The event file; on ranks other than the first, one that writes nothing."""
+    assert isinstance(trainer.logger, TensorBoardLogger)
+    return trainer.logger.experiment
+
+
+def _diverged(module: GAN, folder: Path) -> str:
+    last = folder / LAST
+    good = (
+        f"The last good checkpoint is {last}."
+        if last.exists()
+        else "There was no checkpoint yet."
+    )
+    return (
+        f"A loss or weight is no longer a number after {module.progress.images_seen:,} images. "
+        f"{good} Try a lower model.learning_rate, or trainer.precision=32."
+    )

@@ -1,0 +1,36 @@
+"""The paintings, as Lightning asks for them."""
+
+import pytorch_lightning as pl
+from numpy.typing import NDArray
+
+from artgan.data.stream import PaintingStream
+from artgan.training.module import GAN
+
+
+class Paintings(pl.LightningDataModule):
+    """Gives each rank its part of the stream, from where the run stands.
+
+    Args:
+        paintings: uint8 [N, 3, H, W].
+        batch_size: over all ranks together.
+        seed: of the order.
+    """
+
+    def __init__(self, paintings: NDArray, batch_size: int, seed: int) -> None:
+        super().__init__()
+        self.paintings = paintings
+        self.batch_size = batch_size
+        self.seed = seed
+
+    def train_dataloader(self) -> PaintingStream:
+        assert self.trainer is not None
+        module = self.trainer.lightning_module
+        assert isinstance(module, GAN)
+        return PaintingStream(
+            self.paintings,
+            self.batch_size,
+            self.seed,
+            module.progress.images_seen,
+            self.trainer.global_rank,
+            self.trainer.world_size,
+        )

@@ -1,0 +1,70 @@
+"""Is the training going wrong? Measures, and what to tell a person in plain words."""
+
+import torch
+from torch import Tensor
+
+SATURATION = 0.98
+VANISHED_GRADIENT = 1e-5
+LEAST_DIVERSITY = 0.25
+
+
+def discriminator_has_won(
+    real_probability: float, fake_probability: float, gradient_norm: float
+) -> str | None:
+    """Warns when the discriminator errs so rarely that the generator has little to learn from.
+
+    Args:
+        real_probability: mean D(x) over recent paintings, in [0, 1].
+        fake_probability: mean D(G(z)) over recent generated pictures, in [0, 1].
+        gradient_norm: L2 norm of the generator's gradient.
+
+    Returns:
+        The warning, or None while the two are in balance.
+
+    Source: Arjovsky and Bottou 2017 (arXiv:1701.04862), sections 2.2 and 2.3, on what a perfect
+    discriminator does to the generator's gradient.
+    """
+    separated = real_probability - fake_probability > SATURATION
+    vanished = gradient_norm < VANISHED_GRADIENT
+    if not (separated or vanished):
+        return None
+    return (
+        "The discriminator has won: it gives paintings a probability of "
+        f"{real_probability:.3f} and generated pictures {fake_probability:.3f}, and the "
+        f"generator's gradient is {gradient_norm:.2g}. The generator learns little until it "
+        "catches up. If that does not happen, lower model.learning_rate or model.width, or use "
+        "more paintings."
+    )
+
+
+def diversity(images: Tensor, reference: Tensor) -> float:
+    """How much pictures differ from each other, as a share of how much the paintings do.
+
+    Args:
+        images: [N, 3, H, W] generated pictures, any range.
+        reference: [M, 3, H, W] paintings, in the same range.
+
+    Returns:
+        Ratio of the mean standard deviations over the pictures: 0 if all are the same, about 1
+        if they vary as much as the paintings.
+    """
+
+    def spread(batch: Tensor) -> Tensor:
+        return batch.double().std(dim=0).mean()
+
+    return float(spread(images) / spread(reference).clamp_min(torch.finfo(torch.double).tiny))
+
+
+def diversity_has_collapsed(ratio: float) -> str | None:
+    """Warns when the generator paints nearly the same picture whatever the latents.
+
+    Args:
+        ratio: what `diversity` gave.
+    """
+    if ratio >= LEAST_DIVERSITY:
+        return None
+    return (
+        f"Diversity has collapsed: samples differ from each other only {ratio:.0%} as much as the "
+        "paintings do. If it lasts, go back to an earlier checkpoint, or start again with another "
+        "seed, a smaller model.learning_rate or more paintings."
+    )
