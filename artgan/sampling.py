@@ -1,25 +1,20 @@
-"""From a checkpoint to pictures: latents, painting, layouts, and files that can be painted again."""
+"""From a checkpoint to pictures."""
 
-import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
+from tqdm import tqdm
 
 from artgan import __version__
-from artgan.checkpoint import KEY, load_checkpoint, sha256
+from artgan.checkpoint import KEY, find_checkpoint, load_checkpoint, sha256
+from artgan.config import SampleConfig
 from artgan.errors import UserError
-from artgan.files import atomic_write
 from artgan.networks.dcgan import Generator
-
-PROVENANCE = "artgan"
+from artgan.pictures import read_provenance, save_gif, save_mp4, save_png, tile
 
 
 @dataclass(frozen=True)
@@ -165,42 +160,167 @@ def walk(latents: Tensor, frames: int) -> Tensor:
     )
 
 
-def tile(images: Tensor, columns: int) -> Tensor:
-    """Lays pictures side by side in rows, on white.
+def scroll_latents(seed: int, length: float, latent_dim: int, truncation: float = 1.0) -> Tensor:
+    """A latent map that the generator paints as one long scroll.
+
+    Each column of the generator's first features is then the sum of four latents instead of one,
+    each seen through another column of the kernel. Halving them keeps the variance, and the
+    covariance of neighbouring columns, as they were in training.
 
     Args:
-        images: uint8 [N, 3, H, W].
-        columns: pictures in a row.
+        seed: of the whole scroll.
+        length: of the scroll, in its heights.
+        latent_dim: numbers in a latent vector.
+        truncation: as for `draw_latents`.
 
     Returns:
-        uint8 [3, rows · (H + 2) + 2, columns · (W + 2) + 2].
+        float32 [latent_dim, 1, w]; the generator paints (w + 3) / 4 heights.
     """
-    count, channels, height, width = images.shape
-    rows = math.ceil(count / columns)
-    grid = images.new_full((channels, rows * (height + 2) + 2, columns * (width + 2) + 2), 255)
-    for index, image in enumerate(images):
-        row, column = divmod(index, columns)
-        top, left = 2 + row * (height + 2), 2 + column * (width + 2)
-        grid[:, top : top + height, left : left + width] = image
-    return grid
+    columns = max(1, round(4 * length) - 3)
+    random = torch.Generator().manual_seed(seed)
+    return truncation * torch.randn(columns, latent_dim, 1, generator=random).permute(1, 2, 0) / 2
 
 
-def save_png(image: Tensor, path: Path, provenance: dict[str, Any] | None = None) -> None:
-    """Writes a picture as PNG, whole or not at all.
+@dataclass(frozen=True)
+class Recipe:
+    """How a picture was painted with a generator; kept in the picture.
 
-    Args:
-        image: uint8 [3, H, W].
-        path: where to.
-        provenance: how it was painted, kept as JSON in a text chunk.
+    Attributes:
+        kind: single, grid or scroll.
+        seed: of the picture, or of the first in a grid.
+        truncation: of the latents.
+        ema: averaged generator, or the raw one.
+        num: pictures in a grid.
+        length: of a scroll, in its heights.
     """
-    text = PngInfo()
-    if provenance is not None:
-        text.add_text("Software", f"artgan {__version__}")
-        text.add_text(PROVENANCE, json.dumps(provenance))
-    with atomic_write(path) as file:
-        to_pil(image).save(file, "PNG", pnginfo=text)
+
+    kind: str
+    seed: int
+    truncation: float
+    ema: bool
+    num: int = 1
+    length: float = 1.0
 
 
-def to_pil(image: Tensor) -> Image.Image:
-    """uint8 [3, H, W] to a Pillow picture."""
-    return Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
+def render(painter: Painter, recipe: Recipe) -> Tensor:
+    """Paints what a recipe says, uint8 [3, H, W]."""
+    if recipe.kind == "scroll":
+        latents = scroll_latents(
+            recipe.seed, recipe.length, painter.latent_dim, recipe.truncation
+        )[None]
+    else:
+        latents = draw_latents(recipe.seed, recipe.num, painter.latent_dim, recipe.truncation)
+    pictures = paint(painter.generator, latents)
+    return tile(pictures, columns(recipe.num)) if recipe.kind == "grid" else pictures[0]
+
+
+def columns(count: int) -> int:
+    """Columns of a grid that is about square."""
+    return math.ceil(math.sqrt(count))
+
+
+def sample(config: SampleConfig) -> list[Path]:
+    """Does what one `sample.py` command asks.
+
+    Returns:
+        The files written, the one to look at first in front.
+
+    Raises:
+        UserError: the checkpoint, the picture or an option cannot be used.
+    """
+    device = pick_device(config.device)
+    if config.from_image is not None:
+        return [_paint_again(Path(config.from_image), config, device)]
+    if config.ckpt is None:
+        raise UserError("ckpt: say which run shall paint, as in ckpt=checkpoints/RUN")
+    painter = load_painter(find_checkpoint(Path(config.ckpt)), config.ema, device)
+    folder = (
+        Path(config.out)
+        if config.out is not None
+        else painter.checkpoint.parent / "painted" / f"images-{painter.images_seen:09d}"
+    )
+    suffix = f"-truncation{config.truncation:g}" if config.truncation != 1 else ""
+    suffix += "" if config.ema else "-raw"
+    recipe = Recipe("single", config.seed, config.truncation, config.ema)
+    if config.interpolate:
+        return _paint_walk(painter, config, folder / f"walk-seed{config.seed}{suffix}")
+    if config.layout == "scroll":
+        recipe = replace(recipe, kind="scroll", length=config.length)
+        path = folder / f"scroll-seed{config.seed}-length{config.length:g}{suffix}.png"
+        _save(render(painter, recipe), path, painter, recipe)
+        return [path]
+    return _paint_squares(painter, config.num, recipe, folder, suffix)
+
+
+def pick_device(device: str) -> str:
+    """Names the device that `auto` means here."""
+    if device != "auto":
+        return device
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _paint_squares(
+    painter: Painter, num: int, recipe: Recipe, folder: Path, suffix: str
+) -> list[Path]:
+    latents = draw_latents(recipe.seed, num, painter.latent_dim, recipe.truncation)
+    pictures = []
+    paths = []
+    for index, latent in enumerate(tqdm(latents, "Painting", unit="img", disable=None)):
+        pictures.append(paint(painter.generator, latent[None])[0])
+        single = replace(recipe, seed=recipe.seed + index)
+        paths.append(folder / f"seed{single.seed}{suffix}.png")
+        _save(pictures[-1], paths[-1], painter, single)
+    grid = replace(recipe, kind="grid", num=num)
+    first = folder / f"grid-seed{recipe.seed}-num{num}{suffix}.png"
+    _save(tile(torch.stack(pictures), columns(num)), first, painter, grid)
+    return [first, *paths]
+
+
+def _paint_walk(painter: Painter, config: SampleConfig, stem: Path) -> list[Path]:
+    stops = draw_latents(config.seed, config.interpolate, painter.latent_dim, config.truncation)
+    steps = tqdm(walk(stops, config.frames), "Painting", unit="frame", disable=None)
+    frames = paint(painter.generator, steps)
+    paths = [stem.with_name(stem.name + ending) for ending in (".gif", ".mp4")]
+    save_gif(frames, paths[0])
+    save_mp4(frames, paths[1])
+    return paths
+
+
+def _save(picture: Tensor, path: Path, painter: Painter, recipe: Recipe) -> None:
+    provenance = asdict(recipe) | {
+        "checkpoint": painter.checkpoint.as_posix(),
+        "checkpoint_sha256": painter.checkpoint_sha256,
+        "images_seen": painter.images_seen,
+        "version": __version__,
+    }
+    save_png(picture, path, provenance)
+
+
+def _paint_again(picture: Path, config: SampleConfig, device: str) -> Path:
+    """Paints what the provenance of `picture` says, beside it or into `out`."""
+    provenance = read_provenance(picture)
+    try:
+        recipe = Recipe(**{key.name: provenance[key.name] for key in fields(Recipe)})
+        checkpoint = Path(config.ckpt or provenance["checkpoint"])
+        digest = provenance["checkpoint_sha256"]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"from_image: {picture} has an incomplete provenance ({error}).") from error
+    painter = load_painter(_checkpoint_of(digest, checkpoint), recipe.ema, device)
+    folder = Path(config.out) if config.out is not None else picture.parent
+    path = folder / f"{picture.stem}-again.png"
+    _save(render(painter, recipe), path, painter, recipe)
+    return path
+
+
+def _checkpoint_of(digest: str, place: Path) -> Path:
+    """The checkpoint with this SHA-256: the file `place`, or another one of the same run."""
+    folder = place if place.is_dir() else place.parent
+    for path in [place, *sorted(folder.glob("*.ckpt"))]:
+        if path.is_file() and sha256(path) == digest:
+            return path
+    raise UserError(
+        f"ckpt: the checkpoint that painted this picture (SHA-256 {digest:.16}…) is not in "
+        f"{folder}. If it lies elsewhere, say where: ckpt=PATH"
+    )

@@ -18,11 +18,11 @@ import multiprocessing
 import os
 import signal
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,9 +34,11 @@ INK, COOL, WARM = range(3)  #: the pigments: black ink, a mineral blue or green,
 TILE: Final = 512  #: side of the periodic textures
 MARGIN: Final = 24  #: pixels beyond the sheet that a stroke may reach into
 
-Array = NDArray[np.float32]
+T = TypeVar("T")
+Array = NDArray[np.floating[Any]]
 Kind = Literal["hill", "karst", "crag"]
 KINDS: Final[tuple[Kind, ...]] = ("hill", "karst", "crag")
+MOODS: Final = ("ink",) * 13 + ("mineral",) * 3 + ("autumn",) * 2 + ("dawn",) * 2
 AXIS: Final = np.arange(SIZE, dtype=np.float32) + np.float32(0.5)
 
 
@@ -51,9 +53,8 @@ def paint(seed: int, index: int) -> NDArray[np.uint8]:
         [256, 256, 3] uint8 RGB, the same bits on every machine.
     """
     sheet = Sheet(seed, index)
-    scene = SCENES[sheet.rng.integers(len(SCENES))]
     sky(sheet)
-    scene(sheet)
+    sheet.pick(SCENES)(sheet)
     if sheet.chance(0.45):
         birds(sheet, sheet.across(-0.6, 0.1), sheet.between(40, 90))
     seal(sheet)
@@ -114,7 +115,7 @@ def _paint_all(folder: Path, count: int, seed: int, progress: Callable[[int], No
 
 
 def _paint_file(folder: Path, seed: int, index: int) -> None:
-    with open(folder / f"inkwash-{index:05d}.png", "wb") as file:
+    with (folder / f"inkwash-{index:05d}.png").open("wb") as file:
         Image.fromarray(paint(seed, index)).save(file, "PNG", compress_level=1, compress_type=3)
         file.flush()
         os.fsync(file.fileno())
@@ -151,11 +152,39 @@ def spline(knots: Array, size: int) -> Array:
     return total.reshape(*knots.shape[:-1], size)
 
 
+class Dice:
+    """Random numbers from the raw bits of PCG64, which numpy promises never to change.
+
+    What `np.random.Generator` makes of those bits it may change from release to release.
+    """
+
+    def __init__(self, *key: int) -> None:
+        self.bits = np.random.PCG64(list(key))
+
+    def scatter(self, count: int, low: float, high: float) -> Array:
+        """Independent numbers between low and high, [count] float32."""
+        unit = (self.bits.random_raw(count) >> np.uint64(11)) * (1 / 2**53)
+        return (low + (high - low) * unit).astype(np.float32)
+
+    def between(self, low: float, high: float) -> float:
+        return low + (high - low) * ((self.bits.random_raw() >> 11) * (1 / 2**53))
+
+    def whole(self, low: int, high: int) -> int:
+        """A whole number from low to high, high left out."""
+        return low + self.bits.random_raw() % (high - low)
+
+    def chance(self, share: float) -> bool:
+        return self.between(0, 1) < share
+
+    def pick(self, choices: Sequence[T]) -> T:
+        return choices[self.whole(0, len(choices))]
+
+
 @cache
 def lines(cells: int) -> Array:
     """64 smooth random lines, [64, 512] in [-1, 1], with `cells` knots to a picture's width."""
-    rng = np.random.Generator(np.random.PCG64(cells))
-    return spline((2 * rng.random((64, cells * TILE // SIZE)) - 1).astype(np.float32), TILE)
+    knots = cells * TILE // SIZE
+    return spline(Dice(cells).scatter(64 * knots, -1, 1).reshape(64, knots), TILE)
 
 
 #: The octaves of each texture: (knots down, knots across, weight). More knots across than down
@@ -177,17 +206,17 @@ def texture(name: str) -> Array:
 
     As the values are ranks, a threshold of 0.8 means a fifth of the surface in every texture.
     """
-    rng = np.random.Generator(np.random.PCG64(list(name.encode())))
+    dice = Dice(*name.encode())
     field = np.zeros((TILE, TILE), np.float32)
     for down, across, weight in OCTAVES[name]:
-        knots = rng.random((down, across)).astype(np.float32)
+        knots = dice.scatter(down * across, 0, 1).reshape(down, across)
         field = field + spline(spline(knots, TILE).T, TILE).T * weight
     ranks = np.empty(TILE * TILE, np.float32)
     ranks[np.argsort(field, axis=None, kind="stable")] = np.arange(TILE * TILE) / (TILE * TILE)
     return ranks.reshape(TILE, TILE)
 
 
-class Sheet:
+class Sheet(Dice):
     """A sheet of paper being painted on, and the dice and the plan of its painting.
 
     Attributes:
@@ -199,38 +228,28 @@ class Sheet:
     """
 
     def __init__(self, seed: int, index: int) -> None:
-        self.rng = np.random.Generator(np.random.PCG64([seed, index]))
+        super().__init__(seed, index)
         self.pigment = np.zeros((3, SIZE, SIZE), np.float32)
         self.grain = self.patch("grain")
         self.side = 1.0 if self.chance(0.5) else -1.0
         self.light = 1.0 if self.chance(0.5) else -1.0
-        moods = ("ink",) * 13 + ("mineral",) * 3 + ("autumn",) * 2 + ("dawn",) * 2
-        self.mood = moods[self.rng.integers(len(moods))]
-
-    def chance(self, share: float) -> bool:
-        return bool(self.rng.random() < share)
-
-    def between(self, low: float, high: float) -> float:
-        return float(low + (high - low) * self.rng.random())
+        self.mood = self.pick(MOODS)
 
     def across(self, low: float, high: float) -> float:
         """A column: 0 is the middle, 1 the edge on the weighty side, -1 the other edge."""
         return SIZE / 2 * (1 + self.side * self.between(low, high))
 
-    def scatter(self, count: int, low: float, high: float) -> Array:
-        return (low + (high - low) * self.rng.random(count)).astype(np.float32)
-
     def wander(self, *cells: int) -> Array:
         """A random line, [256] around 0, of one octave for each number of knots."""
         total = np.zeros(SIZE, np.float32)
         for n in cells:
-            row, start = self.rng.integers(64), self.rng.integers(TILE - SIZE)
+            row, start = self.whole(0, 64), self.whole(0, TILE - SIZE)
             total = total + lines(n)[row, start : start + SIZE] * (cells[0] / n)
         return total
 
     def patch(self, name: str, rows: int = SIZE, cols: int = SIZE) -> Array:
         """A random piece of a texture, [rows, cols] in [0, 1)."""
-        top, left = self.rng.integers(TILE - rows), self.rng.integers(TILE - cols)
+        top, left = self.whole(0, TILE - rows), self.whole(0, TILE - cols)
         return texture(name)[top : top + rows, left : left + cols]
 
     def lay(self, pigment: int, amount: Array, top: int = 0, left: int = 0) -> None:
@@ -277,7 +296,7 @@ def silhouette(
         ledge = np.floor(step)
         shape = 0.5 * shape + 0.1 * (ledge + smooth(0.25, 0.75, step - ledge))
     rough = {"hill": 0.05, "karst": 0.06, "crag": 0.1}[kind]
-    shape = shape + rough * sheet.wander(16, 32, 64, 128) * np.minimum(4 * rise, 1)
+    shape = shape + rough * sheet.wander(16, 32, 64) * np.minimum(4 * rise, 1)
     return np.where(rise > 0, foot - height * shape, foot + SIZE).astype(np.float32)
 
 
@@ -330,7 +349,7 @@ def mass(
     down = (deep * 0.7 + cloud * 60).astype(np.int32) % TILE
     strokes = smooth(0.5, 0.95, texture(cun)[down, across] + 0.35 * (shade - 0.5))
     strokes = strokes * np.minimum(1.5 * cloud, 1) * (0.3 + 0.7 * body) * (0.35 + 0.65 * shade)
-    tone = 0.13 + 0.42 * near + 0.42 * near * near
+    tone = 0.18 + 0.52 * near + 0.28 * near * near
     ink = 0.26 * (1 - near) + wash + near * (0.6 * rim + 0.95 * strokes)
     sheet.lay(INK, np.minimum(tone * ink, 0.96) * fade, top, left)
     if sheet.mood == "mineral":
@@ -431,6 +450,8 @@ def dab(sheet: Sheet, *dabs: Array, pigment: int = INK, dry: float = 0.0) -> Non
         dry: 0 a full brush; above, the share of the paper's tooth that a dry one skips.
     """
     x, y, radius, ink = np.concatenate(dabs).T
+    if not len(x):
+        return
     x = np.clip(x, -MARGIN / 2, SIZE + MARGIN / 2) + MARGIN
     y = np.clip(y, -MARGIN / 2, SIZE + MARGIN / 2) + MARGIN
     wide, top, bottom = SIZE + 2 * MARGIN, int(y.min()) - 10, int(y.max()) + 11
@@ -455,14 +476,14 @@ def dab(sheet: Sheet, *dabs: Array, pigment: int = INK, dry: float = 0.0) -> Non
 
 def moss(sheet: Sheet, ridges: list[Array], near: float, floor: float) -> None:
     """Dots of moss and brushwood, in clumps along the ridges above row `floor`."""
-    parts = [np.zeros((0, 4), np.float32)]
+    parts = []
     for ridge in ridges:
-        at = sheet.rng.integers(0, SIZE, 120)
+        at = sheet.scatter(120, 0, SIZE - 1).astype(np.int32)
         at = at[(sheet.wander(16, 32)[at] > 0) & (ridge[at] < floor)]
         x, y = at + sheet.scatter(len(at), 0, 1), ridge[at] + sheet.scatter(len(at), -1.5, 4)
         radius = sheet.scatter(len(at), 0.3, 0.5 + 1.2 * near)
         parts.append(dots(x, y, radius, sheet.scatter(len(at), 0.3, 1) * near))
-    if near > 0.35 and sum(map(len, parts)):
+    if near > 0.35:
         dab(sheet, *parts)
 
 
@@ -474,7 +495,7 @@ def grow(
 ) -> tuple[Array, Array]:
     """Wood that forks level by level: its dabs [n, 4] and the twigs' ends [2**levels, 2]."""
     px, py, dx, dy = (np.array([v], np.float32) for v in (x, y, *heading))
-    radius, reach, wood = max(length * 0.032, 0.7), length * 0.36, []
+    radius, reach, wood = max(length * 0.024, 0.7), length * 0.36, []
     for _ in range(levels):
         n = len(px)
         scale = reach * sheet.scatter(n, 0.7, 1.2) / np.sqrt(dx * dx + dy * dy)
@@ -527,7 +548,7 @@ def pine(sheet: Sheet, x: float, y: float, height: float, lean: float | None = N
     thick = (max(0.03 * height, 0.8), 0.5)
     trunk = stroke(x, y, x + lean * height, y - height, bend, thick, 0.95, 60)
     parts = [trunk]
-    count = int(sheet.rng.integers(5, 8))
+    count = sheet.whole(5, 8)
     for i in range(count):
         f, way = 0.4 + 0.6 * i / (count - 1), 1 if i % 2 else -1
         knot_x, knot_y = (float(v) for v in trunk[min(int(f * 60), 59), :2])
@@ -557,8 +578,8 @@ def grove(sheet: Sheet, ridge: Array, low: float, high: float, ink: float, tall:
     x, y = x + sheet.scatter(n, -0.14, 0.14) * h, y - up * h
     half = h * (0.34 - 0.27 * up) * sheet.scatter(n, 0.5, 1.2)
     thick = (0.07 * tall, 0.03 * tall)
-    crowns = stroke(x - half, y, x + half, y + 0.2 * half, -0.1, thick, sheet.scatter(n, 0.3, ink))
-    dab(sheet, stems, crowns)
+    tone = sheet.scatter(n, 0.3, ink)
+    dab(sheet, stems, stroke(x - half, y, x + half, y + 0.2 * half, -0.1, thick, tone))
 
 
 def plum(sheet: Sheet, x: float, y: float) -> None:
@@ -567,7 +588,7 @@ def plum(sheet: Sheet, x: float, y: float) -> None:
     wood, tips = grow(sheet, x, y, heading, sheet.between(150, 190), 6)
     dab(sheet, wood, dry=0.1)
     twigs = np.concatenate([tips, wood[wood[:, 2] < 1.6, :2]])
-    cx, cy = twigs[sheet.rng.integers(0, len(twigs), 70)].T + sheet.scatter(70, -2, 2)
+    cx, cy = twigs[sheet.scatter(70, 0, len(twigs) - 1).astype(np.int32)].T + sheet.scatter(70, -2, 2)
     tone, petals = sheet.scatter(70, 0.25, 0.75), []
     for dx, dy in ((0, -1.8), (1.7, -0.5), (1.1, 1.5), (-1.1, 1.5), (-1.7, -0.5)):
         petals.append(dots(cx + dx, cy + dy, sheet.scatter(70, 1.0, 1.7), tone))
@@ -577,12 +598,12 @@ def plum(sheet: Sheet, x: float, y: float) -> None:
 
 def bamboo(sheet: Sheet, x: float) -> None:
     """Thin jointed stems, the pale one behind, with leaves in hanging sprays."""
-    for tone in (0.4, 0.9, 0.95)[sheet.rng.integers(2) :]:
+    for tone in (0.4, 0.9, 0.95)[sheet.whole(0, 2) :]:
         foot, tip = x + sheet.between(-18, 18), x - sheet.side * sheet.between(10, 70)
         bow, top = -0.08 * sheet.side, sheet.between(-10, 70)
         stem = stroke(foot, SIZE + 6, tip, top, bow, (1.9, 0.6), tone, 320)
-        kx, ky = stem[sheet.rng.integers(70, 310, 7), :2].T
-        way = np.where(sheet.rng.random(7) < 0.7, -sheet.side, sheet.side)
+        kx, ky = stem[sheet.scatter(7, 70, 310).astype(np.int32), :2].T
+        way = np.where(sheet.scatter(7, 0, 1) < 0.7, -sheet.side, sheet.side)
         ex, ey = kx + way * sheet.scatter(7, 10, 30), ky + sheet.scatter(7, -16, 2)
         parts = [stem[np.arange(320) % 30 > 1], stroke(kx, ky, ex, ey, 0.1, (0.5, 0.3), tone, 40)]
         lx, ly = ex.repeat(5) + sheet.scatter(35, -2, 2), ey.repeat(5) + sheet.scatter(35, -2, 2)
@@ -608,7 +629,7 @@ def sky(sheet: Sheet) -> None:
     """A thin wash from above; now and then a red sun, or a moon left bare in its halo."""
     high, cloud = np.maximum(1 - AXIS / 170, 0)[:, None], sheet.patch("cloud")
     sheet.lay(INK, high * high * (0.03 + 0.2 * sheet.patch("drift") * cloud))
-    lamp, radius = sheet.rng.random(), sheet.between(7, 12)
+    lamp, radius = sheet.between(0, 1), sheet.between(7, 12)
     x, y = sheet.across(-0.75, -0.15), sheet.between(24, 46)
     if sheet.mood == "dawn":
         glow = (smooth(10, 110, AXIS) * (1 - smooth(110, 190, AXIS)))[:, None]
@@ -639,7 +660,7 @@ def water(sheet: Sheet, level: int, shine: float) -> None:
 
 def birds(sheet: Sheet, x: float, y: float) -> None:
     """A loose line of birds, far off."""
-    n = int(sheet.rng.integers(3, 9))
+    n = sheet.whole(3, 9)
     bx = x + sheet.scatter(n, -24, 24)
     by = y + 0.3 * (bx - x) * sheet.light + sheet.scatter(n, -5, 5)
     span, lift = sheet.scatter(n, 2.5, 4.5), sheet.scatter(n, 0.5, 2)
@@ -649,19 +670,20 @@ def birds(sheet: Sheet, x: float, y: float) -> None:
 
 def boat(sheet: Sheet, x: float, y: float, size: float) -> None:
     """A skiff with its boatman, and half the time a mat roof."""
-    way = 1 if sheet.chance(0.5) else -1
-    man, head = x + 0.55 * way * size, y - 0.62 * size
+    s, way = size, 1 if sheet.chance(0.5) else -1
+    man, head = x + 0.55 * way * s, y - 0.62 * s
+    pole = (man - 0.3 * way * s, y - s, man + 0.5 * way * s, y + 0.3 * s)
     parts = [
-        stroke(x - size, y - 0.3 * size, x + size, y - 0.3 * size, 0.13, (0.7, 0.7), 0.95, 32),
-        stroke(x - 0.8 * size, y - 0.12 * size, x + 0.8 * size, y - 0.12 * size, 0.06, (1, 1), 0.8, 28),
-        stroke(man, y - 0.15 * size, man, head, 0, (0.13 * size, 0.07 * size), 0.9),
-        stroke(man - 0.22 * size, head, man + 0.22 * size, head, -0.2, (0.5, 0.5), 0.9),
-        stroke(man - 0.3 * way * size, y - size, man + 0.5 * way * size, y + 0.3 * size, 0, (0.25, 0.25), 0.6, 28),
-        stroke(x - 1.1 * size, y + 3, x + 0.9 * size, y + 3, 0, (0.5, 0.2), 0.25, 24),
+        stroke(x - s, y - 0.3 * s, x + s, y - 0.3 * s, 0.13, (0.7, 0.7), 0.95, 32),
+        stroke(x - 0.8 * s, y - 0.12 * s, x + 0.8 * s, y - 0.12 * s, 0.06, (1, 1), 0.8, 28),
+        stroke(man, y - 0.15 * s, man, head, 0, (0.13 * s, 0.07 * s), 0.9),
+        stroke(man - 0.22 * s, head, man + 0.22 * s, head, -0.2, (0.5, 0.5), 0.9),
+        stroke(*pole, 0, (0.25, 0.25), 0.6, 28),
+        stroke(x - 1.1 * s, y + 3, x + 0.9 * s, y + 3, 0, (0.5, 0.2), 0.25, 24),
     ]
     if sheet.chance(0.5):
-        left, right = x - (0.45 + 0.2 * way) * size, x + (0.45 - 0.2 * way) * size
-        parts.append(stroke(left, y - 0.2 * size, right, y - 0.2 * size, -0.4, (1, 1), 0.8, 24))
+        left, right = x - (0.45 + 0.2 * way) * s, x + (0.45 - 0.2 * way) * s
+        parts.append(stroke(left, y - 0.2 * s, right, y - 0.2 * s, -0.4, (1, 1), 0.8, 24))
     dab(sheet, *parts)
 
 
@@ -687,7 +709,7 @@ def seal(sheet: Sheet) -> None:
         for x, y in spots
     ]
     x, y = spots[crowd.index(min(crowd))]
-    raised = sheet.rng.random((7, 6)) < 0.6
+    raised = sheet.scatter(42, 0, 1).reshape(7, 6) < 0.6
     raised[[0, -1]] = raised[:, [0, -1]] = True
     worn = 0.6 + 0.35 * sheet.grain[y : y + 14, x : x + 12]
     sheet.lay(WARM, worn * raised.repeat(2, axis=0).repeat(2, axis=1), y, x)
@@ -696,25 +718,20 @@ def seal(sheet: Sheet) -> None:
 # --- Compositions ---------------------------------------------------------------------------------
 
 
-def any_kind(sheet: Sheet) -> Kind:
-    return KINDS[sheet.rng.integers(len(KINDS))]
-
-
 def shore(sheet: Sheet, side: float, level: float, tall: float) -> None:
     """The near bank at one side, with a group of trees."""
     reach = sheet.between(110, 190)
     ridge = bank(sheet, side, level, reach, sheet.between(14, 30), 0.95)
     trees = (leafy,) * 3 if sheet.mood == "autumn" else (leafy, bare, willow, pine)
-    for _ in range(int(sheet.rng.integers(2, 5))):
+    for _ in range(sheet.whole(2, 5)):
         away = reach * sheet.between(0.08, 0.6)
         x = away if side < 0 else SIZE - 1 - away
-        tree = trees[sheet.rng.integers(len(trees))]
-        tree(sheet, x, float(ridge[int(x)]) + 2, tall * sheet.between(0.6, 1.1))
+        sheet.pick(trees)(sheet, x, float(ridge[int(x)]) + 2, tall * sheet.between(0.6, 1.1))
 
 
 def high_distance(sheet: Sheet) -> None:
     """A great peak that fills the height, trees at its feet (gaoyuan)."""
-    kind, height = any_kind(sheet), sheet.between(120, 150)
+    kind, height = sheet.pick(KINDS), sheet.between(120, 150)
     far_range(sheet, sheet.between(90, 120), sheet.between(20, 45), 0.05)
     lesser = height * sheet.between(0.6, 0.8)
     mountain(sheet, kind, sheet.across(0.3, 0.6), lesser, 175, 0.3, 2)
@@ -727,7 +744,7 @@ def high_distance(sheet: Sheet) -> None:
 def level_distance(sheet: Sheet) -> None:
     """A wide river between low spits of land (pingyuan)."""
     for i in range(3):
-        far_range(sheet, 92 + 14 * i, sheet.between(15, 45) - 6 * i, 0.04 + 0.12 * i)
+        far_range(sheet, 92 + 14 * i, sheet.between(20, 55) - 6 * i, 0.06 + 0.14 * i)
     water(sheet, 128, 0.3)
     for i, side in enumerate((-sheet.side, sheet.side)):
         level, near = 132 + 22 * i + sheet.between(0, 8), 0.3 + 0.25 * i
@@ -740,19 +757,20 @@ def level_distance(sheet: Sheet) -> None:
 
 def one_corner(sheet: Sheet) -> None:
     """All weight in one corner: a cliff, a leaning pine, and emptiness (Ma Yuan's manner)."""
-    far_range(sheet, sheet.between(120, 150), sheet.between(20, 50), 0.06)
-    mountain(sheet, "crag", sheet.across(0.95, 1.1), sheet.between(140, 200), 240, 0.8, 5)
+    far_range(sheet, sheet.between(120, 150), sheet.between(25, 60), 0.12)
+    cliff = mountain(sheet, "crag", sheet.across(0.95, 1.1), sheet.between(140, 200), 240, 0.8, 5)
     low = sheet.between(60, 85)
-    ridge = mountain(sheet, "crag", sheet.across(0.7, 0.9), low, 268, 1.0, 3, girth=1.4)
-    x = sheet.across(0.6, 0.8)
+    front = mountain(sheet, "crag", sheet.across(0.7, 0.9), low, 268, 1.0, 3, girth=1.4)
+    skyline = np.minimum(cliff, front)
+    x = int(np.abs(skyline - sheet.between(140, 195)).argmin())
     lean = -sheet.side * sheet.between(0.3, 0.7)
-    pine(sheet, x, float(ridge[int(x)]) + 4, sheet.between(75, 100), lean)
+    pine(sheet, x, float(skyline[x]) + 4, sheet.between(70, 95), lean)
     boat(sheet, sheet.across(-0.6, -0.2), sheet.between(190, 225), sheet.between(9, 13))
 
 
 def gorge(sheet: Sheet) -> None:
     """A river between two walls of rock."""
-    kind = KINDS[1 + sheet.rng.integers(2)]
+    kind = sheet.pick(KINDS[1:])
     far_range(sheet, sheet.between(110, 140), sheet.between(30, 60), 0.05)
     mountain(sheet, kind, sheet.across(-0.3, 0.3), sheet.between(70, 100), 165, 0.22, 2)
     for i, side in enumerate((1, -1)):
@@ -770,7 +788,7 @@ def gorge(sheet: Sheet) -> None:
 def karst_river(sheet: Sheet) -> None:
     """Steep limestone towers mirrored in still water, as along the Li river."""
     far_range(sheet, 150, sheet.between(20, 40), 0.05)
-    level, count = int(sheet.rng.integers(172, 196)), int(sheet.rng.integers(4, 8))
+    level, count = sheet.whole(172, 196), sheet.whole(4, 8)
     for i in range(count):
         near = i / (count - 1)
         x = sheet.across(0.1, 1) if i % 2 else sheet.across(-1, -0.1)
@@ -788,12 +806,12 @@ def karst_river(sheet: Sheet) -> None:
 
 def cloud_sea(sheet: Sheet) -> None:
     """Peak behind peak rising out of mist; a pavilion on the nearest."""
-    kind = any_kind(sheet)
+    kind = sheet.pick(KINDS)
     far_range(sheet, 80, sheet.between(15, 30), 0.04)
     for i in range(4):
         way = 1 if i % 2 else -1
         x, height = sheet.across(0.15 * way, 0.8 * way), sheet.between(45, 85)
-        mountain(sheet, kind, x, height, 125 + 27 * i, 0.15 + 0.17 * i, girth=1.3)
+        mountain(sheet, kind, x, height, 125 + 27 * i, 0.18 + 0.17 * i, girth=1.3)
     x, height = sheet.across(0.5, 0.85), sheet.between(65, 90)
     ridge = mountain(sheet, "crag", x, height, 272, 0.95, 4, girth=2.2)
     grove(sheet, ridge, x - 60, x + 60, 0.95, 16)
@@ -804,7 +822,7 @@ def cloud_sea(sheet: Sheet) -> None:
 def foreground_branch(sheet: Sheet) -> None:
     """A plum branch or bamboo close at hand, a hill far across the water."""
     far_range(sheet, sheet.between(150, 170), sheet.between(30, 50), 0.06)
-    mountain(sheet, any_kind(sheet), sheet.across(-0.6, 0), sheet.between(70, 110), 205, 0.4)
+    mountain(sheet, sheet.pick(KINDS), sheet.across(-0.6, 0), sheet.between(80, 130), 205, 0.5)
     water(sheet, 206, 0.4)
     if sheet.chance(0.5):
         boat(sheet, sheet.across(-0.6, 0), sheet.between(222, 236), sheet.between(9, 12))
@@ -833,7 +851,7 @@ def mount(sheet: Sheet) -> NDArray[np.uint8]:
     silk = np.floor((sheet.patch("silk") - 0.5) * 6)
     stain, tooth = sheet.patch("cloud"), 1 + 0.24 * (sheet.grain - 0.5)
     age = sheet.between(0, 1)
-    inks = [PALETTES[p][sheet.rng.integers(len(PALETTES[p]))] for p in (INK, COOL, WARM)]
+    inks = [sheet.pick(PALETTES[p]) for p in (INK, COOL, WARM)]
     layers = np.minimum(sheet.pigment * tooth, 1)
     picture = np.empty((SIZE, SIZE, 3), np.uint8)
     for channel, (new, old) in enumerate(((247, 236), (243, 224), (234, 198))):

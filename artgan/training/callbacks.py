@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from artgan.checkpoint import LAST
 from artgan.errors import UserError
-from artgan.sampling import draw_latents, paint, save_png, tile
+from artgan.pictures import save_png, tile
+from artgan.sampling import draw_latents, paint
 from artgan.training.health import discriminator_has_won, diversity, diversity_has_collapsed
 from artgan.training.module import GAN, Progress
 

@@ -1,0 +1,112 @@
+"""Pictures on disk: grids, PNGs that know how they were painted, films."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+
+from artgan import __version__
+from artgan.errors import UserError
+from artgan.files import atomic_write
+
+PROVENANCE = "artgan"
+FRAMES_PER_SECOND = 24
+
+
+def tile(images: Tensor, columns: int) -> Tensor:
+    """Lays pictures side by side in rows, on white.
+
+    Args:
+        images: uint8 [N, 3, H, W].
+        columns: pictures in a row.
+
+    Returns:
+        uint8 [3, rows · (H + 2) + 2, columns · (W + 2) + 2].
+    """
+    count, channels, height, width = images.shape
+    rows = math.ceil(count / columns)
+    grid = images.new_full((channels, rows * (height + 2) + 2, columns * (width + 2) + 2), 255)
+    for index, image in enumerate(images):
+        row, column = divmod(index, columns)
+        top, left = 2 + row * (height + 2), 2 + column * (width + 2)
+        grid[:, top : top + height, left : left + width] = image
+    return grid
+
+
+def save_png(image: Tensor, path: Path, provenance: dict[str, Any] | None = None) -> None:
+    """Writes a picture as PNG, whole or not at all.
+
+    Args:
+        image: uint8 [3, H, W].
+        path: where to.
+        provenance: how it was painted, kept as JSON in a text chunk.
+    """
+    text = PngInfo()
+    if provenance is not None:
+        text.add_text("Software", f"artgan {__version__}")
+        text.add_text(PROVENANCE, json.dumps(provenance))
+    with atomic_write(path) as file:
+        to_pil(image).save(file, "PNG", pnginfo=text)
+
+
+def to_pil(image: Tensor) -> Image.Image:
+    """uint8 [3, H, W] to a Pillow picture."""
+    return Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
+
+
+
+def read_provenance(path: Path) -> dict[str, Any]:
+    """Reads how a picture was painted.
+
+    Raises:
+        UserError: the file is no PNG of ours, or its provenance was lost or altered.
+    """
+    try:
+        with Image.open(path) as image:
+            text = getattr(image, "text", {}).get(PROVENANCE)
+        provenance = json.loads(text) if text is not None else None
+    except FileNotFoundError:
+        raise UserError(f"from_image: there is no picture {path}.") from None
+    except (OSError, ValueError, SyntaxError) as error:
+        raise UserError(f"from_image: {path} cannot be read ({error}).") from error
+    if not isinstance(provenance, dict):
+        raise UserError(
+            f"from_image: {path} does not say how it was painted. Only PNG files written by "
+            "sample.py do, as long as no other program has saved them again."
+        )
+    return provenance
+
+
+def save_gif(frames: Tensor, path: Path) -> None:
+    """Writes uint8 frames [N, 3, H, W] as an endless GIF."""
+    first, *rest = (to_pil(frame) for frame in frames)
+    with atomic_write(path) as file:
+        first.save(
+            file,
+            "GIF",
+            save_all=True,
+            append_images=rest,
+            duration=1000 // FRAMES_PER_SECOND,
+            loop=0,
+        )
+
+
+def save_mp4(frames: Tensor, path: Path) -> None:
+    """Writes uint8 frames [N, 3, H, W] as an H.264 film that every browser plays."""
+    import imageio.v3 as imageio
+
+    film = imageio.imwrite(
+        "<bytes>",
+        frames.permute(0, 2, 3, 1).numpy(),
+        extension=".mp4",
+        plugin="FFMPEG",
+        fps=FRAMES_PER_SECOND,
+        quality=9,
+    )
+    with atomic_write(path) as file:
+        file.write(film)
