@@ -32,10 +32,12 @@ SIZE: Final = 256  #: pixels along either side of a picture
 INK, COOL, WARM = range(3)  #: the pigments: black ink, a mineral blue or green, cinnabar
 
 TILE: Final = 512  #: side of the periodic textures
+UNIT: Final = 1 / (1 << 53)  #: turns 53 random bits into a number in [0, 1)
 MARGIN: Final = 24  #: pixels beyond the sheet that a stroke may reach into
 
 T = TypeVar("T")
 Array = NDArray[np.floating[Any]]
+Numbers = Array | float
 Kind = Literal["hill", "karst", "crag"]
 KINDS: Final[tuple[Kind, ...]] = ("hill", "karst", "crag")
 MOODS: Final = ("ink",) * 13 + ("mineral",) * 3 + ("autumn",) * 2 + ("dawn",) * 2
@@ -141,12 +143,11 @@ def smooth(low: float, high: float, x: Array) -> Array:
 
 def spline(knots: Array, size: int) -> Array:
     """Periodic cubic B-spline through the last axis, [..., k] to [..., size]; k divides size."""
-    t = (np.arange(size // knots.shape[-1], dtype=np.float32) + np.float32(0.5)) / (
-        size // knots.shape[-1]
-    )
+    gap = size // knots.shape[-1]
+    t = (np.arange(gap, dtype=np.float32) + np.float32(0.5)) / gap
     s = 1 - t
     weights = (s * s * s, 4 - 3 * t * t * (2 - t), 4 - 3 * s * s * (2 - s), t * t * t)
-    total = np.zeros((*knots.shape, len(t)), np.float32)
+    total = np.zeros((*knots.shape, gap), np.float32)
     for shift, weight in enumerate(weights):
         total = total + np.roll(knots, -shift, axis=-1)[..., None] * (weight / 6)
     return total.reshape(*knots.shape[:-1], size)
@@ -163,11 +164,11 @@ class Dice:
 
     def scatter(self, count: int, low: float, high: float) -> Array:
         """Independent numbers between low and high, [count] float32."""
-        unit = (self.bits.random_raw(count) >> np.uint64(11)) * (1 / 2**53)
+        unit = (self.bits.random_raw(count) >> np.uint64(11)) * UNIT
         return (low + (high - low) * unit).astype(np.float32)
 
     def between(self, low: float, high: float) -> float:
-        return low + (high - low) * ((self.bits.random_raw() >> 11) * (1 / 2**53))
+        return low + (high - low) * ((self.bits.random_raw() >> 11) * UNIT)
 
     def whole(self, low: int, high: int) -> int:
         """A whole number from low to high, high left out."""
@@ -297,6 +298,7 @@ def silhouette(
         shape = 0.5 * shape + 0.1 * (ledge + smooth(0.25, 0.75, step - ledge))
     rough = {"hill": 0.05, "karst": 0.06, "crag": 0.1}[kind]
     shape = shape + rough * sheet.wander(16, 32, 64) * np.minimum(4 * rise, 1)
+    shape[1:-1] = (shape[2:] + 2 * shape[1:-1] + shape[:-2]) / 4
     return np.where(rise > 0, foot - height * shape, foot + SIZE).astype(np.float32)
 
 
@@ -314,12 +316,12 @@ def mass(
         cun: texture of the strokes: "hemp" long and falling, "axe" short, "drift" lying.
     """
     columns = np.flatnonzero(ridge < min(foot, SIZE))
-    top, bottom = max(int(ridge.min()) - 5, 0), min(int(foot + mist / 2), SIZE)
+    top, bottom = max(int(ridge.min()) - 5, 0), min(int(foot), SIZE)
     if not len(columns) or bottom - top < 4:
         return
     left, right = int(columns[0]), int(columns[-1]) + 1
     slope, flank = np.zeros(SIZE, np.float32), np.zeros(SIZE, np.float32)
-    slope[1:-1] = np.clip((ridge[2:] - ridge[:-2]) / 2, -6, 6)
+    slope[1:-1] = np.clip((ridge[2:] - ridge[:-2]) / 2, -12, 12)
     flank[5:-5] = np.clip((ridge[10:] - ridge[:-10]) * (sheet.light / 14), -1, 1)
     pressure = np.maximum(0.5 + 0.5 * sheet.wander(16, 32)[left:right], 0)
     summit, ridge, slope = float(ridge.min()), ridge[left:right], slope[left:right]
@@ -332,7 +334,7 @@ def mass(
     deep = (y - ridge) / np.sqrt(1 + slope * slope) + ragged
     blur = 1.6 - 1.2 * near
     inside = smooth(-blur, blur, deep)
-    fade = inside * (1 - smooth(foot - mist, foot, y + (drift - 0.5) * mist))
+    fade = inside * (1 - smooth(foot - 0.65 * mist, foot, y + 0.6 * mist * drift))
     sheet.cover(np.minimum(fade * 1.7, inside), top, left)
 
     deep = np.maximum(deep, 0)
@@ -342,7 +344,7 @@ def mass(
     # The folds of a flank wind as they come down: look its slope up off to one side.
     winding = (cloud - 0.5) * np.minimum(deep * 1.2, 44)
     shade = 0.5 + 0.5 * flank[np.clip(x + winding, 0, SIZE - 1).astype(np.int32)]
-    wash = np.maximum(0.06 + 0.9 * shade * shade + (cloud - 0.5) * near, 0) * body
+    wash = np.maximum(0.06 + 0.1 * near + 0.9 * shade * shade + (cloud - 0.5) * near, 0) * body
     # Texture strokes fall from the apex and spread with the flanks.
     fan = (x + 0.6 * winding - apex) / (y - summit + 80)
     across = (fan * 95 + (600 + 7 * apex)).astype(np.int32) % TILE
@@ -372,7 +374,7 @@ def mountain(
     slim = {"hill": (0.6, 0.95), "karst": (0.22, 0.4), "crag": (0.4, 0.62)}[kind]
     lean = {"hill": (0.4, 1.0), "karst": (0.65, 1.15), "crag": (0.2, 0.8)}[kind]
     width = girth * height * sheet.between(*slim)
-    mist = mist or height * sheet.between(0.35, 0.6)
+    mist = mist or height * sheet.between(0.3, 0.5)
     cun = "axe" if kind == "crag" and sheet.chance(0.5) else "hemp"
     ridges = [silhouette(sheet, kind, centre, width, height, foot)]
     mass(sheet, ridges[0], near, foot, mist, centre, cun)
@@ -414,19 +416,13 @@ def bank(sheet: Sheet, side: float, level: float, reach: float, rise: float, nea
 
 
 def stroke(
-    x0: Array | float,
-    y0: Array | float,
-    x1: Array | float,
-    y1: Array | float,
-    bend: Array | float,
-    radius: tuple[float, float],
-    ink: Array | float,
-    steps: int = 8,
-) -> Array:
+    x0: Numbers, y0: Numbers, x1: Numbers, y1: Numbers,
+    bend: Numbers, radius: tuple[float, float], ink: Numbers, steps: int = 8,
+) -> Array:  # fmt: skip
     """Bowed strokes as rows of dabs, [n * steps, 4] of x, y, radius, ink in [0, 1].
 
     Args:
-        x0, y0, x1, y1: [n] or one number, where they start and end.
+        x0, y0, x1, y1: where they start and end; as bend and ink, [n] or one number for all.
         bend: height of the bow, in lengths of the stroke; above 0 it bows clockwise.
         radius: pixels at the start and at the end.
     """
@@ -454,7 +450,8 @@ def dab(sheet: Sheet, *dabs: Array, pigment: int = INK, dry: float = 0.0) -> Non
         return
     x = np.clip(x, -MARGIN / 2, SIZE + MARGIN / 2) + MARGIN
     y = np.clip(y, -MARGIN / 2, SIZE + MARGIN / 2) + MARGIN
-    wide, top, bottom = SIZE + 2 * MARGIN, int(y.min()) - 10, int(y.max()) + 11
+    wide, bottom = SIZE + 2 * MARGIN, int(y.max()) + 11
+    top = min(int(y.min()) - 10, SIZE + MARGIN)
     layer = np.zeros((bottom - top) * wide, np.float32)
     reach = np.floor(np.clip(radius, 0.1, 9) + 1.5).astype(np.int64)
     for n in range(1, int(reach.max()) + 1):
@@ -467,11 +464,10 @@ def dab(sheet: Sheet, *dabs: Array, pigment: int = INK, dry: float = 0.0) -> Non
         amount = amount.astype(np.float32)
         np.maximum.at(layer, ((row - top) * wide + column).ravel(), amount.ravel())
     first, last = max(top, MARGIN), min(bottom, SIZE + MARGIN)
-    plane = layer.reshape(-1, wide)[first - top : last - top, MARGIN:-MARGIN]
-    first, last = first - MARGIN, last - MARGIN
+    plane = np.minimum(layer.reshape(-1, wide)[first - top : last - top, MARGIN:-MARGIN], 0.98)
     if dry:
-        plane = plane * smooth(dry - 0.3, dry, sheet.grain[first:last])
-    sheet.lay(pigment, np.minimum(plane, 0.98), first)
+        plane = plane * smooth(dry - 0.3, dry, sheet.grain[first - MARGIN : last - MARGIN])
+    sheet.lay(pigment, plane, first - MARGIN)
 
 
 def moss(sheet: Sheet, ridges: list[Array], near: float, floor: float) -> None:
@@ -494,7 +490,8 @@ def grow(
     sheet: Sheet, x: float, y: float, heading: tuple[float, float], length: float, levels: int
 ) -> tuple[Array, Array]:
     """Wood that forks level by level: its dabs [n, 4] and the twigs' ends [2**levels, 2]."""
-    px, py, dx, dy = (np.array([v], np.float32) for v in (x, y, *heading))
+    start: list[Array] = [np.array([v], np.float32) for v in (x, y, *heading)]
+    px, py, dx, dy = start
     radius, reach, wood = max(length * 0.024, 0.7), length * 0.36, []
     for _ in range(levels):
         n = len(px)
@@ -521,9 +518,9 @@ def leafy(sheet: Sheet, x: float, y: float, height: float) -> None:
     wood, tips = grow(sheet, x, y, (sheet.between(-0.35, 0.35), -1), height, 5)
     tx, ty = tips.repeat(8, axis=0).T
     n, spread = len(tx), 0.1 * height
-    leaf_x, leaf_y = tx + sheet.scatter(n, -spread, spread), ty + sheet.scatter(n, -spread, spread)
-    leaves = dots(leaf_x, leaf_y, sheet.scatter(n, 0.5, 0.6 + 0.018 * height), tx * 0)
-    leaves[:, 3] = sheet.scatter(n, 0.3, 0.9)
+    tx, ty = tx + sheet.scatter(n, -spread, spread), ty + sheet.scatter(n, -spread, spread)
+    radius, ink = sheet.scatter(n, 0.5, 0.6 + 0.018 * height), sheet.scatter(n, 0.3, 0.9)
+    leaves = dots(tx, ty, radius, ink)
     red = sheet.mood == "autumn"
     dab(sheet, wood, leaves[:: 6 if red else 1], dry=0.1)
     if red:
@@ -573,13 +570,17 @@ def grove(sheet: Sheet, ridge: Array, low: float, high: float, ink: float, tall:
     foot = ridge[at.astype(np.int32)] + 1
     height = sheet.scatter(len(at), 0.5, 1.2) * tall
     stems = stroke(at, foot, at, foot - height, 0.04, (0.5, 0.3), ink, 10)
-    x, y, h = at.repeat(9), foot.repeat(9), height.repeat(9)
-    up, n = sheet.scatter(len(x), 0.25, 1.05), len(x)
-    x, y = x + sheet.scatter(n, -0.14, 0.14) * h, y - up * h
+    x, h, n = at.repeat(9), height.repeat(9), 9 * len(at)
+    up = sheet.scatter(n, 0.25, 1.05)
+    y = foot.repeat(9) - up * h
     half = h * (0.34 - 0.27 * up) * sheet.scatter(n, 0.5, 1.2)
-    thick = (0.07 * tall, 0.03 * tall)
-    tone = sheet.scatter(n, 0.3, ink)
-    dab(sheet, stems, stroke(x - half, y, x + half, y + 0.2 * half, -0.1, thick, tone))
+    left = x - half + sheet.scatter(n, -0.14, 0.14) * h
+    thick, tone = (0.07 * tall, 0.03 * tall), sheet.scatter(n, 0.3, ink)
+    crowns = stroke(left, y, left + 2 * half, y + 0.2 * half, -0.1, thick, tone)
+    red = sheet.mood == "autumn"
+    dab(sheet, stems, crowns[:: 3 if red else 1])
+    if red:
+        dab(sheet, crowns, pigment=WARM)
 
 
 def plum(sheet: Sheet, x: float, y: float) -> None:
@@ -588,7 +589,8 @@ def plum(sheet: Sheet, x: float, y: float) -> None:
     wood, tips = grow(sheet, x, y, heading, sheet.between(150, 190), 6)
     dab(sheet, wood, dry=0.1)
     twigs = np.concatenate([tips, wood[wood[:, 2] < 1.6, :2]])
-    cx, cy = twigs[sheet.scatter(70, 0, len(twigs) - 1).astype(np.int32)].T + sheet.scatter(70, -2, 2)
+    some = sheet.scatter(70, 0, len(twigs) - 1).astype(np.int32)
+    cx, cy = twigs[some].T + sheet.scatter(70, -2, 2)
     tone, petals = sheet.scatter(70, 0.25, 0.75), []
     for dx, dy in ((0, -1.8), (1.7, -0.5), (1.1, 1.5), (-1.1, 1.5), (-1.7, -0.5)):
         petals.append(dots(cx + dx, cy + dy, sheet.scatter(70, 1.0, 1.7), tone))
@@ -628,7 +630,7 @@ def disc(x: float, y: float, radius: float, blur: float) -> Array:
 def sky(sheet: Sheet) -> None:
     """A thin wash from above; now and then a red sun, or a moon left bare in its halo."""
     high, cloud = np.maximum(1 - AXIS / 170, 0)[:, None], sheet.patch("cloud")
-    sheet.lay(INK, high * high * (0.03 + 0.2 * sheet.patch("drift") * cloud))
+    sheet.lay(INK, high * high * (0.02 + 0.13 * sheet.patch("drift") * cloud))
     lamp, radius = sheet.between(0, 1), sheet.between(7, 12)
     x, y = sheet.across(-0.75, -0.15), sheet.between(24, 46)
     if sheet.mood == "dawn":
@@ -734,9 +736,9 @@ def high_distance(sheet: Sheet) -> None:
     kind, height = sheet.pick(KINDS), sheet.between(120, 150)
     far_range(sheet, sheet.between(90, 120), sheet.between(20, 45), 0.05)
     lesser = height * sheet.between(0.6, 0.8)
-    mountain(sheet, kind, sheet.across(0.3, 0.6), lesser, 175, 0.3, 2)
-    mountain(sheet, kind, sheet.across(-0.3, 0), height, 185, 0.62, 5)
-    mountain(sheet, kind, sheet.across(-0.9, -0.5), height * sheet.between(0.3, 0.5), 205, 0.8)
+    mountain(sheet, kind, sheet.across(0.3, 0.6), lesser, 182, 0.3, 2)
+    mountain(sheet, kind, sheet.across(-0.3, 0), height, 196, 0.62, 5)
+    mountain(sheet, kind, sheet.across(-0.9, -0.5), height * sheet.between(0.3, 0.5), 214, 0.8)
     water(sheet, 212, 0.35)
     shore(sheet, sheet.side, 246, 60)
 
@@ -757,10 +759,11 @@ def level_distance(sheet: Sheet) -> None:
 
 def one_corner(sheet: Sheet) -> None:
     """All weight in one corner: a cliff, a leaning pine, and emptiness (Ma Yuan's manner)."""
+    sheet.light = -sheet.side  # the cliff turns its dark flank to the emptiness
     far_range(sheet, sheet.between(120, 150), sheet.between(25, 60), 0.12)
     cliff = mountain(sheet, "crag", sheet.across(0.95, 1.1), sheet.between(140, 200), 240, 0.8, 5)
     low = sheet.between(60, 85)
-    front = mountain(sheet, "crag", sheet.across(0.7, 0.9), low, 268, 1.0, 3, girth=1.4)
+    front = mountain(sheet, "crag", sheet.across(0.7, 0.9), low, 268, 1.0, 3, mist=24, girth=1.4)
     skyline = np.minimum(cliff, front)
     x = int(np.abs(skyline - sheet.between(140, 195)).argmin())
     lean = -sheet.side * sheet.between(0.3, 0.7)
@@ -779,8 +782,8 @@ def gorge(sheet: Sheet) -> None:
         mountain(sheet, kind, x, height, 200, 0.45 + 0.1 * i, 4, girth=1.2)
     water(sheet, 190, 0.45)
     for i, side in enumerate((-1, 1)):
-        x, height = sheet.across(side, 1.05 * side), sheet.between(70, 130)
-        ridge = mountain(sheet, "crag", x, height, 250, 0.8 + 0.15 * i, 4, girth=1.2)
+        x, height = sheet.across(0.9 * side, 1.05 * side), sheet.between(85, 145)
+        ridge = mountain(sheet, "crag", x, height, 264, 0.8 + 0.15 * i, 4, girth=1.2)
         grove(sheet, ridge, x - 40, x + 40, 0.9, 14)
     boat(sheet, sheet.across(-0.2, 0.2), sheet.between(208, 232), sheet.between(8, 12))
 
@@ -811,9 +814,9 @@ def cloud_sea(sheet: Sheet) -> None:
     for i in range(4):
         way = 1 if i % 2 else -1
         x, height = sheet.across(0.15 * way, 0.8 * way), sheet.between(45, 85)
-        mountain(sheet, kind, x, height, 125 + 27 * i, 0.18 + 0.17 * i, girth=1.3)
+        mountain(sheet, kind, x, height, 130 + 28 * i, 0.18 + 0.17 * i, girth=1.3)
     x, height = sheet.across(0.5, 0.85), sheet.between(65, 90)
-    ridge = mountain(sheet, "crag", x, height, 272, 0.95, 4, girth=2.2)
+    ridge = mountain(sheet, "crag", x, height, 272, 0.95, 4, mist=24, girth=2.2)
     grove(sheet, ridge, x - 60, x + 60, 0.95, 16)
     if sheet.chance(0.6):
         pavilion(sheet, x, float(ridge[int(x)]) + 2, 13)
@@ -822,7 +825,7 @@ def cloud_sea(sheet: Sheet) -> None:
 def foreground_branch(sheet: Sheet) -> None:
     """A plum branch or bamboo close at hand, a hill far across the water."""
     far_range(sheet, sheet.between(150, 170), sheet.between(30, 50), 0.06)
-    mountain(sheet, sheet.pick(KINDS), sheet.across(-0.6, 0), sheet.between(80, 130), 205, 0.5)
+    mountain(sheet, sheet.pick(KINDS), sheet.across(-0.6, 0), sheet.between(80, 130), 212, 0.5)
     water(sheet, 206, 0.4)
     if sheet.chance(0.5):
         boat(sheet, sheet.across(-0.6, 0), sheet.between(222, 236), sheet.between(9, 12))

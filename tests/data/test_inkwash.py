@@ -34,7 +34,11 @@ def gallery() -> NDArray[np.uint8]:
 @pytest.mark.parametrize(
     ("seed", "index", "sha256"),
     [
-        (0, 0, ""),
+        (0, 0, "a3c56089909ee8face75c2d7186ba505eceb000df09d31217cb60e6644583f50"),
+        (0, 1, "a7cc0921909f3a7ba7864b7f650b06600aa7cecd6852e0748ae014536e89a1ba"),
+        (0, 5, "692a0a575eb8568ba7d41d93258f9829e38378bef68565f549f677d587a84c1b"),
+        (1, 1999, "842d3c39c4fafcacb3faee0a3983249514b44239631050a6f94c97a27249869a"),
+        (123456789, 3, "d7d7bb5c13b782713166b8b8d8e7bc5aeacf2018e16f7e62484b96e4f7730c68"),
     ],
 )
 def test_pixels_are_these_on_every_machine(seed: int, index: int, sha256: str) -> None:
@@ -53,9 +57,7 @@ def test_only_exactly_rounded_operations_are_used() -> None:
     assert of_random == {"PCG64"}
     assert imported == {"multiprocessing", "numpy", "os", "signal", "tempfile"}
     assert not INEXACT_METHODS & {a.attr for a in attributes if ast.unparse(a.value) != "np"}
-    assert not [node for node in nodes if isinstance(node, ast.MatMult)]
-    powers = [node for node in nodes if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow)]
-    assert [ast.unparse(power) for power in powers] == ["2 ** 53"]  # an integer
+    assert not [node for node in nodes if isinstance(node, (ast.MatMult, ast.Pow))]
 
 
 def test_a_picture_is_256_square_rgb_bytes(gallery: NDArray[np.uint8]) -> None:
@@ -82,12 +84,12 @@ def test_sky_is_paler_than_land(gallery: NDArray[np.uint8]) -> None:
 
 
 def test_about_a_third_bears_colour(gallery: NDArray[np.uint8]) -> None:
-    colour = gallery.astype(int)
-    blue_or_green = np.minimum(colour[..., 2], colour[..., 1]) - colour[..., 0] > -8
-    red = colour[..., 0] - colour[..., 1] > 45
-    accented = (blue_or_green | red).mean(axis=(1, 2)) > 0.02
+    red, green, blue = gallery.astype(int).transpose(3, 0, 1, 2)
+    cold = green + blue > 2 * red  # paper and ink are warm, or neutral at the most
+    warm = red - green > 20
+    accented = (cold | warm).mean(axis=(1, 2)) > 0.02
 
-    assert 0.2 < accented.mean() < 0.5
+    assert 0.2 < accented.mean() < 0.45
 
 
 def test_a_generated_set_holds_the_painted_pixels_and_nothing_else(tmp_path: Path) -> None:
