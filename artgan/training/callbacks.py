@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -250,34 +251,32 @@ class ProgressBar(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, module: GAN) -> None:  # type: ignore[override]
         self._bar = tqdm(
             total=100,
-            bar_format="{desc} {percentage:3.0f}% |{bar}| {postfix}",
-            desc="Training",
+            bar_format="{percentage:3.0f}% |{bar:20}| {desc}",
             disable=not trainer.is_global_zero,
             # A log file wants a line now and then, not one every tenth of a second.
             mininterval=0.2 if sys.stderr.isatty() else 15,
         )
-        self._start = (module.progress.images_seen, time.monotonic(), self.stopping.share(module.progress))
+        self._start = (replace(module.progress), self.stopping.share(module.progress))
 
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: pl.Trainer, module: GAN, *_: object
     ) -> None:
-        images, began, done_before = self._start
-        elapsed = time.monotonic() - began
-        done = self.stopping.share(module.progress)
-        rate = (module.progress.images_seen - images) / elapsed
-        left = elapsed * (1 - done) / max(done - done_before, 1e-9)
-        figures = self.curves.figures
-        losses = (
-            f" D {figures['loss/discriminator']:.2f} G {figures['loss/generator']:.2f}"
-            if figures
-            else ""
+        start, share_before = self._start
+        progress, share = module.progress, self.stopping.share(module.progress)
+        elapsed = progress.seconds - start.seconds
+        rate = (progress.images_seen - start.images_seen) / max(elapsed, 1e-9)
+        left = elapsed * (1 - share) / max(share - share_before, 1e-9)
+        losses = "".join(
+            f", {name.partition('/')[2]} loss {self.curves.figures[name]:.2f}"
+            for name in ("loss/discriminator", "loss/generator")
+            if name in self.curves.figures
         )
-        self._bar.set_postfix_str(
-            f"{module.progress.images_seen:,} images, {rate:,.0f} images/s, "
+        self._bar.set_description_str(
+            f"{progress.images_seen:,} images, {rate:,.0f} images/s, "
             f"{tqdm.format_interval(left)} left{losses}",
             refresh=False,
         )
-        self._bar.update(100 * done - self._bar.n)
+        self._bar.update(100 * share - self._bar.n)
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._bar.close()
@@ -296,9 +295,7 @@ def _writer(trainer: pl.Trainer) -> SummaryWriter:
 def _diverged(module: GAN, folder: Path) -> str:
     last = folder / LAST
     good = (
-        f"The last good checkpoint is {last}."
-        if last.exists()
-        else "There was no checkpoint yet."
+        f"The last good checkpoint is {last}." if last.exists() else "There was no checkpoint yet."
     )
     return (
         f"A loss or weight is no longer a number after {module.progress.images_seen:,} images. "

@@ -68,7 +68,10 @@ class GAN(pl.LightningModule):
         model = self.config.model
         return [
             torch.optim.Adam(
-                network.parameters(), lr=model.learning_rate, betas=(model.beta1, model.beta2)
+                network.parameters(),
+                lr=model.learning_rate,
+                betas=(model.beta1, model.beta2),
+                fused=True,
             )
             for network in (self.discriminator, self.generator)
         ]
