@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from artgan.config import Command, TrainConfig, launch, load_config
+from artgan.errors import plain_errors
 
 
 def main(config: TrainConfig, command: Command) -> None:
@@ -13,14 +14,16 @@ def main(config: TrainConfig, command: Command) -> None:
     start(config, command)
 
 
-def main_of_another_device(folder: Path) -> None:
+def join(folder: Path) -> None:
+    """Trains on one more device, in a run that another process has begun."""
     from artgan.training.run import train
 
-    train(load_config(folder), folder)
+    with plain_errors():
+        train(load_config(folder), folder)
 
 
 if __name__ == "__main__":
-    if run_folder := os.environ.get("ARTGAN_RUN_FOLDER"):
-        main_of_another_device(Path(run_folder))
+    if folder := os.environ.get("ARTGAN_RUN_FOLDER"):
+        join(Path(folder))
     else:
         launch(TrainConfig, "train", main)

@@ -22,7 +22,7 @@ from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from artgan.errors import UserError
+from artgan.errors import UserError, plain_errors
 from artgan.files import atomic_write
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -128,9 +128,7 @@ def seconds(duration: str) -> float:
         hours, minutes, rest = 0, 0, 0
     total = hours * 3600 + minutes * 60 + rest
     if total <= 0:
-        raise UserError(
-            f"max_time: '{duration}' is not a time. Write it as 90s, 10m, 2h or 1h30m."
-        )
+        raise UserError(f"max_time: '{duration}' is not a time. Write it as 90s, 10m, 2h or 1h30m.")
     return total
 
 
@@ -205,10 +203,18 @@ class Command:
     job_number: int | None
 
 
+def register(schema: type) -> None:
+    """Makes the types known to Hydra under the name that the files in `configs/` give them."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=schema)
+    store.store(group="dataset", name="schema", node=DatasetConfig)
+    store.store(group="model", name="schema", node=ModelConfig)
+
+
 def launch(schema: type[Config], config_name: str, run: Callable[[Config, Command], None]) -> None:
     """Composes `configs/<config_name>.yaml` with the command line, checks it, and calls `run`.
 
-    A mistake of the user ends the process with one message and code 1 or 2, before any work.
+    A mistake of the user ends the process with one message and code 1.
 
     Args:
         schema: the dataclass that the composed configuration must fit.
@@ -218,10 +224,7 @@ def launch(schema: type[Config], config_name: str, run: Callable[[Config, Comman
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(help_text(schema, config_name))
         return
-    store = ConfigStore.instance()
-    store.store(name="schema", node=schema)
-    store.store(group="dataset", name="schema", node=DatasetConfig)
-    store.store(group="model", name="schema", node=ModelConfig)
+    register(schema)
     # Hydra then raises its exceptions instead of printing them, and we say it in our words.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     mistakes: list[str] = []
@@ -242,20 +245,14 @@ def launch(schema: type[Config], config_name: str, run: Callable[[Config, Comman
             # Kept rather than raised: Hydra would print more, and end a multirun here.
             mistakes.append(_explain(error))
 
-    try:
-        sys.argv[1:] = [_checked(argument, schema) for argument in sys.argv[1:]]
-        hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(job)()
-    except UserError as error:
-        sys.exit(_print_error(str(error), 2))
-    except (HydraException, OmegaConfBaseException) as error:
-        sys.exit(_print_error(_explain(error), 2))
-    if mistakes:
-        sys.exit(_print_error("\n".join(mistakes), 1))
-
-
-def _print_error(message: str, code: int) -> int:
-    print(message, file=sys.stderr)
-    return code
+    with plain_errors():
+        try:
+            sys.argv[1:] = [_checked(argument, schema) for argument in sys.argv[1:]]
+            hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(job)()
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(_explain(error)) from error
+        if mistakes:
+            raise UserError("\n".join(mistakes))
 
 
 def _checked(argument: str, schema: type) -> str:

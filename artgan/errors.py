@@ -1,8 +1,22 @@
-"""The one exception that a person, not a programmer, reads."""
+"""What a person, not a programmer, reads when something goes wrong."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class UserError(Exception):
-    """A mistake that the user can mend: its text names the value and what to do next.
+    """A mistake that the user can mend: its text names the value and what to do next."""
 
-    The entry points print the text alone, without a traceback, and exit with code 1.
-    """
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Ends the process with one message and code 1 at a user's mistake, 130 at Ctrl-C."""
+    try:
+        yield
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        sys.exit(130)

@@ -59,7 +59,6 @@ def to_pil(image: Tensor) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
 
 
-
 def read_provenance(path: Path) -> dict[str, Any]:
     """Reads how a picture was painted.
 

@@ -67,14 +67,12 @@ def load_painter(path: Path, ema: bool = True, device: str = "cpu") -> Painter:
         images_seen = int(described["progress"]["images_seen"])
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise UserError(f"{path}: its parts do not fit together ({error!r:.200}).") from error
-    generator.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    generator.eval().requires_grad_(False).to(memory_format=torch.channels_last)
     try:
         generator.to(device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device: there is no {device} on this machine.") from error
-    return Painter(
-        generator, path, sha256(path), model["latent_dim"], resolution, images_seen, ema
-    )
+    return Painter(generator, path, sha256(path), model["latent_dim"], resolution, images_seen, ema)
 
 
 def draw_latents(first_seed: int, count: int, latent_dim: int, truncation: float = 1.0) -> Tensor:
@@ -135,9 +133,9 @@ def spherical(start: Tensor, end: Tensor, share: float) -> Tensor:
     angle = torch.acos(cosine.clamp(-1, 1))
     if angle < 1e-4 or angle > math.pi - 1e-4:
         return torch.lerp(start, end, share)
-    return (
-        torch.sin((1 - share) * angle) * start + torch.sin(share * angle) * end
-    ) / torch.sin(angle)
+    return (torch.sin((1 - share) * angle) * start + torch.sin(share * angle) * end) / torch.sin(
+        angle
+    )
 
 
 def walk(latents: Tensor, frames: int) -> Tensor:
@@ -205,9 +203,9 @@ class Recipe:
 def render(painter: Painter, recipe: Recipe) -> Tensor:
     """Paints what a recipe says, uint8 [3, H, W]."""
     if recipe.kind == "scroll":
-        latents = scroll_latents(
-            recipe.seed, recipe.length, painter.latent_dim, recipe.truncation
-        )[None]
+        latents = scroll_latents(recipe.seed, recipe.length, painter.latent_dim, recipe.truncation)[
+            None
+        ]
     else:
         latents = draw_latents(recipe.seed, recipe.num, painter.latent_dim, recipe.truncation)
     pictures = paint(painter.generator, latents)

@@ -71,7 +71,7 @@ def load_pack(root: Path, resolution: int, fallback: Path) -> Pack:
         UserError: the folder is missing, or has fewer than 16 usable paintings.
     """
     if not root.is_dir():
-        raise UserError(f"dataset.root: there is no folder {root}. Give the path of your paintings.")
+        raise UserError(f"dataset.root: there is no folder {root}. Give that of your paintings.")
     files = find_images(root)
     if not files:
         raise UserError(
@@ -81,7 +81,7 @@ def load_pack(root: Path, resolution: int, fallback: Path) -> Pack:
     folder = root / FOLDER if os.access(root, os.W_OK) else fallback / _identity(root)
     key = _key(_contents(root, files, folder), resolution)
     array, index = folder / f"{key}.npy", folder / f"{key}.json"
-    if not array.is_file():
+    if not (array.is_file() and index.is_file()):
         _write_pack(root, files, resolution, array, index)
     return _read_pack(array, index, key)
 
@@ -133,9 +133,7 @@ def _key(contents: list[tuple[str, str]], resolution: int) -> str:
     return hashlib.sha256(described.encode()).hexdigest()[:16]
 
 
-def _write_pack(
-    root: Path, files: list[Path], resolution: int, array: Path, index: Path
-) -> None:
+def _write_pack(root: Path, files: list[Path], resolution: int, array: Path, index: Path) -> None:
     transform = square_transform(resolution)
 
     def cut(file: Path) -> NDArray[np.uint8] | Skipped:

@@ -9,7 +9,9 @@ import numpy as np
 from PIL import Image, ImageOps
 from torchvision.transforms import v2
 
-SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".ppm", ".pgm"])
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".ppm", ".pgm"}
+)
 SMALLEST_SIDE = 16
 
 

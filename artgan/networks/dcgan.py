@@ -1,5 +1,7 @@
-"""DCGAN: Radford, Metz, Chintala 2016, "Unsupervised Representation Learning with Deep
-Convolutional Generative Adversarial Networks" (arXiv:1511.06434), as the PyTorch tutorial builds it.
+"""DCGAN, as the PyTorch tutorial builds it.
+
+Source: Radford, Metz, Chintala 2016, "Unsupervised Representation Learning with Deep
+Convolutional Generative Adversarial Networks" (arXiv:1511.06434).
 """
 
 from torch import Tensor, nn

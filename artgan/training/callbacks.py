@@ -43,21 +43,19 @@ def say(text: str) -> None:
 class Stopping(pl.Callback):
     """Ends the run when its budget is used up, or when a person or the system asks for it.
 
-    The first Ctrl-C or SIGTERM ends it after the current update; a second ends the process at
-    once.
+    The first Ctrl-C or SIGTERM ends it after the current update, with a checkpoint; a second ends
+    the process at once.
 
     Args:
         max_images: budget in images, or infinite.
         max_seconds: budget in seconds of training, or infinite.
 
-    Attributes:
-        interrupted: whether a signal has ended the run.
     """
 
     def __init__(self, max_images: float, max_seconds: float) -> None:
         self.max_images = max_images
         self.max_seconds = max_seconds
-        self.interrupted = False
+        self._interrupted = False
         self._handlers: dict[int, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, module: GAN) -> None:  # type: ignore[override]
@@ -67,10 +65,10 @@ class Stopping(pl.Callback):
             self._handlers[number] = signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.interrupted:
+        if self._interrupted:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        self.interrupted = True
+        self._interrupted = True
 
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: pl.Trainer, module: GAN, *_: object
@@ -78,7 +76,7 @@ class Stopping(pl.Callback):
         progress = module.progress
         progress.seconds = time.monotonic() - self._began
         stop = (
-            self.interrupted
+            self._interrupted
             or progress.images_seen >= self.max_images
             or progress.seconds >= self.max_seconds
         )
@@ -86,8 +84,16 @@ class Stopping(pl.Callback):
             # Clocks and signals differ between ranks; all must stop after the same update.
             stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
         trainer.should_stop = stop
+        if self._interrupted and trainer.is_global_zero:
+            say("Stopping: saving a checkpoint. Once more ends at once, without.")
 
-    def teardown(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._restore_handlers()
+
+    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, _: object) -> None:
+        self._restore_handlers()
+
+    def _restore_handlers(self) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 

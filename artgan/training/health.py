@@ -30,10 +30,10 @@ def discriminator_has_won(
         return None
     return (
         "The discriminator has won: it gives paintings a probability of "
-        f"{real_probability:.3f} and generated pictures {fake_probability:.3f}, and the "
-        f"generator's gradient is {gradient_norm:.2g}. The generator learns little until it "
-        "catches up. If that does not happen, lower model.learning_rate or model.width, or use "
-        "more paintings."
+        f"{real_probability:.3f} and generated pictures {fake_probability:.3f} (the generator's "
+        f"gradient is {gradient_norm:.2g}). Longer training will change little unless the "
+        "generator catches up. A smaller model.learning_rate or model.width, or more paintings, "
+        "keep the balance longer."
     )
 
 

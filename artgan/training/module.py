@@ -59,7 +59,7 @@ class GAN(pl.LightningModule):
         self.generator_ema.load_state_dict(self.generator.state_dict())
         self.generator_ema.eval().requires_grad_(False)
         # The layout that convolutions are fastest in, on CPUs and GPUs alike.
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.to(memory_format=torch.channels_last)
         # Not a buffer: DDP would overwrite the sums of the other ranks with those of the first.
         self.metric_sums = torch.zeros(len(self.METRICS))
         self.metric_steps = 0
@@ -91,7 +91,7 @@ class GAN(pl.LightningModule):
             paintings: this rank's part of the batch, uint8 [N, 3, H, W].
             batch_idx: not used; progress is counted in images.
         """
-        discriminator_optimizer, generator_optimizer = self.optimizers()  # type: ignore[attr-defined, misc]
+        discriminator_optimizer, generator_optimizer = self.optimizers()  # type: ignore[attr-defined]
         random = self._random()
         real = self._augment(paintings, random)
         fake = self.generator(self._latents(len(real), random))

@@ -40,7 +40,15 @@ from artgan.training.module import GAN, Progress
 # Set for the processes that Lightning starts for the other devices: the run they belong to.
 RUN_FOLDER = "ARTGAN_RUN_FOLDER"
 BUDGETS = ("epochs", "max_images", "max_time")
-CHANGEABLE = (*BUDGETS, "resume", "log_every", "sample_every", "checkpoint", "trainer")
+CHANGEABLE = (
+    *BUDGETS,
+    "resume",
+    "dataset.root",  # the same paintings may lie elsewhere now
+    "log_every",
+    "sample_every",
+    "checkpoint.",
+    "trainer.",
+)
 
 
 def start(config: TrainConfig, command: Command) -> None:
@@ -76,28 +84,31 @@ def claim_folder(config: TrainConfig, job_number: int | None = None) -> Path:
             f"batch_size: {config.batch_size} cannot be shared by {share} devices. "
             f"Take a multiple of {share}."
         )
-    given = config.name
-    if given is None:
-        now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-        source = Path(config.dataset.root).name or config.dataset.source
-        config.name = f"{now}-{source}-{config.resolution}px"
+    name = config.name or _default_name(config)
     if job_number is not None:
-        config.name += f"-{job_number}"
-    for attempt in range(2, 1000):
-        folder = Path(config.output) / config.name
-        try:
-            folder.mkdir(parents=True, exist_ok=False)
-            return folder
-        except FileExistsError:
-            if given is not None:
-                raise UserError(
-                    f"name: there is a run {folder} already. Go on with it by resume={folder}, or "
-                    "choose another name."
-                ) from None
-            config.name = f"{config.name}-{attempt}"
-        except OSError as error:
-            raise UserError(f"output: {folder} cannot be made ({error.strerror}).") from error
-    raise UserError(f"{config.output}: holds too many runs of one name.")
+        name += f"-{job_number}"
+    folder = Path(config.output) / name
+    for attempt in range(2, 100):
+        if config.name is None and folder.exists():  # begun in the same second
+            folder = folder.with_name(f"{name}-{attempt}")
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        raise UserError(
+            f"name: there is a run {folder} already. Go on with it by resume={folder}, or choose "
+            "another name."
+        ) from None
+    except OSError as error:
+        raise UserError(f"output: {folder} cannot be made ({error.strerror}).") from error
+    config.name = folder.name
+    return folder
+
+
+def _default_name(config: TrainConfig) -> str:
+    """Sorts by time, and says what is painted: 20261120-192310-inkwash-64px."""
+    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    source = Path(config.dataset.root).resolve().name
+    return f"{now}-{source}-{config.resolution}px"
 
 
 def reopen(folder: Path, overrides: list[str]) -> TrainConfig:
@@ -157,8 +168,9 @@ def train(config: TrainConfig, folder: Path) -> None:
     callbacks = [
         stopping,
         curves,
-        grids,
+        # Before the grids: a system that ends the run may not wait for those.
         Checkpoints(folder, config.checkpoint.every, config.checkpoint.keep),
+        grids,
         ProgressBar(stopping, curves),
     ]
     logger = EventLog(
@@ -301,8 +313,10 @@ def _quiet_lightning() -> Iterator[None]:
     logger.setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
-        yield
-    logger.setLevel(level)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
 
 
 @contextmanager
@@ -318,7 +332,7 @@ def _restored_environment() -> Iterator[None]:
 
 def _print_outcome(folder: Path, module: GAN, stopping: Stopping, grid: Path | None) -> None:
     progress = module.progress
-    if stopping.interrupted:
+    if stopping.share(progress) < 1:
         print(f"Paused at {progress.images_seen:,} images. Go on with:")
         print(f"  python train.py resume={folder}")
         return

@@ -46,8 +46,9 @@ def test_pixels_are_these_on_every_machine(seed: int, index: int, sha256: str) -
 
 
 def test_only_exactly_rounded_operations_are_used() -> None:
-    tree = ast.parse(Path(inkwash.__file__).read_text(encoding="utf-8"))
-    nodes = list(ast.walk(tree))
+    modules = Path(inkwash.__file__).parent.glob("*.py")
+    trees = [ast.parse(module.read_text(encoding="utf-8")) for module in modules]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
     attributes = [node for node in nodes if isinstance(node, ast.Attribute)]
     of_numpy = {a.attr for a in attributes if isinstance(a.value, ast.Name) and a.value.id == "np"}
     of_random = {a.attr for a in attributes if ast.unparse(a.value) == "np.random"}

@@ -1,0 +1,20 @@
+"""Chinese ink-wash landscapes, painted procedurally: the data set that is always at hand.
+
+A picture is laid down as a painter would: sky, far ranges, nearer mountains with mist at their
+feet, water, trees, a boat, the seal. To follow one from its number to its pixels, begin with
+`compositions.paint`; what it paints stands in `land` and `things`, how paint reaches the paper in
+`brush`, where chance and texture come from in `noise`. `store` writes a whole set to disk.
+
+The pixels of `paint(seed, index)` are the same on every machine, so a checkpoint or a benchmark may
+name this set by its seed alone. IEEE 754 rounds + - * / and sqrt exactly, and numpy applies them
+one at a time; it makes no such promise for sin, exp, pow or a matrix product, whose last bits
+change with the processor's vector units, nor for a sum, whose order may. So curves here are
+polynomials, directions are unit vectors, randomness is uniform PCG64 bits, and Pillow, which fills
+polygons in floating point, only writes the file. A test holds us to this.
+"""
+
+from artgan.data.inkwash.compositions import paint
+from artgan.data.inkwash.noise import SIZE
+from artgan.data.inkwash.store import generate
+
+__all__ = ["SIZE", "paint", "generate"]
