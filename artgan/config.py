@@ -5,6 +5,7 @@ key its type and range. `--help` is made from both.
 """
 
 import difflib
+import itertools
 import os
 import re
 import sys
@@ -28,6 +29,12 @@ from artgan.files import atomic_write
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 GROUPS = ("dataset", "model")
 CONFIG_FILE = "config.yaml"
+# First line of a group's file that also sets keys outside its group.
+GLOBAL = "# @package _global_"
+FLAGS_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--info", "-i")
+HELP_ENDING = """\
+--cfg job shows the whole configuration of a command without running it;
+-m runs every combination of comma-separated values, as in -m seed=0,1,2."""
 
 Config = TypeVar("Config", "TrainConfig", "SampleConfig")
 
@@ -247,7 +254,12 @@ def launch(schema: type[Config], config_name: str, run: Callable[[Config, Comman
 
     with plain_errors():
         try:
-            sys.argv[1:] = [_checked(argument, schema) for argument in sys.argv[1:]]
+            sys.argv[1:] = [
+                argument
+                if argument.startswith("-") or flag in FLAGS_WITH_VALUE
+                else _checked(argument, schema)
+                for flag, argument in itertools.pairwise(sys.argv)
+            ]
             hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(job)()
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(_explain(error)) from error
@@ -262,8 +274,6 @@ def _checked(argument: str, schema: type) -> str:
         The argument, quoted where Hydra's grammar could not read its value, such as a path with
         brackets or Chinese characters in it.
     """
-    if argument.startswith("-"):
-        return argument
     parser = OverridesParser.create()
     multirun = bool({"-m", "--multirun"} & set(sys.argv))
     try:
@@ -332,50 +342,40 @@ def _keys(schema: type, prefix: str = "") -> list[str]:
 
 def documented_keys(path: Path) -> Iterator[tuple[str, str, str]]:
     """Yields (dotted key, default as written, explanation) of each line of a config file."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    group = "" if path.parent == CONFIGS or GLOBAL in lines else f"{path.parent.name}."
     section = ""
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in lines:
         match = re.fullmatch(r"( *)(\w+):(?: +(\S+))?(?: +# (.*))?", line)
-        if match is None or (match[2] in ("hydra", "defaults") and not match[1]):
-            if match is not None:
-                section = match[2] + "."
+        if match is None:
             continue
         indent, key, default, explanation = match.groups()
         if not indent:
-            section = ""
-        if section.startswith(("hydra", "defaults")):
-            continue
-        if default is None:
-            section = key + "."
-        else:
-            yield section + key, default, explanation or ""
+            section = "" if default else key + "."
+        if default and section != "hydra.":
+            yield group + section + key, default, explanation or ""
 
 
 def help_text(schema: type, config_name: str) -> str:
     """The text of `--help`: every key with its default, unit and meaning, from the YAML files."""
     path = CONFIGS / f"{config_name}.yaml"
-    lines = [_opening(path), ""]
-    lines += [_help_line(*entry) for entry in documented_keys(path)]
-    for group in [group for group in GROUPS if group in _keys(schema)]:
-        for choice in sorted((CONFIGS / group).glob("*.yaml")):
-            lines += ["", f"{group}={choice.stem}: {_opening(choice)}"]
-            lines += [_help_line(f"{group}.{key}", *rest) for key, *rest in documented_keys(choice)]
-    lines += [
-        "",
-        "--cfg job shows the whole configuration of a command without running it;",
-        "-m runs every combination of comma-separated values, as in -m seed=0,1,2.",
-    ]
-    return "\n".join(lines)
+    lines = [_opening(path), "", *_help_lines(path)]
+    for group in GROUPS:
+        if group in _keys(schema):
+            for choice in sorted((CONFIGS / group).glob("*.yaml")):
+                lines += ["", f"{group}={choice.stem}: {_opening(choice)}", *_help_lines(choice)]
+    return "\n".join([*lines, "", HELP_ENDING])
 
 
 def _opening(path: Path) -> str:
-    comments = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if not line.startswith("# "):
-            break
-        comments.append(line[2:])
-    return "\n".join(comments)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    comments = itertools.takewhile(lambda line: line.startswith("# "), lines)
+    return "\n".join(line.removeprefix("# ") for line in comments if line != GLOBAL)
 
 
-def _help_line(key: str, default: str, explanation: str) -> str:
-    default = {"???": "required", "null": "none"}.get(default, default)
-    return f"  {key:<26} {explanation} [{default}]"
+def _help_lines(path: Path) -> list[str]:
+    words = {"???": "required", "null": "none"}
+    return [
+        f"  {key:<26} {explanation} [{words.get(default, default)}]"
+        for key, default, explanation in documented_keys(path)
+    ]

@@ -1,23 +1,17 @@
 """Real, small parts for the tests: a folder of paintings, and runs on it."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 
-from artgan.checkpoint import load_checkpoint
 from artgan.config import CONFIGS, Command, TrainConfig, check, register
 from artgan.data import inkwash
 
-ROOT = Path(__file__).resolve().parent.parent
 COUNT = 40
 
 
@@ -76,62 +70,3 @@ def run(configure: Callable[..., TrainConfig]) -> Callable[..., Path]:
         return Path(config.resume or f"{config.output}/{config.name}")
 
     return run
-
-
-def script(
-    name: str, *arguments: object, cwd: Path, **options: Any
-) -> subprocess.CompletedProcess[str]:
-    """Runs `train.py` or `sample.py` as a user would, from the folder `cwd`."""
-    return subprocess.run(
-        [sys.executable, str(ROOT / name), *map(str, arguments)],
-        cwd=cwd,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        **options,
-    )
-
-
-def environment() -> dict[str, str]:
-    """This environment without what a test runner or an earlier run may have left in it."""
-    return {key: value for key, value in os.environ.items() if not key.startswith("ARTGAN")}
-
-
-def small_arguments(paintings: Path) -> list[str]:
-    """Arguments of `train.py` for a tiny network on the CPU."""
-    return [
-        "dataset=folder",
-        f"dataset.root={paintings}",
-        "resolution=32",
-        "model.width=4",
-        "batch_size=8",
-        "log_every=16",
-        "trainer.accelerator=cpu",
-        "trainer.precision=32",
-    ]
-
-
-def assert_same_state(one: Path, other: Path) -> None:
-    """Every tensor of two checkpoints is the same, bit for bit: weights, EMA, Adam's moments."""
-    first, second = load_checkpoint(one), load_checkpoint(other)
-    assert first["artgan"]["progress"]["images_seen"] == second["artgan"]["progress"]["images_seen"]
-    assert_same(first["state_dict"], second["state_dict"])
-    assert_same(first["optimizer_states"], second["optimizer_states"])
-
-
-def assert_same(first: Any, second: Any) -> None:
-    """Two nests of dicts and lists hold the same values, tensors bit for bit."""
-    assert type(first) is type(second)
-    if isinstance(first, dict):
-        assert first.keys() == second.keys()
-        for key in first:
-            assert_same(first[key], second[key])
-    elif isinstance(first, list | tuple):
-        assert len(first) == len(second)
-        for left, right in zip(first, second, strict=True):
-            assert_same(left, right)
-    elif isinstance(first, torch.Tensor):
-        assert torch.equal(first, second)
-    else:
-        assert first == second

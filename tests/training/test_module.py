@@ -1,0 +1,125 @@
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from artgan.config import TrainConfig
+from artgan.training.module import GAN
+from artgan.training.run import pick_precision
+
+Configure = Callable[..., TrainConfig]
+
+
+def paintings(count: int = 8) -> Tensor:
+    return torch.randint(
+        0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(7)
+    )
+
+
+def one_update(module: GAN, batch: Tensor, precision: Any = "32-true") -> None:
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        limit_train_batches=1,
+        precision=precision,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, DataLoader(batch, batch_size=len(batch)))  # type: ignore[arg-type]
+
+
+def test_one_update_is_that_of_the_tutorial(configure: Configure) -> None:
+    module = GAN(configure(dataset__flip="false"), "key")
+    generator, discriminator = copy.deepcopy((module.generator, module.discriminator))
+    real = paintings()
+    one_update(module, real)
+
+    # The tutorial's loop, written out: labels, BCE, two losses summed, one step each.
+    optimizers = [
+        torch.optim.Adam(network.parameters(), lr=2e-4, betas=(0.5, 0.999))
+        for network in (discriminator, generator)
+    ]
+    seed = int(np.random.SeedSequence([0, 0, 0]).generate_state(1, np.uint64)[0] >> 1)
+    latents = torch.randn(8, 100, 1, 1, generator=torch.Generator().manual_seed(seed))
+    fake = generator(latents)
+    bce = F.binary_cross_entropy_with_logits
+    real_loss = bce(discriminator(real.float() / 127.5 - 1), torch.ones(8))
+    (real_loss + bce(discriminator(fake.detach()), torch.zeros(8))).backward()
+    optimizers[0].step()
+    bce(discriminator(fake), torch.ones(8)).backward()
+    optimizers[1].step()
+
+    for ours, theirs in ((module.generator, generator), (module.discriminator, discriminator)):
+        for (name, tensor), expected in zip(
+            ours.state_dict().items(), theirs.state_dict().values(), strict=True
+        ):
+            # Adam's first step is ±2e-4 whatever the gradient's size: where a gradient is all but
+            # zero, rounding decides its sign. Those few are left out by their quantile.
+            error = (tensor - expected).abs().float().flatten()
+            assert error.quantile(0.99) < 1e-6, name
+
+
+def test_in_bfloat16_the_generator_learns_from_the_updated_discriminator(
+    configure: Configure,
+) -> None:
+    module = GAN(configure(model__learning_rate="0.5"), "key")
+    logits: list[Tensor] = []
+    module.discriminator.register_forward_hook(lambda _, __, output: logits.append(output.detach()))
+    one_update(module, paintings(), "bf16-mixed")
+    _, before, after = logits  # on paintings; on the same fakes before and after its update
+    assert not torch.allclose(before.float(), after.float())
+
+
+def test_each_rank_and_each_step_draws_its_own_latents(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = GAN(configure(), "key")
+
+    def latents(rank: int, images_seen: int) -> Tensor:
+        monkeypatch.setattr(GAN, "global_rank", rank)
+        module.progress.images_seen = images_seen
+        return module._latents(4, module._random())
+
+    first = latents(rank=0, images_seen=8)
+    assert torch.equal(first, latents(rank=0, images_seen=8))
+    assert not torch.equal(first, latents(rank=1, images_seen=8))
+    assert not torch.equal(first, latents(rank=0, images_seen=16))
+
+
+def test_paintings_come_in_minus_one_to_one_half_of_them_mirrored(configure: Configure) -> None:
+    module = GAN(configure(), "key")
+    batch = torch.zeros(1000, 3, 1, 2, dtype=torch.uint8)
+    batch[..., 1] = 255
+    images = module._augment(batch, torch.Generator().manual_seed(0))
+    assert set(images.unique().tolist()) == {-1.0, 1.0}
+    mirrored = (images[:, 0, 0, 0] == 1).float().mean().item()
+    assert mirrored == pytest.approx(0.5, abs=0.05)
+
+
+def test_the_same_seed_builds_the_same_networks_whatever_was_drawn_before(
+    configure: Configure,
+) -> None:
+    first = GAN(configure(), "key")
+    torch.randn(5)
+    second = GAN(configure(), "key")
+    other = GAN(configure(seed=1), "key")
+    weights = [m.generator.layers[0].weight for m in (first, second, other)]
+    assert torch.equal(weights[0], weights[1])  # type: ignore[arg-type]
+    assert not torch.equal(weights[0], weights[2])  # type: ignore[arg-type]
+
+
+def test_precision_is_named_for_lightning() -> None:
+    assert pick_precision("32", "cpu") == "32-true"
+    assert pick_precision("bf16", "cpu") == "bf16-mixed"
+    capabilities = torch.cpu.get_capabilities()
+    fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
+    assert pick_precision("auto", "cpu") == ("bf16-mixed" if fast else "32-true")

@@ -1,0 +1,219 @@
+import math
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from artgan.checkpoint import load_checkpoint
+from artgan.config import TrainConfig, load_config
+from artgan.errors import UserError
+from artgan.training.callbacks import FIGURES
+from artgan.training.run import claim_folder
+from tests.helpers import assert_same_state
+
+Run = Callable[..., Path]
+Configure = Callable[..., TrainConfig]
+
+
+def events(folder: Path) -> EventAccumulator:
+    accumulator = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0})
+    return accumulator.Reload()
+
+
+def test_resume_in_mid_epoch_equals_the_uninterrupted_run(run: Run) -> None:
+    whole = run(name="whole", max_images=160)
+    part = run(name="part", max_images=72)  # 40 paintings: in the middle of the second epoch
+
+    run(resume=part, max_images=160)
+
+    assert_same_state(part / "last.ckpt", whole / "last.ckpt")
+
+
+def test_resume_in_bfloat16_equals_the_uninterrupted_run(run: Run) -> None:
+    whole = run(name="whole", max_images=96, trainer__precision="bf16")
+    part = run(name="part", max_images=40, trainer__precision="bf16")
+
+    run(resume=part, max_images=96)
+
+    assert_same_state(part / "last.ckpt", whole / "last.ckpt")
+
+
+def test_a_seed_makes_a_run_repeatable(run: Run) -> None:
+    first, second = run(name="first", seed=5), run(name="second", seed=5)
+    assert_same_state(first / "last.ckpt", second / "last.ckpt")
+    other = load_checkpoint(run(name="other", seed=6) / "last.ckpt")["state_dict"]
+    same = load_checkpoint(first / "last.ckpt")["state_dict"]
+    assert not torch.equal(same["generator.layers.0.weight"], other["generator.layers.0.weight"])
+
+
+@pytest.mark.parametrize(
+    ("budget", "images"),
+    [
+        ({"max_images": 61}, 64),  # rounded up to whole batches
+        ({"max_images": None, "epochs": 2}, 80),
+        ({"max_images": 48, "epochs": 2}, 48),  # whichever ends first
+        ({"max_images": 48, "max_time": "1h"}, 48),
+    ],
+)
+def test_a_budget_ends_the_run(run: Run, budget: dict[str, object], images: int) -> None:
+    folder = run(name="budget", **budget)
+    progress = load_checkpoint(folder / "last.ckpt")["artgan"]["progress"]
+    assert progress["images_seen"] == images
+
+
+def test_a_budget_in_time_ends_the_run_after_that_time(run: Run) -> None:
+    folder = run(name="budget", max_images=None, max_time="1.5s")
+    progress = load_checkpoint(folder / "last.ckpt")["artgan"]["progress"]
+    assert progress["seconds"] >= 1.5
+    assert progress["images_seen"] > 0
+
+
+def test_without_a_budget_the_dataset_gives_its_own(configure: Configure) -> None:
+    config = configure(max_images=None)
+    claim_folder(config)
+    assert (config.epochs, config.max_images, config.max_time) == (650, None, None)
+
+
+def test_a_finished_run_says_so_and_goes_on_with_a_new_budget(run: Run) -> None:
+    folder = run(name="finished", max_images=32)
+    with pytest.raises(UserError, match="this run is finished, after 32 images"):
+        run(resume=folder)
+    run(resume=folder, epochs=2)
+    assert load_checkpoint(folder / "last.ckpt")["artgan"]["progress"]["images_seen"] == 80
+
+
+@pytest.mark.parametrize("key", ["model.width", "batch_size", "seed", "resolution"])
+def test_what_would_make_it_another_run_cannot_change(run: Run, key: str) -> None:
+    folder = run(name="mine", max_images=16)
+    with pytest.raises(UserError, match=f"{key}: cannot change in a run that goes on"):
+        run(resume=folder, **{key.replace(".", "__"): 64})
+
+
+def test_other_paintings_under_a_resumed_run_are_noticed(
+    run: Run, paintings: Path, tmp_path: Path
+) -> None:
+    root = Path(shutil.copytree(paintings, tmp_path / "mine"))
+    folder = run(name="mine", dataset__root=root, max_images=16)
+    next(root.rglob("*.jpg")).unlink()
+    with pytest.raises(UserError, match="trained on other paintings"):
+        run(resume=folder, max_images=32)
+
+
+def test_a_run_of_that_name_is_never_overwritten(run: Run) -> None:
+    folder = run(name="mine", max_images=16)
+    before = (folder / "last.ckpt").read_bytes()
+    with pytest.raises(UserError, match=re.escape(f"resume={folder}")):
+        run(name="mine", max_images=32)
+    assert (folder / "last.ckpt").read_bytes() == before
+
+
+def test_names_can_be_read_and_sorted_and_never_clash(configure: Configure) -> None:
+    folders = [claim_folder(configure()) for _ in range(3)]
+    assert len(set(folders)) == 3
+    for folder in folders:
+        assert re.fullmatch(r"\d{8}-\d{6}-paintings\d+-32px(-\d)?", folder.name), folder.name
+
+
+def test_a_run_folder_holds_everything_of_the_run(run: Run) -> None:
+    folder = run(name="mine", max_images=160, checkpoint__every=32, checkpoint__keep=2)
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+    (event_file,) = {name for name in names if name.startswith("events.")}
+    assert names - {event_file} == {
+        "config.yaml",
+        "last.ckpt",
+        "images-000000128.ckpt",
+        "images-000000160.ckpt",
+        "samples",
+        "samples/paintings.png",
+        *(f"samples/images-{count:09d}.png" for count in (0, 64, 128, 160)),
+    }
+    config = load_config(folder)
+    assert (config.name, config.max_images, config.model.width) == ("mine", 160, 4)
+    assert load_checkpoint(folder / "last.ckpt")["artgan"]["config"]["max_images"] == 160
+
+
+def test_everything_in_tensorboard_lies_on_the_axis_of_images_seen(run: Run) -> None:
+    folder = run(name="mine", max_images=96)
+    log = events(folder)
+    for tag in FIGURES:
+        points = log.Scalars(tag)
+        assert all(math.isfinite(point.value) for point in points)
+        steps = [point.step for point in points]
+        assert steps == ([0, 64, 96] if tag == "diversity" else [16, 32, 48, 64, 80, 96])
+    assert [image.step for image in log.Images("samples")] == [0, 64, 96]
+    assert [image.step for image in log.Images("paintings")] == [0]
+
+
+def test_the_hparams_tab_shows_settings_and_figures(run: Run) -> None:
+    folder = run(name="mine", max_images=16, batch_size=16)
+    metadata = events(folder).SummaryMetadata("_hparams_/session_start_info")
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    content = HParamsPluginData.FromString(metadata.plugin_data.content)
+    settings = content.session_start_info.hparams
+    assert settings["batch_size"].number_value == 16
+    assert settings["model.learning_rate"].number_value == 2e-4
+    metadata = events(folder).SummaryMetadata("_hparams_/experiment")
+    experiment = HParamsPluginData.FromString(metadata.plugin_data.content).experiment
+    assert {info.name.tag for info in experiment.metric_infos} == set(FIGURES)
+
+
+def test_points_after_the_checkpoint_are_not_shown_twice(run: Run, tmp_path: Path) -> None:
+    folder = run(name="mine", max_images=96, checkpoint__every=48)
+    # As if killed after 96 images with the last checkpoint at 48.
+    shutil.copy(folder / "images-000000048.ckpt", folder / "last.ckpt")
+    (folder / "images-000000096.ckpt").unlink()
+    run(resume=folder, max_images=112)
+    steps = [point.step for point in events(folder).Scalars("loss/generator")]
+    assert steps == [16, 32, 48, 64, 80, 96, 112]
+
+
+def test_the_paintings_shown_beside_are_those_trained_on(run: Run, paintings: Path) -> None:
+    folder = run(name="mine", max_images=16)
+    with Image.open(folder / "samples" / "paintings.png") as image:
+        grid = np.asarray(image)
+    with Image.open(min(paintings.rglob("*.jpg"))) as image:
+        first = image.resize((40, 32), Image.Resampling.BILINEAR).crop((4, 0, 36, 32))
+    np.testing.assert_array_equal(grid[2:34, 2:34], np.asarray(first))
+
+
+def test_training_that_diverges_stops_and_names_the_last_good_checkpoint(run: Run) -> None:
+    folder = run(name="mine", max_images=32)
+    checkpoint = torch.load(folder / "last.ckpt", weights_only=True)
+    checkpoint["state_dict"]["generator.layers.0.weight"].fill_(1e38)
+    torch.save(checkpoint, folder / "last.ckpt")
+    before = (folder / "last.ckpt").read_bytes()
+    with pytest.raises(UserError, match=r"no longer a number after 48 images.*last\.ckpt"):
+        run(resume=folder, max_images=96)
+    assert (folder / "last.ckpt").read_bytes() == before
+
+
+def test_a_batch_that_devices_cannot_share_is_refused(run: Run) -> None:
+    with pytest.raises(UserError, match="batch_size: 8 cannot be shared by 3 devices"):
+        run(trainer__devices=3)
+
+
+def test_a_device_that_is_not_there_is_a_clear_error(run: Run) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(UserError, match="trainer: "):
+        run(trainer__accelerator="gpu")
+
+
+def test_a_discriminator_that_wins_is_told_once(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # A generator that cannot learn leaves the field to the discriminator.
+    folder = run(name="mine", max_images=8)
+    checkpoint = torch.load(folder / "last.ckpt", weights_only=True)
+    for optimizer, rate in zip(checkpoint["optimizer_states"], (2e-3, 0.0), strict=True):
+        optimizer["param_groups"][0]["lr"] = rate
+    torch.save(checkpoint, folder / "last.ckpt")
+    run(resume=folder, max_images=1200)
+    assert capsys.readouterr().err.count("The discriminator has won") == 1
