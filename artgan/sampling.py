@@ -119,7 +119,8 @@ def paint(generator: torch.nn.Module, latents: Iterable[Tensor]) -> Tensor:
 def spherical(start: Tensor, end: Tensor, share: float) -> Tensor:
     """The latent at `share` of the way from `start` to `end`, along the great circle.
 
-    A straight line would pass near the origin, where no training latent ever lay.
+    A straight line would pass near the origin, where no training latent ever lay. The direction
+    turns evenly; the length, which differs a little between latents, changes evenly too.
 
     Args:
         start: [latent_dim, 1, 1].
@@ -129,13 +130,14 @@ def spherical(start: Tensor, end: Tensor, share: float) -> Tensor:
     Source: Shoemake 1985, "Animating rotation with quaternion curves"; White 2016
     (arXiv:1609.04468) for latents.
     """
-    cosine = torch.dot(start.flatten(), end.flatten()) / (start.norm() * end.norm())
-    angle = torch.acos(cosine.clamp(-1, 1))
+    norms = start.norm(), end.norm()
+    directions = start / norms[0], end / norms[1]
+    angle = torch.acos(torch.dot(*(one.flatten() for one in directions)).clamp(-1, 1))
     if angle < 1e-4 or angle > math.pi - 1e-4:
         return torch.lerp(start, end, share)
-    return (torch.sin((1 - share) * angle) * start + torch.sin(share * angle) * end) / torch.sin(
-        angle
-    )
+    weights = torch.sin((1 - share) * angle), torch.sin(share * angle)
+    direction = (weights[0] * directions[0] + weights[1] * directions[1]) / torch.sin(angle)
+    return direction * torch.lerp(*norms, share)
 
 
 def walk(latents: Tensor, frames: int) -> Tensor:

@@ -22,7 +22,9 @@ def load_paintings(dataset: DatasetConfig, resolution: int) -> Pack:
     root = Path(dataset.root).expanduser()
     if dataset.source == "inkwash" and not root.exists():
         root.parent.mkdir(parents=True, exist_ok=True)
-        with tqdm(total=INKWASH_COUNT, desc=f"Painting {root}", unit="img") as bar:
+        with tqdm(
+            total=INKWASH_COUNT, desc=f"Painting {root}", unit="img", leave=False, disable=None
+        ) as bar:
             inkwash.generate(root, INKWASH_COUNT, progress=lambda done: bar.update(done - bar.n))
     return load_pack(root, resolution, fallback=Path("datasets/.packs"))
 

@@ -24,7 +24,10 @@ from artgan.training.health import discriminator_has_won, diversity, diversity_h
 from artgan.training.module import GAN, Progress
 
 GRID_SIDE = 8
+# Points of the curves in a row at which the discriminator must have won before we say so.
 PATIENCE = 5
+# Images before which there is no diversity yet that could have collapsed.
+EARLY = 20_000
 GRADIENT_NORM, RATE, DIVERSITY = "gradient norm/generator", "images per second", "diversity"
 FIGURES = (*GAN.METRICS, GRADIENT_NORM, RATE, DIVERSITY)
 
@@ -195,8 +198,7 @@ class SampleGrids(pl.Callback):
         _writer(trainer).add_image("samples", grid, seen)
         ratio = diversity(samples, self.paintings)
         _writer(trainer).add_scalar(DIVERSITY, ratio, seen)
-        # Before the first few thousand images there is nothing yet that could have collapsed.
-        warning = diversity_has_collapsed(ratio) if seen > self.every else None
+        warning = diversity_has_collapsed(ratio) if seen > EARLY else None
         if warning and not self._collapsed:
             say(warning)
         self._collapsed = warning is not None

@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -55,11 +55,16 @@ def start(config: TrainConfig, command: Command) -> None:
     """Does what one `train.py` command asks: a new run, or going on with one."""
     if config.resume is not None:
         folder = Path(config.resume)
-        config = reopen(folder, command.overrides)
-    else:
-        folder = claim_folder(config, command.job_number)
-        save_config(config, folder)
-    train(config, folder)
+        train(reopen(folder, command.overrides), folder)
+        return
+    folder = claim_folder(config, command.job_number)
+    try:
+        train(config, folder)
+    except BaseException:
+        # A run that came to nothing leaves its name free.
+        with suppress(OSError):
+            folder.rmdir()
+        raise
 
 
 def claim_folder(config: TrainConfig, job_number: int | None = None) -> Path:
@@ -189,6 +194,7 @@ def train(config: TrainConfig, folder: Path) -> None:
             print(f"{folder}: training on {device}, precision {trainer.precision}", file=sys.stderr)
             _clear_temporaries(folder)
             _log_hyperparameters(logger, config)
+            save_config(config, folder)
         os.environ[RUN_FOLDER] = str(folder.resolve())
         trainer.fit(
             module,

@@ -10,7 +10,7 @@ from artgan.data.scan import UnusableImage, decode, find_images, square_transfor
 
 def encoded(image: Image.Image, format: str = "PNG", **options: object) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, format, **options)  # type: ignore[arg-type]
+    image.save(buffer, format, **options)
     return buffer.getvalue()
 
 

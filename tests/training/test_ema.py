@@ -37,8 +37,12 @@ def test_running_statistics_are_averaged_and_counters_left_alone() -> None:
     norm, other = average.layers[1], current.layers[1]
     assert isinstance(norm, nn.BatchNorm2d)
     assert isinstance(other, nn.BatchNorm2d)
-    other.running_mean.fill_(2.0)
-    other.num_batches_tracked.fill_(7)
+    assert norm.running_mean is not None
+    assert norm.num_batches_tracked is not None
+    other.load_state_dict(
+        other.state_dict()
+        | {"running_mean": torch.full((8,), 2.0), "num_batches_tracked": torch.tensor(7)}
+    )
     update_ema(average, current, 100, images_seen=10**9, half_life=100, ramp=1)
     assert norm.running_mean[0].item() == pytest.approx(1.0)
     assert norm.num_batches_tracked.item() == 0

@@ -199,11 +199,12 @@ def test_a_batch_that_devices_cannot_share_is_refused(run: Run) -> None:
         run(trainer__devices=3)
 
 
-def test_a_device_that_is_not_there_is_a_clear_error(run: Run) -> None:
+def test_a_device_that_is_not_there_is_a_clear_error(run: Run, tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     with pytest.raises(UserError, match="trainer: "):
         run(trainer__accelerator="gpu")
+    assert not list((tmp_path / "runs").iterdir())
 
 
 def test_a_discriminator_that_wins_is_told_once(
