@@ -13,7 +13,8 @@ from artgan.errors import UserError
 
 @pytest.fixture
 def root(paintings: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(paintings, tmp_path / "mine"))
+    ignore = shutil.ignore_patterns(".artgan")
+    return Path(shutil.copytree(paintings, tmp_path / "mine", ignore=ignore))
 
 
 def load(root: Path, resolution: int = 32) -> Pack:

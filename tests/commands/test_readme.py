@@ -1,0 +1,76 @@
+"""Every command that the README shows is run, and does what it says."""
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from artgan.checkpoint import load_checkpoint
+from tests.helpers import ROOT, script
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+# Commands that other programs carry out: the tests' own start, and TensorBoard, whose event files
+# tests/training/test_run.py reads back.
+ELSEWHERE = {'pip install -e ".[dev]" && pytest', "tensorboard --logdir checkpoints"}
+SHORT = ["resolution=32", "model.width=4", "batch_size=8", "log_every=16", "max_images=64"]
+
+
+def commands() -> list[str]:
+    blocks = re.findall(r"^```bash\n(.*?)^```", README, re.M | re.S)
+    return [line for block in blocks for line in block.splitlines() if line]
+
+
+def test_the_readme_opens_with_a_picture_and_the_two_commands() -> None:
+    picture = re.search(r"!\[.*?\]\((.*?)\)", README)
+    assert picture is not None
+    assert (ROOT / picture[1]).is_file()
+    assert commands()[:2] == ["pip install -e . && python train.py", *ELSEWHERE][:2] or (
+        commands()[0] == "pip install -e . && python train.py" and commands()[1] in ELSEWHERE
+    )
+
+
+def test_every_place_that_the_readme_names_is_there() -> None:
+    for place in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / place).exists(), place
+    tree = re.search(r"^```text\n(.*?)^```", README, re.M | re.S)
+    assert tree is not None
+    folder = ROOT
+    for line in tree[1].splitlines():
+        name = line.split()[0]
+        parent = folder if line.startswith(" ") else ROOT
+        assert (parent / name).exists(), name
+        if name.endswith("/") and not line.startswith(" "):
+            folder = ROOT / name
+
+
+@pytest.mark.slow
+def test_every_command_of_the_readme_works(paintings: Path, tmp_path: Path) -> None:
+    for command in commands():
+        if command in ELSEWHERE or command.startswith("pip"):
+            continue  # the first command is run, whole, by the next test
+        program, name, *arguments = shlex.split(command.replace("PATH", str(paintings)))
+        assert program == "python"
+        if name == "train.py" and "resume=" in command:
+            # The run before was cut short; this one goes on from there.
+            arguments = [re.sub("max_images=.*", "max_images=128", one) for one in arguments]
+        elif name == "train.py" and "--help" not in arguments:
+            arguments += SHORT if "model.width" not in command else SHORT[:1] + SHORT[2:]
+        done = script(name, *arguments, cwd=tmp_path)
+        assert done.returncode == 0, (command, done.stderr)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_main_job_of_the_readme_paints_like_its_dataset(tmp_path: Path) -> None:
+    done = script("train.py", "name=mine", cwd=tmp_path, timeout=800)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "checkpoints" / "mine"
+    assert load_checkpoint(folder / "last.ckpt")["artgan"]["progress"]["seconds"] >= 240
+    paintings = np.asarray(Image.open(folder / "samples" / "paintings.png"), np.float64)
+    samples = np.asarray(Image.open(max((folder / "samples").glob("images-*.png"))), np.float64)
+    # Paper tone and tonal range, channel by channel. Noise or a grey mush is far from both.
+    np.testing.assert_allclose(samples.mean((0, 1)), paintings.mean((0, 1)), atol=15)
+    np.testing.assert_allclose(samples.std((0, 1)), paintings.std((0, 1)), rtol=0.35)
