@@ -1,0 +1,87 @@
+"""Times the commands that a user types: packing, training, the first picture.
+
+    python benchmarks/commands.py PATH
+
+PATH is a folder of paintings; it is linked to a temporary folder, so nothing is written into it.
+Each figure is of whole processes, as a user waits for them. Prints a Markdown table.
+"""
+
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def command(name: str, *arguments: str) -> tuple[float, float, str]:
+    """Runs a script: seconds, peak resident memory in MiB, and what it printed."""
+    began = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / name), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    printed = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(printed)
+    return time.perf_counter() - began, usage.ru_maxrss / 1024, printed
+
+
+def rate(printed: str) -> str:
+    match = re.search(r"Done: .*, ([\d,]+ images/s)", printed)
+    assert match is not None
+    return match[1]
+
+
+def main(paintings: Path) -> None:
+    print(
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
+        f"Python {platform.python_version()}, torch {torch.__version__}, "
+        f"{time.strftime('%Y-%m-%d')}\n\n| command | result |\n|---|---|"
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        os.chdir(scratch)
+        root = Path("paintings")
+        for file in paintings.resolve().rglob("*.jpg"):
+            link = root / file.relative_to(paintings.resolve())
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(file)
+
+        wall, memory, printed = command("train.py", "name=default")
+        print(f"| `train.py`, whole | {wall:.0f} s, {rate(printed)}, peak {memory:,.0f} MiB |")
+
+        from artgan.data.pack import load_pack
+
+        for resolution in (64, 128):
+            times = []
+            for _ in range(2):
+                began = time.perf_counter()
+                pack = load_pack(root, resolution, Path("elsewhere"))
+                times.append(time.perf_counter() - began)
+            print(
+                f"| packing {len(pack.paintings):,} paintings at {resolution} px | "
+                f"{times[0]:.1f} s, again {times[1]:.2f} s |"
+            )
+            folder = ("dataset=folder", f"dataset.root={root}", f"resolution={resolution}")
+            _, memory, printed = command("train.py", *folder, "max_time=60s", f"name={resolution}")
+            print(
+                f"| training at {resolution} px, width 64, batch 64 | {rate(printed)}, "
+                f"peak {memory:,.0f} MiB |"
+            )
+        times = [command("sample.py", "ckpt=checkpoints/64")[0] for _ in range(5)]
+        print(f"| `sample.py`, 64 pictures at 64 px | {statistics.median(times):.1f} s |")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
