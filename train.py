@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from artgan.config import Command, TrainConfig, launch, load_config
+from artgan.config import Command, TrainConfig, launch
 from artgan.errors import plain_errors
 
 
@@ -14,16 +14,12 @@ def main(config: TrainConfig, command: Command) -> None:
     start(config, command)
 
 
-def join(folder: Path) -> None:
-    """Trains on one more device, in a run that another process has begun."""
-    from artgan.training.run import train
-
-    with plain_errors():
-        train(load_config(folder), folder)
-
-
 if __name__ == "__main__":
     if folder := os.environ.get("ARTGAN_RUN_FOLDER"):
-        join(Path(folder))
+        # Started by Lightning, for one more device of a run that another process has begun.
+        from artgan.training.run import join
+
+        with plain_errors():
+            join(Path(folder))
     else:
         launch(TrainConfig, "train", main)

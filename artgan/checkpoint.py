@@ -6,6 +6,7 @@ A checkpoint is a Lightning checkpoint of tensors and plain values, with one ent
 
 import hashlib
 import pickle
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: there is no such checkpoint.")
     # Only the zip format is read: the old bare pickle format has no list of contents to check.
     if not zipfile.is_zipfile(path):
-        raise UserError(f"{path}: is torn or no checkpoint. Take another one of the same run.")
+        raise UserError(f"{path}: is torn, or no checkpoint.")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError:
@@ -47,7 +48,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:
         # Damage shows as any of a dozen exceptions of torch, zipfile and pickle.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: is damaged ({reason}). Take another one of its run.") from None
+        raise UserError(f"{path}: is damaged ({reason}).") from None
     described = checkpoint.get(KEY) if isinstance(checkpoint, dict) else None
     if not isinstance(described, dict) or "state_dict" not in checkpoint:
         raise UserError(f"{path}: was not written by artgan.")
@@ -61,19 +62,44 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The checkpoint meant by a run folder (its newest state) or by a file.
+    """The checkpoint meant by a run folder (its newest whole one) or by a file.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or none that can be used.
     """
     if not path.is_dir():
         if not path.exists():
             raise UserError(f"{path}: there is no such run folder or checkpoint.")
         return path
-    last = path / LAST
-    if not last.is_file():
+    found = newest_checkpoint(path)
+    if found is None:
         raise UserError(f"{path}: no checkpoint lies here ({LAST} is missing).")
-    return last
+    return found
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint of a run that can be used, or None where there is none yet.
+
+    A newer one that is torn is named on the screen, and left as it is.
+
+    Raises:
+        UserError: there are checkpoints, but none can be used.
+    """
+    periodic = sorted(folder.glob("images-*.ckpt"), reverse=True)
+    candidates = [path for path in (folder / LAST, *periodic) if path.is_file()]
+    mistakes = []
+    for path in candidates:
+        try:
+            load_checkpoint(path)
+        except UserError as error:
+            mistakes.append(str(error))
+            continue
+        for mistake in mistakes:
+            print(f"{mistake} Going on with {path}.", file=sys.stderr)
+        return path
+    if mistakes:
+        raise UserError("\n".join(mistakes))
+    return None
 
 
 def sha256(path: Path) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import hydra
+import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -31,12 +32,14 @@ GROUPS = ("dataset", "model")
 CONFIG_FILE = "config.yaml"
 # First line of a group's file that also sets keys outside its group.
 GLOBAL = "# @package _global_"
+MULTIRUN = ("-m", "--multirun")
 FLAGS_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--info", "-i")
 HELP_ENDING = """\
 --cfg job shows the whole configuration of a command without running it;
 -m runs every combination of comma-separated values, as in -m seed=0,1,2."""
 
 Config = TypeVar("Config", "TrainConfig", "SampleConfig")
+Typed = TypeVar("Typed")
 
 
 def _number(low: float, high: float = float("inf"), *, below: bool = False) -> Any:
@@ -78,7 +81,6 @@ class CheckpointConfig:
 class TrainerConfig:
     accelerator: str = _choice("auto", "cpu", "gpu", "mps")
     devices: int = _number(1)
-    num_nodes: int = _number(1)
     strategy: str = _choice("auto", "ddp")
     precision: str = _choice("auto", "32", "bf16")
 
@@ -122,6 +124,27 @@ class SampleConfig:
     device: str = _choice("auto", "cpu", "cuda", "mps")
 
 
+@dataclass
+class Recipe:
+    """How a picture was painted with a generator; kept in the picture.
+
+    Attributes:
+        kind: single, grid or scroll.
+        seed: of the picture, or of the first in a grid.
+        truncation: of the latents.
+        ema: averaged generator, or the raw one.
+        num: pictures in a grid.
+        length: of a scroll, in its heights.
+    """
+
+    kind: str = _choice("single", "grid", "scroll")
+    seed: int = _number(0, 2**53)
+    truncation: float = _number(0, 1)
+    ema: bool = MISSING
+    num: int = _number(1, 10_000)
+    length: float = _number(1, 1000)
+
+
 def seconds(duration: str) -> float:
     """Reads a duration such as `90s`, `10m` or `1h30m`, in seconds.
 
@@ -153,6 +176,8 @@ def check(config: Any, prefix: str = "") -> None:
         value, name, allowed = getattr(config, key.name), prefix + key.name, key.metadata
         if is_dataclass(value):
             check(value, name + ".")
+        elif value == "":
+            raise UserError(f"{name}: is empty. Give a value, or null for none.")
         elif value is None or not allowed:
             continue
         elif "choices" in allowed:
@@ -185,16 +210,25 @@ def load_config(folder: Path, overrides: list[str] | None = None) -> TrainConfig
     if not path.is_file():
         raise UserError(f"{folder}: no run lies here ({CONFIG_FILE} is missing).")
     try:
-        schema = OmegaConf.structured(TrainConfig)
-        merged = OmegaConf.merge(
-            schema, OmegaConf.load(path), OmegaConf.from_dotlist(overrides or [])
-        )
-        config = OmegaConf.to_object(merged)
-    except (OmegaConfBaseException, ValueError, OSError) as error:
+        values = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(overrides or []))
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError, OSError) as error:
         raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]}).") from error
-    assert isinstance(config, TrainConfig)
-    check(config)
-    return config
+    return typed(TrainConfig, values, str(path))
+
+
+def typed(schema: type[Typed], values: Any, origin: str) -> Typed:
+    """Fills a dataclass of this module from a file's values, and checks types and ranges.
+
+    Raises:
+        UserError: naming `origin`, the file, and what in it is wrong.
+    """
+    try:
+        filled = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), values))
+        assert isinstance(filled, schema)
+        check(filled)
+    except (OmegaConfBaseException, UserError, ValueError) as error:
+        raise UserError(f"{origin}: {_explain(error)}") from error
+    return filled
 
 
 @dataclass(frozen=True)
@@ -254,6 +288,8 @@ def launch(schema: type[Config], config_name: str, run: Callable[[Config, Comman
 
     with plain_errors():
         try:
+            # Hydra's parser wants -m before the overrides; people write it anywhere.
+            sys.argv[1:] = sorted(sys.argv[1:], key=lambda one: one not in MULTIRUN)
             sys.argv[1:] = [
                 argument
                 if argument.startswith("-") or flag in FLAGS_WITH_VALUE
@@ -275,7 +311,7 @@ def _checked(argument: str, schema: type) -> str:
         brackets or Chinese characters in it.
     """
     parser = OverridesParser.create()
-    multirun = bool({"-m", "--multirun"} & set(sys.argv))
+    multirun = bool({*MULTIRUN} & set(sys.argv))
     try:
         override = parser.parse_override(argument)
         readable = multirun or not override.is_sweep_override()

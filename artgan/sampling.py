@@ -11,10 +11,13 @@ from tqdm import tqdm
 
 from artgan import __version__
 from artgan.checkpoint import KEY, find_checkpoint, load_checkpoint, sha256
-from artgan.config import SampleConfig
+from artgan.config import Recipe, SampleConfig, typed
 from artgan.errors import UserError
 from artgan.networks.dcgan import Generator
 from artgan.pictures import read_provenance, save_gif, save_mp4, save_png, tile
+
+# Share of a height at each end of a scroll where the sums of latents are not complete.
+SCROLL_MARGIN = 3 / 4
 
 
 @dataclass(frozen=True)
@@ -163,9 +166,9 @@ def walk(latents: Tensor, frames: int) -> Tensor:
 def scroll_latents(seed: int, length: float, latent_dim: int, truncation: float = 1.0) -> Tensor:
     """A latent map that the generator paints as one long scroll.
 
-    Each column of the generator's first features is then the sum of four latents instead of one,
-    each seen through another column of the kernel. Halving them keeps the variance, and the
-    covariance of neighbouring columns, as they were in training.
+    Each column of the generator's first features is then the sum of four latents, each seen
+    through another column of the kernel, where in training it was one. Halving them keeps the
+    variance of the features as it was in training.
 
     Args:
         seed: of the whole scroll.
@@ -174,42 +177,21 @@ def scroll_latents(seed: int, length: float, latent_dim: int, truncation: float 
         truncation: as for `draw_latents`.
 
     Returns:
-        float32 [latent_dim, 1, w]; the generator paints (w + 3) / 4 heights.
+        float32 [latent_dim, 1, w]. The generator paints (w + 3) / 4 heights, of which
+        `SCROLL_MARGIN` at each end have less than four latents and are to be cut off.
     """
-    columns = max(1, round(4 * length) - 3)
+    columns = round(4 * length) + 3
     random = torch.Generator().manual_seed(seed)
     return truncation * torch.randn(columns, latent_dim, 1, generator=random).permute(1, 2, 0) / 2
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a picture was painted with a generator; kept in the picture.
-
-    Attributes:
-        kind: single, grid or scroll.
-        seed: of the picture, or of the first in a grid.
-        truncation: of the latents.
-        ema: averaged generator, or the raw one.
-        num: pictures in a grid.
-        length: of a scroll, in its heights.
-    """
-
-    kind: str
-    seed: int
-    truncation: float
-    ema: bool
-    num: int = 1
-    length: float = 1.0
 
 
 def render(painter: Painter, recipe: Recipe) -> Tensor:
     """Paints what a recipe says, uint8 [3, H, W]."""
     if recipe.kind == "scroll":
-        latents = scroll_latents(recipe.seed, recipe.length, painter.latent_dim, recipe.truncation)[
-            None
-        ]
-    else:
-        latents = draw_latents(recipe.seed, recipe.num, painter.latent_dim, recipe.truncation)
+        latents = scroll_latents(recipe.seed, recipe.length, painter.latent_dim, recipe.truncation)
+        margin = round(SCROLL_MARGIN * painter.resolution)
+        return paint(painter.generator, latents[None])[0, :, :, margin:-margin]
+    latents = draw_latents(recipe.seed, recipe.num, painter.latent_dim, recipe.truncation)
     pictures = paint(painter.generator, latents)
     return tile(pictures, columns(recipe.num)) if recipe.kind == "grid" else pictures[0]
 
@@ -241,7 +223,9 @@ def sample(config: SampleConfig) -> list[Path]:
     )
     suffix = f"-truncation{config.truncation:g}" if config.truncation != 1 else ""
     suffix += "" if config.ema else "-raw"
-    recipe = Recipe("single", config.seed, config.truncation, config.ema)
+    recipe = Recipe("single", config.seed, config.truncation, config.ema, num=1, length=1.0)
+    if config.interpolate and config.layout == "scroll":
+        raise UserError("interpolate: walks through single pictures. Leave out layout=scroll.")
     if config.interpolate:
         return _paint_walk(painter, config, folder / f"walk-seed{config.seed}{suffix}")
     if config.layout == "scroll":
@@ -279,8 +263,10 @@ def _paint_squares(
 
 
 def _paint_walk(painter: Painter, config: SampleConfig, stem: Path) -> list[Path]:
-    stops = draw_latents(config.seed, config.interpolate, painter.latent_dim, config.truncation)
-    steps = tqdm(walk(stops, config.frames), "Painting", unit="frame", disable=None)
+    stops = draw_latents(config.seed, config.interpolate, painter.latent_dim)
+    # Truncated only now: a truncation of 0 would leave the walk without a direction.
+    latents = config.truncation * walk(stops, config.frames)
+    steps = tqdm(latents, "Painting", unit="frame", disable=None)
     frames = paint(painter.generator, steps)
     paths = [stem.with_name(stem.name + ending) for ending in (".gif", ".mp4")]
     save_gif(frames, paths[0])
@@ -290,7 +276,7 @@ def _paint_walk(painter: Painter, config: SampleConfig, stem: Path) -> list[Path
 
 def _save(picture: Tensor, path: Path, painter: Painter, recipe: Recipe) -> None:
     provenance = asdict(recipe) | {
-        "checkpoint": painter.checkpoint.as_posix(),
+        "checkpoint": painter.checkpoint.absolute().as_posix(),
         "checkpoint_sha256": painter.checkpoint_sha256,
         "images_seen": painter.images_seen,
         "version": __version__,
@@ -301,12 +287,12 @@ def _save(picture: Tensor, path: Path, painter: Painter, recipe: Recipe) -> None
 def _paint_again(picture: Path, config: SampleConfig, device: str) -> Path:
     """Paints what the provenance of `picture` says, beside it or into `out`."""
     provenance = read_provenance(picture)
-    try:
-        recipe = Recipe(**{key.name: provenance[key.name] for key in fields(Recipe)})
-        checkpoint = Path(config.ckpt or provenance["checkpoint"])
-        digest = provenance["checkpoint_sha256"]
-    except (KeyError, TypeError) as error:
-        raise UserError(f"from_image: {picture} has an incomplete provenance ({error}).") from error
+    origin = f"from_image: {picture}"
+    recipe = typed(Recipe, {key.name: provenance.get(key.name) for key in fields(Recipe)}, origin)
+    checkpoint, digest = provenance.get("checkpoint"), provenance.get("checkpoint_sha256")
+    if not isinstance(checkpoint, str) or not isinstance(digest, str):
+        raise UserError(f"{origin}: does not name the checkpoint that painted it.")
+    checkpoint = Path(config.ckpt or checkpoint)
     painter = load_painter(_checkpoint_of(digest, checkpoint), recipe.ema, device)
     folder = Path(config.out) if config.out is not None else picture.parent
     path = folder / f"{picture.stem}-again.png"

@@ -62,6 +62,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         ("resolution", "'resolution' cannot be read. Write key=value."),
         ("~seed", "seed: cannot be taken away."),
         ("seed=1,2", "seed: Value '1,2'"),
+        ("output=", "output: is empty."),
     ],
 )
 def test_a_mistake_is_refused_before_any_work(command: Launch, argument: str, message: str) -> None:
@@ -93,7 +94,7 @@ def test_any_path_can_be_given(command: Launch, path: str) -> None:
 
 
 def test_a_multirun_is_one_job_for_each_combination(command: Launch, tmp_path: Path) -> None:
-    jobs, _ = command("-m", f"output={tmp_path}", "model.width=32,64", "seed=0,1")
+    jobs, _ = command(f"output={tmp_path}", "-m", "model.width=32,64", "seed=0,1")
     assert [(job.model.width, job.seed) for job in jobs] == [(32, 0), (32, 1), (64, 0), (64, 1)]
 
 

@@ -13,6 +13,7 @@ from artgan.checkpoint import load_checkpoint
 from artgan.config import SampleConfig
 from artgan.errors import UserError
 from artgan.networks.dcgan import Generator
+from artgan.pictures import read_provenance, save_png
 from artgan.sampling import (
     draw_latents,
     load_painter,
@@ -55,7 +56,7 @@ def settings(folder: Path, tmp_path: Path) -> Settings:
         interpolate=0,
         frames=4,
         layout="single",
-        length=3,
+        length=3.0,
         from_image=None,
         device="cpu",
     )
@@ -176,16 +177,56 @@ def test_a_walk_writes_a_gif_and_an_mp4_with_all_frames(settings: Settings) -> N
     assert frames.shape == (12, 32, 32, 3)
 
 
+def test_a_walk_without_variety_stays_at_the_mean_picture(settings: Settings, folder: Path) -> None:
+    gif, _ = sample(settings(interpolate=2, truncation=0))
+    painter = load_painter(folder / "last.ckpt")
+    mean = paint(painter.generator, torch.zeros(1, 100, 1, 1))[0].permute(1, 2, 0).double()
+    with Image.open(gif) as film:
+        frame = np.asarray(film.convert("RGB"), np.float64)
+    assert np.abs(frame - mean.numpy()).mean() < 8  # a GIF has 256 colours
+
+
+def test_a_walk_along_a_scroll_is_refused(settings: Settings) -> None:
+    with pytest.raises(UserError, match="interpolate: walks through single pictures"):
+        sample(settings(interpolate=2, layout="scroll"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": "x"},
+        {"seed": -1},
+        {"num": 0},
+        {"num": 10**9},
+        {"length": "inf"},
+        {"truncation": None},
+        {"kind": "foo"},
+        {"ema": "no way"},
+        {"checkpoint_sha256": 7},
+    ],
+    ids=str,
+)
+def test_an_altered_provenance_is_refused(
+    settings: Settings, change: dict[str, object], tmp_path: Path
+) -> None:
+    grid, *_ = sample(settings())
+    altered = tmp_path / "altered.png"
+    save_png(torch.zeros(3, 8, 8, dtype=torch.uint8), altered, read_provenance(grid) | change)
+    with pytest.raises(UserError, match="from_image"):
+        sample(settings(ckpt=None, from_image=str(altered)))
+
+
 def test_a_scroll_is_one_long_picture_whose_parts_do_not_depend_on_its_length(
     settings: Settings, folder: Path
 ) -> None:
-    (scroll,) = sample(settings(layout="scroll", length=7))
+    (scroll,) = sample(settings(layout="scroll", length=7.0))
     assert pixels(scroll).shape == (32, 7 * 32, 3)
 
     painter = load_painter(folder / "last.ckpt")
     latents = scroll_latents(0, 7, 100)
     part = paint(painter.generator, latents[None, :, :, 4:20])[0]
     whole = paint(painter.generator, latents[None])[0]
+    np.testing.assert_array_equal(pixels(scroll), whole[:, :, 24:-24].permute(1, 2, 0))
     # Away from its ends, a cut-out latent map paints just what it paints within the whole.
     difference = part[:, :, 48:-48].int() - whole[:, :, 32 + 48 : 32 + 19 * 8 - 48].int()
     assert difference.abs().max() <= 1
@@ -194,6 +235,7 @@ def test_a_scroll_is_one_long_picture_whose_parts_do_not_depend_on_its_length(
 def test_a_scroll_keeps_the_variance_of_the_first_features() -> None:
     layer = Generator(64).layers[0]
     scroll = layer(scroll_latents(0, 500, 100)[None])[..., 3:-3]
+    assert scroll.shape[-1] == 4 * 500
     squares = layer(draw_latents(0, 500, 100))
     assert scroll.std().item() == pytest.approx(squares.std().item(), rel=0.03)
 

@@ -11,6 +11,7 @@ stale: another content or resolution is another pack.
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from tqdm import tqdm
 
 from artgan.data.scan import UnusableImage, decode, find_images, square_transform
@@ -81,9 +83,11 @@ def load_pack(root: Path, resolution: int, fallback: Path) -> Pack:
     folder = root / FOLDER if os.access(root, os.W_OK) else fallback / _identity(root)
     key = _key(_contents(root, files, folder), resolution)
     array, index = folder / f"{key}.npy", folder / f"{key}.json"
-    if not (array.is_file() and index.is_file()):
+    if not (array.is_file() and _read_json(index)):
         _write_pack(root, files, resolution, array, index)
-    return _read_pack(array, index, key)
+    described = _read_json(index)
+    skipped = [Skipped(**entry) for entry in described["skipped"]]
+    return Pack(np.load(array, mmap_mode="c"), described["files"], skipped, key, array)
 
 
 def _identity(root: Path) -> str:
@@ -93,10 +97,7 @@ def _identity(root: Path) -> str:
 def _contents(root: Path, files: list[Path], folder: Path) -> list[tuple[str, str]]:
     """(name, SHA-256) of each file; only files whose size or time has changed are read again."""
     record = folder / "files.json"
-    try:
-        known: dict[str, list[Any]] = json.loads(record.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        known = {}
+    known = _read_json(record)
     current: dict[str, list[Any]] = {}
     unread = []
     for file in files:
@@ -104,7 +105,7 @@ def _contents(root: Path, files: list[Path], folder: Path) -> list[tuple[str, st
         try:
             status = (root / file).stat()
         except OSError as error:
-            current[name] = [0, 0, error.strerror]
+            current[name] = [-1, -1, error.strerror]
             continue
         entry = known.get(name)
         if entry and entry[:2] == [status.st_size, status.st_mtime_ns]:
@@ -113,19 +114,24 @@ def _contents(root: Path, files: list[Path], folder: Path) -> list[tuple[str, st
             unread.append(name)
             current[name] = [status.st_size, status.st_mtime_ns, None]
     for name in tqdm(unread, "Reading", unit="img", leave=False, disable=None):
-        current[name][2] = hashlib.sha256(_read(root / name)).hexdigest()
+        try:
+            current[name][2] = hashlib.sha256((root / name).read_bytes()).hexdigest()
+        except OSError as error:
+            # A size that never fits, so that the file is tried again at the next start.
+            current[name] = [-1, -1, error.strerror]
     if current != known:
         with atomic_write(record) as out:
             out.write(json.dumps(current, ensure_ascii=False).encode())
     return [(name, entry[2]) for name, entry in current.items()]
 
 
-def _read(path: Path) -> bytes:
-    """The bytes of a file; none where it cannot be read, which `decode` then reports."""
+def _read_json(path: Path) -> dict[str, Any]:
+    """What a record says; nothing where it is missing or damaged, as it can be made anew."""
     try:
-        return path.read_bytes()
-    except OSError:
-        return b""
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _key(contents: list[tuple[str, str]], resolution: int) -> str:
@@ -153,7 +159,7 @@ def _write_pack(root: Path, files: list[Path], resolution: int, array: Path, ind
     squares = tqdm(
         pool.map(cut, files), "Packing", len(files), unit="img", leave=False, disable=None
     )
-    with closing(squares), _cancelling(pool), atomic_write(array) as out:
+    with closing(squares), _cancelling(pool), _large_welcome(), atomic_write(array) as out:
         _write_header(out, 0, resolution)
         for file, square in zip(files, squares, strict=True):
             if isinstance(square, Skipped):
@@ -181,6 +187,14 @@ def _cancelling(pool: ThreadPoolExecutor) -> Iterator[None]:
         pool.shutdown(cancel_futures=True)
 
 
+@contextmanager
+def _large_welcome() -> Iterator[None]:
+    """Scans of long scrolls are large; only what Pillow refuses outright is left out."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
+
+
 def _too_few(root: Path, count: int, skipped: list[Skipped]) -> str:
     reasons = "".join(f"\n  {entry.file}: {entry.reason}" for entry in skipped[:10])
     return (
@@ -193,9 +207,3 @@ def _write_header(out: Any, count: int, resolution: int) -> None:
     shape = (count, 3, resolution, resolution)
     header = {"descr": "|u1", "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(out, header)
-
-
-def _read_pack(array: Path, index: Path, key: str) -> Pack:
-    described = json.loads(index.read_text(encoding="utf-8"))
-    skipped = [Skipped(**entry) for entry in described["skipped"]]
-    return Pack(np.load(array, mmap_mode="c"), described["files"], skipped, key, array)

@@ -34,8 +34,10 @@ def find_images(root: Path) -> list[Path]:
     for folder, subfolders, names in os.walk(root):
         subfolders[:] = [name for name in subfolders if not _hidden(name)]
         for name in names:
-            if Path(name).suffix.lower() in SUFFIXES and not _hidden(name):
-                found.append((Path(folder) / name).relative_to(root))
+            path = Path(folder) / name
+            # A pipe of that name would be waited for without end.
+            if path.suffix.lower() in SUFFIXES and not _hidden(name) and path.is_file():
+                found.append(path.relative_to(root))
     return sorted(found, key=lambda path: path.as_posix())
 
 

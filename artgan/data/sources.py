@@ -8,6 +8,7 @@ from tqdm import tqdm
 from artgan.config import DatasetConfig
 from artgan.data import inkwash
 from artgan.data.pack import Pack, load_pack
+from artgan.errors import UserError
 
 INKWASH_COUNT = 2000
 SHOWN_REASONS = 5
@@ -21,11 +22,18 @@ def load_paintings(dataset: DatasetConfig, resolution: int) -> Pack:
     """
     root = Path(dataset.root).expanduser()
     if dataset.source == "inkwash" and not root.exists():
-        root.parent.mkdir(parents=True, exist_ok=True)
         with tqdm(
             total=INKWASH_COUNT, desc=f"Painting {root}", unit="img", leave=False, disable=None
         ) as bar:
-            inkwash.generate(root, INKWASH_COUNT, progress=lambda done: bar.update(done - bar.n))
+            try:
+                inkwash.generate(
+                    root, INKWASH_COUNT, progress=lambda done: bar.update(done - bar.n)
+                )
+            except OSError as error:
+                raise UserError(
+                    f"dataset.root: the built-in paintings cannot be written to {root} "
+                    f"({error.strerror or error}). Give another folder, or free some space."
+                ) from error
     return load_pack(root, resolution, fallback=Path("datasets/.packs"))
 
 

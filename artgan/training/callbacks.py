@@ -72,6 +72,8 @@ class Stopping(pl.Callback):
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         self._interrupted = True
+        # Written past Python's buffers: the signal may have come in the midst of another print.
+        os.write(2, b"\nStopping after this update, with a checkpoint. Once more: at once.\n")
 
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: pl.Trainer, module: GAN, *_: object
@@ -87,8 +89,6 @@ class Stopping(pl.Callback):
             # Clocks and signals differ between ranks; all must stop after the same update.
             stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
         trainer.should_stop = stop
-        if self._interrupted and trainer.is_global_zero:
-            say("Stopping: saving a checkpoint. Once more ends at once, without.")
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._restore_handlers()

@@ -1,13 +1,15 @@
-"""A run: its folder, its budget, and the training from the start or from where it stopped."""
+"""One training: everything wired together, from the paintings to the last line on the screen."""
 
 import datetime
+import io
 import logging
 import math
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.utils.tensorboard.summary import hparams
 
-from artgan.checkpoint import KEY, LAST, load_checkpoint
+from artgan.checkpoint import LAST
 from artgan.config import Command, TrainConfig, TrainerConfig, load_config, save_config, seconds
 from artgan.data.pack import Pack
 from artgan.data.sources import load_paintings, report
@@ -35,166 +37,87 @@ from artgan.training.callbacks import (
     Stopping,
 )
 from artgan.training.datamodule import Paintings
+from artgan.training.folder import (
+    claim_folder,
+    clear_temporaries,
+    last_state,
+    refuse_torchrun,
+    reopen,
+    settle,
+)
 from artgan.training.module import GAN, Progress
 
 # Set for the processes that Lightning starts for the other devices: the run they belong to.
 RUN_FOLDER = "ARTGAN_RUN_FOLDER"
-BUDGETS = ("epochs", "max_images", "max_time")
-CHANGEABLE = (
-    *BUDGETS,
-    "resume",
-    "dataset.root",  # the same paintings may lie elsewhere now
-    "log_every",
-    "sample_every",
-    "checkpoint.",
-    "trainer.",
-)
 
 
 def start(config: TrainConfig, command: Command) -> None:
     """Does what one `train.py` command asks: a new run, or going on with one."""
+    refuse_torchrun()
     if config.resume is not None:
         folder = Path(config.resume)
-        train(reopen(folder, command.overrides), folder)
-        return
-    folder = claim_folder(config, command.job_number)
-    try:
-        train(config, folder)
-    except BaseException:
-        # A run that came to nothing leaves its name free.
-        with suppress(OSError):
-            folder.rmdir()
-        raise
+        config = reopen(folder, command.overrides)
+        pack = load_paintings(config.dataset, config.resolution)
+    else:
+        settle(config)
+        pack = load_paintings(config.dataset, config.resolution)
+        folder = claim_folder(config, command.job_number)
+    finished = train(config, folder, pack)
+    if not finished and command.job_number is not None:
+        raise KeyboardInterrupt  # whoever stops one job of a multirun wants no further ones
 
 
-def claim_folder(config: TrainConfig, job_number: int | None = None) -> Path:
-    """Makes the folder of a new run, and settles its name and budget in `config`.
-
-    Args:
-        config: changed in place: `name` is filled, and the dataset's own budget where none is
-            given.
-        job_number: place in a multirun, which then ends the name.
-
-    Raises:
-        UserError: there is a run of that name.
-    """
-    if all(getattr(config, budget) is None for budget in BUDGETS):
-        config.epochs = config.dataset.default_epochs
-        config.max_time = config.dataset.default_max_time
-    if config.max_time is not None:
-        seconds(config.max_time)  # refuses a mistyped one before any work
-    share = config.trainer.devices * config.trainer.num_nodes
-    if config.batch_size % share:
-        raise UserError(
-            f"batch_size: {config.batch_size} cannot be shared by {share} devices. "
-            f"Take a multiple of {share}."
-        )
-    name = config.name or _default_name(config)
-    if job_number is not None:
-        name += f"-{job_number}"
-    folder = Path(config.output) / name
-    for attempt in range(2, 100):
-        if config.name is None and folder.exists():  # begun in the same second
-            folder = folder.with_name(f"{name}-{attempt}")
-    try:
-        folder.mkdir(parents=True)
-    except FileExistsError:
-        raise UserError(
-            f"name: there is a run {folder} already. Go on with it by resume={folder}, or choose "
-            "another name."
-        ) from None
-    except OSError as error:
-        raise UserError(f"output: {folder} cannot be made ({error.strerror}).") from error
-    config.name = folder.name
-    return folder
+def join(folder: Path) -> None:
+    """Trains on one more device, in a run that another process has begun."""
+    config = load_config(folder)
+    train(config, folder, load_paintings(config.dataset, config.resolution))
 
 
-def _default_name(config: TrainConfig) -> str:
-    """Sorts by time, and says what is painted: 20261120-192310-inkwash-64px."""
-    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    source = Path(config.dataset.root).resolve().name
-    return f"{now}-{source}-{config.resolution}px"
-
-
-def reopen(folder: Path, overrides: list[str]) -> TrainConfig:
-    """Reads the configuration of a run that shall go on, with what may change in between.
-
-    Args:
-        folder: of the run.
-        overrides: `key=value` of the command; a new budget replaces the old one.
-
-    Raises:
-        UserError: there is no such run, or a key is given that would make it another run.
-    """
-    if folder.is_file():
-        raise UserError(f"resume: {folder} is a file. Give the run folder: resume={folder.parent}")
-    keys = [override.lstrip("+").partition("=")[0] for override in overrides]
-    for key in keys:
-        if not key.startswith(CHANGEABLE):
-            raise UserError(
-                f"{key}: cannot change in a run that goes on. Start a new one, without resume=."
-            )
-    kept = [override for override in overrides if not override.startswith("resume=")]
-    if set(keys) & set(BUDGETS):
-        kept = [f"{budget}=null" for budget in BUDGETS if budget not in keys] + kept
-    config = load_config(folder, kept)
-    if config.max_time is not None:
-        seconds(config.max_time)
-    return config
-
-
-def train(config: TrainConfig, folder: Path) -> None:
+def train(config: TrainConfig, folder: Path, pack: Pack) -> bool:
     """Trains the run in `folder` until its budget is used up or someone stops it.
 
-    Goes on from `last.ckpt` where there is one, and prints where the results lie.
+    Goes on from its newest checkpoint where there is one, and prints where the results lie.
 
     Args:
         config: of the run.
         folder: of the run; it exists.
+        pack: the paintings.
+
+    Returns:
+        Whether the budget is used up.
 
     Raises:
-        UserError: the dataset or a device cannot be used, the dataset is another one than the
-            run began with, or the run is finished.
+        UserError: a device cannot be used, the dataset is another one than the run began with,
+            or the run is finished.
     """
     is_first_process = RUN_FOLDER not in os.environ
-    pack = load_paintings(config.dataset, config.resolution)
-    module = GAN(config, pack.key)
-    checkpoint = folder / LAST if (folder / LAST).is_file() else None
-    if checkpoint is not None:
-        module.progress = _read_progress(checkpoint, pack)
+    checkpoint, progress = last_state(folder, config, pack.key)
     stopping = Stopping(*_budget(config, len(pack.paintings)))
-    if stopping.share(module.progress) >= 1:
+    if stopping.share(progress) >= 1:
         raise UserError(
-            f"{folder}: this run is finished, after {module.progress.images_seen:,} images. "
-            f"Give it more to go on: resume={folder} max_images=… (or epochs=… or max_time=…)"
+            f"{folder}: this run is finished, after {progress.images_seen:,} images in "
+            f"{_duration(progress)}. To go on, give it more in all: "
+            f"resume={shlex.quote(str(folder))} max_images=… (or epochs=… or max_time=…)"
         )
-    curves = Curves(config.log_every, folder)
+    module = GAN(config, pack.key)
     grids = SampleGrids(config.sample_every, folder, pack.paintings)
-    callbacks = [
-        stopping,
-        curves,
-        # Before the grids: a system that ends the run may not wait for those.
-        Checkpoints(folder, config.checkpoint.every, config.checkpoint.keep),
-        grids,
-        ProgressBar(stopping, curves),
-    ]
     logger = EventLog(
         folder,
         name="",
         version="",
         default_hp_metric=False,
         # Points that were logged after the checkpoint will be logged again.
-        purge_step=module.progress.images_seen + 1 if checkpoint else None,
+        purge_step=progress.images_seen + 1 if checkpoint else 0,
     )
     with _quiet_lightning(), _restored_environment():
-        trainer = _make_trainer(config.trainer, logger, callbacks)
+        trainer = _make_trainer(config.trainer, logger, _callbacks(config, folder, stopping, grids))
         if is_first_process:
             report(config.dataset, pack)
             device = str(trainer.strategy.root_device)
             print(f"{folder}: training on {device}, precision {trainer.precision}", file=sys.stderr)
-            _clear_temporaries(folder)
-            _log_hyperparameters(logger, config)
+            clear_temporaries(folder)
             save_config(config, folder)
+            _log_hyperparameters(logger, config)
         os.environ[RUN_FOLDER] = str(folder.resolve())
         trainer.fit(
             module,
@@ -202,8 +125,24 @@ def train(config: TrainConfig, folder: Path) -> None:
             ckpt_path=checkpoint,
             weights_only=True,
         )
+    finished = stopping.share(module.progress) >= 1
     if is_first_process:
-        _print_outcome(folder, module, stopping, grids.latest)
+        _print_outcome(folder, module.progress, finished, grids.latest)
+    return finished
+
+
+def _callbacks(
+    config: TrainConfig, folder: Path, stopping: Stopping, grids: SampleGrids
+) -> list[pl.Callback]:
+    curves = Curves(config.log_every, folder)
+    return [
+        stopping,
+        curves,
+        # Before the grids: a system that ends the run may not wait for those.
+        Checkpoints(folder, config.checkpoint.every, config.checkpoint.keep),
+        grids,
+        ProgressBar(stopping, curves),
+    ]
 
 
 def pick_precision(precision: str, accelerator: str) -> str:
@@ -238,21 +177,23 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
+        # Saved to memory first: torch hides a full disk behind an error of its own.
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
         with atomic_write(Path(path)) as file:
-            torch.save(checkpoint, file)
+            file.write(buffer.getbuffer())
 
 
 def _make_trainer(
     config: TrainerConfig, logger: TensorBoardLogger, callbacks: list[pl.Callback]
 ) -> pl.Trainer:
     # The discriminator's update leaves the generator's gradients unused, and the other way round.
-    several = config.devices * config.num_nodes > 1 or config.strategy == "ddp"
+    several = config.devices > 1 or config.strategy == "ddp"
     strategy = DDPStrategy(find_unused_parameters=True) if several else "auto"
     try:
         return pl.Trainer(
             accelerator=config.accelerator,
             devices=config.devices,
-            num_nodes=config.num_nodes,
             strategy=strategy,
             precision=pick_precision(config.precision, config.accelerator),  # type: ignore[arg-type]
             sync_batchnorm=several and config.accelerator != "cpu" and torch.cuda.is_available(),
@@ -266,7 +207,10 @@ def _make_trainer(
             enable_model_summary=False,
         )
     except (MisconfigurationException, RuntimeError) as error:
-        raise UserError(f"trainer: {str(error).splitlines()[0]}") from error
+        raise UserError(
+            f"trainer: accelerator={config.accelerator} devices={config.devices} cannot be had "
+            f"here ({str(error).splitlines()[0]}). Try trainer.accelerator=auto trainer.devices=1"
+        ) from error
 
 
 def _budget(config: TrainConfig, paintings: int) -> tuple[float, float]:
@@ -274,22 +218,6 @@ def _budget(config: TrainConfig, paintings: int) -> tuple[float, float]:
     images = [config.max_images, config.epochs and config.epochs * paintings]
     max_images = min((count for count in images if count is not None), default=math.inf)
     return max_images, seconds(config.max_time) if config.max_time else math.inf
-
-
-def _read_progress(checkpoint: Path, pack: Pack) -> Progress:
-    described = load_checkpoint(checkpoint)[KEY]
-    if described["dataset_key"] != pack.key:
-        raise UserError(
-            f"{checkpoint}: was trained on other paintings than now lie in the dataset's folder. "
-            "Put them back as they were, or start a new run."
-        )
-    return Progress(**described["progress"])
-
-
-def _clear_temporaries(folder: Path) -> None:
-    """Removes what a killed process left half-written under temporary names."""
-    for path in folder.rglob(".*.tmp"):
-        path.unlink(missing_ok=True)
 
 
 def _log_hyperparameters(logger: TensorBoardLogger, config: TrainConfig) -> None:
@@ -336,21 +264,24 @@ def _restored_environment() -> Iterator[None]:
         os.environ.update(before)
 
 
-def _print_outcome(folder: Path, module: GAN, stopping: Stopping, grid: Path | None) -> None:
-    progress = module.progress
-    if stopping.share(progress) < 1:
+def _print_outcome(folder: Path, progress: Progress, finished: bool, grid: Path | None) -> None:
+    run = shlex.quote(str(folder))
+    if not finished:
         print(f"Paused at {progress.images_seen:,} images. Go on with:")
-        print(f"  python train.py resume={folder}")
+        print(f"  python train.py resume={run}")
         return
     rate = progress.images_seen / max(progress.seconds, 1e-9)
     print(
-        f"Done: {progress.images_seen:,} images in "
-        f"{datetime.timedelta(seconds=round(progress.seconds))}, {rate:,.0f} images/s\n"
+        f"Done: {progress.images_seen:,} images in {_duration(progress)}, {rate:,.0f} images/s\n"
         f"  samples      {grid}\n"
         f"  checkpoint   {folder / LAST}\n"
         f"  TensorBoard  {folder}\n"
         "Next:\n"
-        f"  python sample.py ckpt={folder}\n"
-        f"  tensorboard --logdir {folder.parent}\n"
-        f"  python train.py resume={folder} max_images={2 * progress.images_seen}"
+        f"  python sample.py ckpt={run}\n"
+        f"  tensorboard --logdir {shlex.quote(str(folder.parent))}\n"
+        f"  python train.py resume={run} max_images={2 * progress.images_seen}"
     )
+
+
+def _duration(progress: Progress) -> str:
+    return str(datetime.timedelta(seconds=round(progress.seconds)))

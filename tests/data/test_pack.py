@@ -84,6 +84,34 @@ def test_too_few_paintings_are_a_clear_error_that_leaves_no_pack(root: Path) -> 
     assert not list(root.rglob("*.tmp"))
 
 
+def test_a_file_that_could_not_be_read_is_tried_again(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = min(root.rglob("*.jpg"))
+    read_bytes = Path.read_bytes
+
+    def refuse(path: Path) -> bytes:
+        # Root may read anything, so the system's answer is what the test has to set.
+        if path == broken:
+            raise PermissionError(13, "Permission denied")
+        return read_bytes(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", refuse)
+        assert [skipped.reason for skipped in load(root).skipped] == [
+            "cannot be read: Permission denied"
+        ]
+    assert len(load(root).paintings) == 40
+
+
+@pytest.mark.parametrize("record", ["files.json", "index"])
+def test_a_damaged_record_is_made_anew(root: Path, record: str) -> None:
+    pack = load(root)
+    path = pack.path.with_suffix(".json") if record == "index" else pack.path.parent / record
+    path.write_text("[")
+    assert load(root).files == pack.files
+
+
 @pytest.mark.parametrize("what", ["missing", "empty"])
 def test_a_folder_without_pictures_is_a_clear_error(tmp_path: Path, what: str) -> None:
     root = tmp_path / what

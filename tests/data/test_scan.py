@@ -1,4 +1,5 @@
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,11 @@ def test_a_linked_folder_that_leads_back_up_is_not_followed(tmp_path: Path) -> N
     (tmp_path / "one.png").touch()
     (tmp_path / "loop").symlink_to(tmp_path)
     assert find_images(tmp_path) == [Path("one.png")]
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.jpg")
+    assert find_images(tmp_path) == []
 
 
 def test_exif_orientation_is_applied() -> None:

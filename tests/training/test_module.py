@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from artgan.config import TrainConfig
+from artgan.data.stream import PaintingStream
+from artgan.training.datamodule import Paintings
 from artgan.training.module import GAN
 from artgan.training.run import pick_precision
 
@@ -68,6 +70,16 @@ def test_one_update_is_that_of_the_tutorial(configure: Configure) -> None:
             assert error.quantile(0.99) < 1e-6, name
 
 
+def test_each_update_moves_the_average_towards_the_generator(configure: Configure) -> None:
+    module = GAN(configure(model__ema_half_life=16, model__ema_ramp=100), "key")
+    before = module.generator_ema.state_dict()["layers.0.weight"].clone()
+    one_update(module, paintings())
+    after = module.generator.state_dict()["layers.0.weight"]
+    keep = 0.5 ** (8 / 16)
+    expected = keep * before + (1 - keep) * after
+    torch.testing.assert_close(module.generator_ema.state_dict()["layers.0.weight"], expected)
+
+
 def test_in_bfloat16_the_generator_learns_from_the_updated_discriminator(
     configure: Configure,
 ) -> None:
@@ -93,6 +105,26 @@ def test_each_rank_and_each_step_draws_its_own_latents(
     assert torch.equal(first, latents(rank=0, images_seen=8))
     assert not torch.equal(first, latents(rank=1, images_seen=8))
     assert not torch.equal(first, latents(rank=0, images_seen=16))
+
+
+def test_each_rank_gets_its_own_paintings_from_where_the_run_stands(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = np.arange(40, dtype=np.uint8)[:, None, None, None]
+    together = PaintingStream(numbers, batch_size=8, seed=0, images_seen=16)
+    expected = next(iter(together)).flatten().tolist()
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    module = GAN(configure(), "key")
+    module.progress.images_seen = 16
+    trainer.strategy.connect(module)
+    datamodule = Paintings(numbers, batch_size=8, seed=0)
+    datamodule.trainer = trainer
+    monkeypatch.setattr(pl.Trainer, "world_size", 2)
+    shares = []
+    for rank in (0, 1):
+        monkeypatch.setattr(pl.Trainer, "global_rank", rank)
+        shares += next(iter(datamodule.train_dataloader())).flatten().tolist()
+    assert shares == expected
 
 
 def test_paintings_come_in_minus_one_to_one_half_of_them_mirrored(configure: Configure) -> None:

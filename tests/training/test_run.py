@@ -1,6 +1,7 @@
 import math
 import re
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from artgan.checkpoint import load_checkpoint
 from artgan.config import TrainConfig, load_config
 from artgan.errors import UserError
 from artgan.training.callbacks import FIGURES
-from artgan.training.run import claim_folder
+from artgan.training.folder import claim_folder, settle
 from tests.helpers import assert_same_state
 
 Run = Callable[..., Path]
@@ -76,7 +77,7 @@ def test_a_budget_in_time_ends_the_run_after_that_time(run: Run) -> None:
 
 def test_without_a_budget_the_dataset_gives_its_own(configure: Configure) -> None:
     config = configure(max_images=None)
-    claim_folder(config)
+    settle(config)
     assert (config.epochs, config.max_images, config.max_time) == (650, None, None)
 
 
@@ -114,7 +115,10 @@ def test_a_run_of_that_name_is_never_overwritten(run: Run) -> None:
 
 
 def test_names_can_be_read_and_sorted_and_never_clash(configure: Configure) -> None:
-    folders = [claim_folder(configure()) for _ in range(3)]
+    folders = []
+    for _ in range(3):
+        folders.append(claim_folder(configure()))
+        (folders[-1] / "config.yaml").touch()
     assert len(set(folders)) == 3
     for folder in folders:
         assert re.fullmatch(r"\d{8}-\d{6}-paintings\d+-32px(-\d)?", folder.name), folder.name
@@ -162,6 +166,8 @@ def test_the_hparams_tab_shows_settings_and_figures(run: Run) -> None:
     metadata = events(folder).SummaryMetadata("_hparams_/experiment")
     experiment = HParamsPluginData.FromString(metadata.plugin_data.content).experiment
     assert {info.name.tag for info in experiment.metric_infos} == set(FIGURES)
+    for tag in FIGURES:
+        assert events(folder).Scalars(tag)[-1].step == 16
 
 
 def test_points_after_the_checkpoint_are_not_shown_twice(run: Run, tmp_path: Path) -> None:
@@ -181,6 +187,96 @@ def test_the_paintings_shown_beside_are_those_trained_on(run: Run, paintings: Pa
     with Image.open(min(paintings.rglob("*.jpg"))) as image:
         first = image.resize((40, 32), Image.Resampling.BILINEAR).crop((4, 0, 36, 32))
     np.testing.assert_array_equal(grid[2:34, 2:34], np.asarray(first))
+
+
+@pytest.mark.parametrize("name", ["../out", "/tmp/abs", "a/b", "..", "."])
+def test_a_name_that_leads_elsewhere_is_refused(run: Run, name: str) -> None:
+    with pytest.raises(UserError, match="must be the plain name of a folder"):
+        run(name=name)
+
+
+def test_the_name_of_a_run_that_came_to_nothing_is_free(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    assert (run(name="mine", max_images=8) / "last.ckpt").is_file()
+
+
+@pytest.mark.parametrize("damage", ["torn", "lost"])
+def test_without_its_last_checkpoint_a_run_goes_on_from_the_newest_whole_one(
+    run: Run, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = run(name="whole", max_images=96)
+    folder = run(name="mine", max_images=64, checkpoint__every=48)
+    last = folder / "last.ckpt"
+    if damage == "torn":
+        last.write_bytes(last.read_bytes()[:5000])  # also the newest periodic: the same file
+    else:
+        last.unlink()
+    capsys.readouterr()
+    run(resume=folder, max_images=96)
+    said = capsys.readouterr().err
+    assert (f"Going on with {folder}/images-000000048.ckpt" in said) == (damage == "torn")
+    assert_same_state(last, whole / "last.ckpt")
+
+
+def test_a_run_goes_on_from_another_folder(
+    run: Run, paintings: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(paintings.parent)
+    folder = run(name="mine", dataset__root=paintings.name, max_images=16)
+    monkeypatch.chdir(tmp_path)
+    run(resume=folder, max_images=32)
+
+
+def test_devices_must_share_the_batch_of_a_resumed_run_too(run: Run) -> None:
+    folder = run(name="mine", max_images=16)
+    with pytest.raises(UserError, match="batch_size: 8 cannot be shared by 3 devices"):
+        run(resume=folder, max_images=32, **{"trainer.devices": 3})
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("width: 4", "was trained with another model"),
+        ("a: [b", "cannot be read"),
+        ("nonsense: 1", "nonsense"),
+    ],
+)
+def test_a_damaged_configuration_is_a_clear_error(run: Run, damage: str, message: str) -> None:
+    folder = run(name="mine", max_images=16)
+    path = folder / "config.yaml"
+    text = path.read_text()
+    path.write_text(text.replace("width: 4", "width: 8") if "width" in damage else damage)
+    with pytest.raises(UserError, match=message):
+        run(resume=folder, max_images=32)
+
+
+def test_a_full_disk_ends_the_run_with_one_message_and_keeps_the_last_checkpoint(
+    run: Run, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small disk needs root; tests/test_files.py has a sibling")
+    try:
+        folder = run(name="mine", output=disk, max_images=16)
+        before = (folder / "last.ckpt").read_bytes()
+        (disk / "filler").write_bytes(bytes(shutil.disk_usage(disk).free - 100_000))
+        with pytest.raises(UserError, match="the disk is full"):
+            run(resume=folder, max_images=32)
+        assert (folder / "last.ckpt").read_bytes() == before
+        assert not list(folder.glob(".*.tmp"))
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_collapse_of_diversity_is_told_once(
+    run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("artgan.training.callbacks.EARLY", 0)
+    # Without learning, the pictures stay as alike as they are at the start.
+    run(name="mine", max_images=256, model__learning_rate=0)
+    assert capsys.readouterr().err.count("Diversity has collapsed") == 1
 
 
 def test_training_that_diverges_stops_and_names_the_last_good_checkpoint(run: Run) -> None:
@@ -204,7 +300,7 @@ def test_a_device_that_is_not_there_is_a_clear_error(run: Run, tmp_path: Path) -
         pytest.skip("this machine has a GPU")
     with pytest.raises(UserError, match="trainer: "):
         run(trainer__accelerator="gpu")
-    assert not list((tmp_path / "runs").iterdir())
+    assert not [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
 
 
 def test_a_discriminator_that_wins_is_told_once(

@@ -1,0 +1,170 @@
+"""The folder of a run: its name, its configuration, and which state it goes on from."""
+
+import datetime
+import os
+import shlex
+from dataclasses import asdict
+from pathlib import Path
+
+from artgan.checkpoint import KEY, load_checkpoint, newest_checkpoint
+from artgan.config import CONFIG_FILE, TrainConfig, load_config, seconds
+from artgan.errors import UserError
+from artgan.training.module import Progress
+
+BUDGETS = ("epochs", "max_images", "max_time")
+# What may change in a run that goes on: these keys, and all keys of these groups.
+CHANGEABLE = {*BUDGETS, "resume", "dataset.root", "log_every", "sample_every"}
+CHANGEABLE_GROUPS = ("checkpoint", "trainer")
+
+
+def settle(config: TrainConfig) -> None:
+    """Fills in what a new run's command left open, and refuses what cannot work, before any work.
+
+    Args:
+        config: changed in place: the dataset's own budget where none is given, and an absolute
+            `dataset.root`, so that the run can go on from any folder.
+
+    Raises:
+        UserError: the name is taken or is no name, or the settings do not fit together.
+    """
+    if all(getattr(config, budget) is None for budget in BUDGETS):
+        config.epochs = config.dataset.default_epochs
+        config.max_time = config.dataset.default_max_time
+    _check_together(config)
+    config.dataset.root = str(Path(config.dataset.root).expanduser().absolute())
+    if config.name is not None:
+        if Path(config.name).name != config.name or config.name == "..":
+            raise UserError(
+                f"name: '{config.name}' must be the plain name of a folder. output= says where."
+            )
+        _refuse_taken(Path(config.output) / config.name)
+
+
+def _check_together(config: TrainConfig) -> None:
+    if config.max_time is not None:
+        seconds(config.max_time)  # refuses a mistyped one
+    devices = config.trainer.devices
+    if config.batch_size % devices:
+        raise UserError(
+            f"batch_size: {config.batch_size} cannot be shared by {devices} devices. "
+            f"Take a multiple of {devices}."
+        )
+
+
+def _refuse_taken(folder: Path) -> None:
+    # An empty folder is what is left of a run that came to nothing.
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(
+            f"name: there is a run {folder} already. Go on with it by "
+            f"resume={shlex.quote(str(folder))}, or choose another name."
+        )
+
+
+def claim_folder(config: TrainConfig, job_number: int | None = None) -> Path:
+    """Makes the folder of a new run, and writes its name into `config`.
+
+    Args:
+        config: settled.
+        job_number: place in a multirun, which then ends the name.
+
+    Raises:
+        UserError: there is a run of that name, or the folder cannot be made.
+    """
+    name = config.name or _default_name(config)
+    if job_number is not None:
+        name += f"-{job_number}"
+    folder = Path(config.output) / name
+    for attempt in range(2, 100):
+        if config.name is None and folder.exists():  # begun in the same second
+            folder = folder.with_name(f"{name}-{attempt}")
+    _refuse_taken(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output: {folder} cannot be made ({error.strerror}).") from error
+    config.name = folder.name
+    return folder
+
+
+def _default_name(config: TrainConfig) -> str:
+    """Sorts by time, and says what is painted: 20261120-192310-inkwash-64px."""
+    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    source = "-".join(Path(config.dataset.root).name.split())
+    return f"{now}-{source}-{config.resolution}px"
+
+
+def reopen(folder: Path, overrides: list[str]) -> TrainConfig:
+    """Reads the configuration of a run that shall go on, with what may change in between.
+
+    Args:
+        folder: of the run.
+        overrides: `key=value` of the command; a new budget replaces the old one.
+
+    Raises:
+        UserError: there is no such run, or a key is given that would make it another run.
+    """
+    if folder.is_file():
+        raise UserError(f"resume: {folder} is a file. Give the run folder: resume={folder.parent}")
+    keys = [override.lstrip("+").partition("=")[0] for override in overrides]
+    for key in keys:
+        if key not in CHANGEABLE and key.partition(".")[0] not in CHANGEABLE_GROUPS:
+            raise UserError(
+                f"{key}: cannot change in a run that goes on. Start a new one, without resume=."
+            )
+    kept = [override for override in overrides if not override.startswith("resume=")]
+    if set(keys) & set(BUDGETS):
+        kept = [f"{budget}=null" for budget in BUDGETS if budget not in keys] + kept
+    config = load_config(folder, kept)
+    _check_together(config)
+    return config
+
+
+def last_state(folder: Path, config: TrainConfig, dataset_key: str) -> tuple[Path | None, Progress]:
+    """The checkpoint that a run goes on from, and how far it had come.
+
+    Args:
+        folder: of the run.
+        config: of the run.
+        dataset_key: of the paintings as they are now.
+
+    Returns:
+        None and no progress for a run without a checkpoint, which begins at the beginning.
+
+    Raises:
+        UserError: no checkpoint is whole, or the newest does not fit the paintings or the
+            configuration.
+    """
+    checkpoint = newest_checkpoint(folder)
+    if checkpoint is None:
+        return None, Progress()
+    described = load_checkpoint(checkpoint)[KEY]
+    try:
+        model, resolution = described["config"]["model"], described["config"]["resolution"]
+        progress = Progress(**described["progress"])
+        trained_on = described["dataset_key"]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{checkpoint}: says too little of its run ({error!r}).") from error
+    if (model, resolution) != (asdict(config.model), config.resolution):
+        raise UserError(
+            f"{checkpoint}: was trained with another model or resolution than "
+            f"{folder / CONFIG_FILE} says. Put that file back as it was, or start a new run."
+        )
+    if trained_on != dataset_key:
+        raise UserError(
+            f"{checkpoint}: was trained on other paintings than now lie in {config.dataset.root}. "
+            "Put them back as they were, say where they lie now (dataset.root=…), or start a new "
+            "run."
+        )
+    return checkpoint, progress
+
+
+def clear_temporaries(folder: Path) -> None:
+    """Removes what a killed process left half-written under temporary names."""
+    for path in folder.rglob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def refuse_torchrun() -> None:
+    """Each process of torchrun would make a run of its own; that is not supported yet."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        raise UserError("torchrun is not supported yet. Use python train.py trainer.devices=N")
