@@ -53,8 +53,8 @@ def main(paintings: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         os.chdir(scratch)
         root = Path("paintings")
-        for file in paintings.resolve().rglob("*.jpg"):
-            link = root / file.relative_to(paintings.resolve())
+        for file in paintings.rglob("*.jpg"):
+            link = root / file.relative_to(paintings)
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(file)
 
@@ -84,4 +84,4 @@ def main(paintings: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]).resolve())

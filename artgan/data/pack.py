@@ -78,7 +78,7 @@ def load_pack(root: Path, resolution: int, fallback: Path) -> Pack:
     if not files:
         raise UserError(
             f"{root}: no pictures in this folder or below it. artgan reads JPEG, PNG, WebP, TIFF, "
-            "BMP, GIF and AVIF files."
+            "BMP, GIF, AVIF, PPM and PGM files."
         )
     folder = root / FOLDER if os.access(root, os.W_OK) else fallback / _identity(root)
     key = _key(_contents(root, files, folder), resolution)
