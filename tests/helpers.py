@@ -23,8 +23,7 @@ def script(
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=300,
-        **options,
+        **{"timeout": 300, **options},
     )
 
 

@@ -52,7 +52,6 @@ class Stopping(pl.Callback):
     Args:
         max_images: budget in images, or infinite.
         max_seconds: budget in seconds of training, or infinite.
-
     """
 
     def __init__(self, max_images: float, max_seconds: float) -> None:
