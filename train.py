@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from artgan.config import Command, TrainConfig, launch
+from artgan.config import RUN_FOLDER, Command, TrainConfig, launch
 from artgan.errors import plain_errors
 
 
@@ -15,7 +15,7 @@ def main(config: TrainConfig, command: Command) -> None:
 
 
 if __name__ == "__main__":
-    if folder := os.environ.get("ARTGAN_RUN_FOLDER"):
+    if folder := os.environ.get(RUN_FOLDER):
         # Started by Lightning, for one more device of a run that another process has begun.
         from artgan.training.run import join
 

@@ -71,14 +71,15 @@ def find_checkpoint(path: Path) -> Path:
         if not path.exists():
             raise UserError(f"{path}: there is no such run folder or checkpoint.")
         return path
-    found = newest_checkpoint(path)
-    if found is None:
+    newest = newest_checkpoint(path)
+    if newest is None:
         raise UserError(f"{path}: no checkpoint lies here ({LAST} is missing).")
-    return found
+    return newest[0]
 
 
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint of a run that can be used, or None where there is none yet.
+def newest_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint of a run that can be used, as its file and what `load_checkpoint`
+    gives for it, or None where there is none yet.
 
     A newer one that is torn is named on the screen, and left as it is.
 
@@ -90,13 +91,13 @@ def newest_checkpoint(folder: Path) -> Path | None:
     mistakes = []
     for path in candidates:
         try:
-            load_checkpoint(path)
+            checkpoint = load_checkpoint(path)
         except UserError as error:
             mistakes.append(str(error))
             continue
         for mistake in mistakes:
             print(f"{mistake} Going on with {path}.", file=sys.stderr)
-        return path
+        return path, checkpoint
     if mistakes:
         raise UserError("\n".join(mistakes))
     return None

@@ -30,6 +30,8 @@ from artgan.files import atomic_write
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 GROUPS = ("dataset", "model")
 CONFIG_FILE = "config.yaml"
+# Set for the processes that Lightning starts for the other devices: the run they belong to.
+RUN_FOLDER = "ARTGAN_RUN_FOLDER"
 # First line of a group's file that also sets keys outside its group.
 GLOBAL = "# @package _global_"
 MULTIRUN = ("-m", "--multirun")
@@ -223,11 +225,15 @@ def typed(schema: type[Typed], values: Any, origin: str) -> Typed:
         UserError: naming `origin`, the file, and what in it is wrong.
     """
     try:
-        filled = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), values))
-        assert isinstance(filled, schema)
-        check(filled)
+        return _filled(schema, OmegaConf.merge(OmegaConf.structured(schema), values))
     except (OmegaConfBaseException, UserError, ValueError) as error:
         raise UserError(f"{origin}: {_explain(error)}") from error
+
+
+def _filled(schema: type[Typed], values: Any) -> Typed:
+    filled = OmegaConf.to_object(values)
+    assert isinstance(filled, schema)
+    check(filled)
     return filled
 
 
@@ -278,10 +284,7 @@ def launch(schema: type[Config], config_name: str, run: Callable[[Config, Comman
         # arguments of its own making.
         HydraConfig.instance().cfg = None
         try:
-            config = OmegaConf.to_object(composed)
-            assert isinstance(config, schema)
-            check(config)
-            run(config, command)
+            run(_filled(schema, composed), command)
         except (UserError, OmegaConfBaseException) as error:
             # Kept rather than raised: Hydra would print more, and end a multirun here.
             mistakes.append(_explain(error))

@@ -1,6 +1,7 @@
 """Real, small parts for the tests: a folder of paintings, and runs on it."""
 
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from PIL import Image
 
 from artgan.config import CONFIGS, Command, TrainConfig, check, register
 from artgan.data import inkwash
+from tests.helpers import ON_CPU, SMALL
 
 COUNT = 40
 
@@ -28,6 +30,22 @@ def paintings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Mounts a disk of a given size, such as `200k`, for as long as the test runs."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+
+    def mount(size: str) -> Path:
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
+        if subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("mounting a small disk needs root; tests/test_files.py has a sibling")
+        return disk
+
+    yield mount
+    subprocess.run(["umount", "-l", str(disk)], capture_output=True)
+
+
+@pytest.fixture
 def configure(paintings: Path, tmp_path: Path) -> Callable[..., TrainConfig]:
     """Composes a configuration as `train.py` does, for short runs of a tiny network."""
 
@@ -37,14 +55,10 @@ def configure(paintings: Path, tmp_path: Path) -> Callable[..., TrainConfig]:
             "dataset": "folder",
             "dataset.root": str(paintings),
             "output": str(tmp_path / "runs"),
-            "resolution": 32,
-            "model.width": 4,
-            "batch_size": 8,
-            "log_every": 16,
             "sample_every": 64,
             "max_images": 64,
-            "trainer.accelerator": "cpu",
-            "trainer.precision": "32",
+            **SMALL,
+            **ON_CPU,
         }
         chosen = small | {key.replace("__", "."): value for key, value in overrides.items()}
         arguments = [f"{key}={'null' if v is None else v}" for key, v in chosen.items()]

@@ -11,6 +11,9 @@ import torch
 from artgan.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
+# A network and batch that a test can train in a moment, and where it gives the same bits.
+SMALL = {"resolution": 32, "model.width": 4, "batch_size": 8, "log_every": 16}
+ON_CPU = {"trainer.accelerator": "cpu", "trainer.precision": "32"}
 
 
 def script(
@@ -27,6 +30,13 @@ def script(
     )
 
 
+def succeed(name: str, *arguments: object, cwd: Path, **options: Any) -> tuple[str, str]:
+    """Runs a script that must end well, and gives what it printed: output and messages."""
+    done = script(name, *arguments, cwd=cwd, **options)
+    assert done.returncode == 0, (arguments, done.stderr)
+    return done.stdout, done.stderr
+
+
 def environment() -> dict[str, str]:
     """This environment without what a test runner or an earlier run may have left in it."""
     return {key: value for key, value in os.environ.items() if not key.startswith("ARTGAN")}
@@ -34,16 +44,8 @@ def environment() -> dict[str, str]:
 
 def small_arguments(paintings: Path) -> list[str]:
     """Arguments of `train.py` for a tiny network on the CPU."""
-    return [
-        "dataset=folder",
-        f"dataset.root={paintings}",
-        "resolution=32",
-        "model.width=4",
-        "batch_size=8",
-        "log_every=16",
-        "trainer.accelerator=cpu",
-        "trainer.precision=32",
-    ]
+    small = {"dataset": "folder", "dataset.root": paintings, **SMALL, **ON_CPU}
+    return [f"{key}={value}" for key, value in small.items()]
 
 
 def assert_same_state(one: Path, other: Path) -> None:

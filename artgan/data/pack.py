@@ -83,9 +83,16 @@ def load_pack(root: Path, resolution: int, fallback: Path) -> Pack:
     folder = root / FOLDER if os.access(root, os.W_OK) else fallback / _identity(root)
     key = _key(_contents(root, files, folder), resolution)
     array, index = folder / f"{key}.npy", folder / f"{key}.json"
-    if not (array.is_file() and _read_json(index)):
+    try:
+        return _read_pack(array, index, key)
+    except (OSError, ValueError, KeyError, TypeError):
+        # Not there yet, or damaged: either way it is made from the paintings.
         _write_pack(root, files, resolution, array, index)
-    described = _read_json(index)
+    return _read_pack(array, index, key)
+
+
+def _read_pack(array: Path, index: Path, key: str) -> Pack:
+    described = json.loads(index.read_text(encoding="utf-8"))
     skipped = [Skipped(**entry) for entry in described["skipped"]]
     return Pack(np.load(array, mmap_mode="c"), described["files"], skipped, key, array)
 
@@ -97,7 +104,7 @@ def _identity(root: Path) -> str:
 def _contents(root: Path, files: list[Path], folder: Path) -> list[tuple[str, str]]:
     """(name, SHA-256) of each file; only files whose size or time has changed are read again."""
     record = folder / "files.json"
-    known = _read_json(record)
+    known = _read_record(record)
     current: dict[str, list[Any]] = {}
     unread = []
     for file in files:
@@ -125,8 +132,8 @@ def _contents(root: Path, files: list[Path], folder: Path) -> list[tuple[str, st
     return [(name, entry[2]) for name, entry in current.items()]
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """What a record says; nothing where it is missing or damaged, as it can be made anew."""
+def _read_record(path: Path) -> dict[str, Any]:
+    """What the record says; nothing where it is missing or damaged, as it can be made anew."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from artgan.checkpoint import LAST
 from artgan.errors import UserError
+from artgan.files import atomic_write
 from artgan.pictures import save_png, tile
 from artgan.sampling import draw_latents, paint
 from artgan.training.health import discriminator_has_won, diversity, diversity_has_collapsed
@@ -239,8 +240,10 @@ def link(path: Path, name: Path) -> None:
     try:
         temporary.hardlink_to(path)
     except OSError:  # a file system without hard links
-        temporary.write_bytes(path.read_bytes())
-    temporary.replace(name)
+        with atomic_write(name) as file:
+            file.write(path.read_bytes())
+    else:
+        temporary.replace(name)
 
 
 class ProgressBar(pl.Callback):

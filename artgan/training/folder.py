@@ -6,7 +6,7 @@ import shlex
 from dataclasses import asdict
 from pathlib import Path
 
-from artgan.checkpoint import KEY, load_checkpoint, newest_checkpoint
+from artgan.checkpoint import KEY, newest_checkpoint
 from artgan.config import CONFIG_FILE, TrainConfig, load_config, seconds
 from artgan.errors import UserError
 from artgan.training.module import Progress
@@ -74,9 +74,10 @@ def claim_folder(config: TrainConfig, job_number: int | None = None) -> Path:
     if job_number is not None:
         name += f"-{job_number}"
     folder = Path(config.output) / name
-    for attempt in range(2, 100):
-        if config.name is None and folder.exists():  # begun in the same second
-            folder = folder.with_name(f"{name}-{attempt}")
+    attempt = 1
+    while config.name is None and folder.exists():  # begun in the same second
+        attempt += 1
+        folder = folder.with_name(f"{name}-{attempt}")
     _refuse_taken(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -134,10 +135,10 @@ def last_state(folder: Path, config: TrainConfig, dataset_key: str) -> tuple[Pat
         UserError: no checkpoint is whole, or the newest does not fit the paintings or the
             configuration.
     """
-    checkpoint = newest_checkpoint(folder)
-    if checkpoint is None:
+    newest = newest_checkpoint(folder)
+    if newest is None:
         return None, Progress()
-    described = load_checkpoint(checkpoint)[KEY]
+    checkpoint, described = newest[0], newest[1][KEY]
     try:
         model, resolution = described["config"]["model"], described["config"]["resolution"]
         progress = Progress(**described["progress"])

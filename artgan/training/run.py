@@ -7,6 +7,7 @@ import math
 import os
 import shlex
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,11 +24,19 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.utils.tensorboard.summary import hparams
 
 from artgan.checkpoint import LAST
-from artgan.config import Command, TrainConfig, TrainerConfig, load_config, save_config, seconds
+from artgan.config import (
+    RUN_FOLDER,
+    Command,
+    TrainConfig,
+    TrainerConfig,
+    load_config,
+    save_config,
+    seconds,
+)
 from artgan.data.pack import Pack
 from artgan.data.sources import load_paintings, report
 from artgan.errors import UserError
-from artgan.files import atomic_write
+from artgan.files import atomic_write, cannot_write, is_full
 from artgan.training.callbacks import (
     FIGURES,
     Checkpoints,
@@ -46,9 +55,6 @@ from artgan.training.folder import (
     settle,
 )
 from artgan.training.module import GAN, Progress
-
-# Set for the processes that Lightning starts for the other devices: the run they belong to.
-RUN_FOLDER = "ARTGAN_RUN_FOLDER"
 
 
 def start(config: TrainConfig, command: Command) -> None:
@@ -109,7 +115,7 @@ def train(config: TrainConfig, folder: Path, pack: Pack) -> bool:
         # Points that were logged after the checkpoint will be logged again.
         purge_step=progress.images_seen + 1 if checkpoint else 0,
     )
-    with _quiet_lightning(), _restored_environment():
+    with _quiet_lightning(), _restored_environment(), _full_disk_said_once(folder):
         trainer = _make_trainer(config.trainer, logger, _callbacks(config, folder, stopping, grids))
         if is_first_process:
             report(config.dataset, pack)
@@ -251,6 +257,26 @@ def _quiet_lightning() -> Iterator[None]:
             yield
         finally:
             logger.setLevel(level)
+
+
+@contextmanager
+def _full_disk_said_once(folder: Path) -> Iterator[None]:
+    """TensorBoard's thread prints a full disk and then hands it on; we say it in our words."""
+    before = threading.excepthook
+
+    def print_others(failure: threading.ExceptHookArgs) -> None:
+        if not is_full(failure.exc_value):
+            before(failure)
+
+    threading.excepthook = print_others
+    try:
+        yield
+    except OSError as error:
+        if not is_full(error):
+            raise
+        raise cannot_write(folder, error) from error
+    finally:
+        threading.excepthook = before
 
 
 @contextmanager

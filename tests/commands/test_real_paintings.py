@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.helpers import ROOT, script, small_arguments
+from tests.helpers import ROOT, small_arguments, succeed
 
 PAINTINGS = ROOT.parent / "shared" / "data" / "chinese_paintings"
 
@@ -28,23 +28,17 @@ def test_real_paintings_are_packed_trained_on_resumed_and_painted(
             (root / folder.name / file.name).symlink_to(file)
     settings = ["dataset=folder", f"dataset.root={root}", f"resolution={resolution}"]
     size = ["model.width=16", "batch_size=16", "max_images=320", "name=real"]
-    done = script("train.py", *settings, *size, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert f"3,861 paintings at {resolution}×{resolution} px" in done.stderr
-    assert "cannot be used" not in done.stderr
-    resumed = script("train.py", "resume=checkpoints/real", "max_images=640", cwd=tmp_path)
-    assert resumed.returncode == 0, resumed.stderr
-    painted = script("sample.py", "ckpt=checkpoints/real", "num=4", cwd=tmp_path)
-    assert painted.returncode == 0, painted.stderr
+    _, messages = succeed("train.py", *settings, *size, cwd=tmp_path)
+    assert f"3,861 paintings at {resolution}×{resolution} px" in messages
+    assert "cannot be used" not in messages
+    succeed("train.py", "resume=checkpoints/real", "max_images=640", cwd=tmp_path)
+    succeed("sample.py", "ckpt=checkpoints/real", "num=4", cwd=tmp_path)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU on this machine")
 def test_training_and_sampling_on_a_gpu(paintings: Path, tmp_path: Path) -> None:
     arguments = [one for one in small_arguments(paintings) if not one.startswith("trainer.")]
-    done = script("train.py", *arguments, "max_images=64", "name=gpu", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "training on cuda:0, precision bf16-mixed" in done.stderr
-    resumed = script("train.py", "resume=checkpoints/gpu", "max_images=128", cwd=tmp_path)
-    assert resumed.returncode == 0, resumed.stderr
-    painted = script("sample.py", "ckpt=checkpoints/gpu", "num=4", cwd=tmp_path)
-    assert painted.returncode == 0, painted.stderr
+    _, messages = succeed("train.py", *arguments, "max_images=64", "name=gpu", cwd=tmp_path)
+    assert "training on cuda:0, precision bf16-mixed" in messages
+    succeed("train.py", "resume=checkpoints/gpu", "max_images=128", cwd=tmp_path)
+    succeed("sample.py", "ckpt=checkpoints/gpu", "num=4", cwd=tmp_path)

@@ -6,17 +6,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tests.helpers import script
+from tests.helpers import succeed
 
 
 def test_sampling_paints_what_the_last_grid_of_the_training_showed(
     run: Callable[..., Path], tmp_path: Path
 ) -> None:
     folder = run(name="mine", max_images=64)
-    done = script("sample.py", f"ckpt={folder}", "device=cpu", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    output, _ = succeed("sample.py", f"ckpt={folder}", "device=cpu", cwd=tmp_path)
     painted = folder / "painted" / "images-000000064"
-    assert done.stdout.startswith(str(painted / "grid-seed0-num64.png"))
+    assert output.startswith(str(painted / "grid-seed0-num64.png"))
     assert len(list(painted.glob("seed*.png"))) == 64
     grids = [painted / "grid-seed0-num64.png", folder / "samples" / "images-000000064.png"]
     sampled, trained = (np.asarray(Image.open(path)) for path in grids)
@@ -29,8 +28,7 @@ def test_a_moved_checkpoint_needs_nothing_but_its_path(
     moved = tmp_path / "elsewhere" / "大师.ckpt"
     moved.parent.mkdir()
     (run(name="mine", max_images=8) / "last.ckpt").rename(moved)
-    done = script("sample.py", f"ckpt={moved}", "num=1", "out=here", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    succeed("sample.py", f"ckpt={moved}", "num=1", "out=here", cwd=tmp_path)
     assert sorted(path.name for path in (tmp_path / "here").iterdir()) == [
         "grid-seed0-num1.png",
         "seed0.png",

@@ -17,6 +17,7 @@ from tests.helpers import (
     environment,
     script,
     small_arguments,
+    succeed,
 )
 
 
@@ -45,17 +46,16 @@ def started(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
 def test_a_run_ends_by_saying_where_everything_lies_and_what_to_type_next(
     paintings: Path, tmp_path: Path
 ) -> None:
-    done = script(
+    output, messages = succeed(
         "train.py", *small_arguments(paintings), "max_images=64", "name=mine", cwd=tmp_path
     )
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"Done: 64 images in \d:\d\d:\d\d, [\d,]+ images/s", done.stdout)
-    for place in re.findall(r"^  (?:samples|checkpoint|TensorBoard) +(\S+)$", done.stdout, re.M):
+    assert re.search(r"Done: 64 images in \d:\d\d:\d\d, [\d,]+ images/s", output)
+    for place in re.findall(r"^  (?:samples|checkpoint|TensorBoard) +(\S+)$", output, re.M):
         assert (tmp_path / place).exists(), place
-    assert "python sample.py ckpt=checkpoints/mine" in done.stdout
-    assert "tensorboard --logdir checkpoints" in done.stdout
-    assert re.search(r"100% .*64 images, [\d,]+ images/s, 00:00 left", done.stderr)
-    assert "Traceback" not in done.stderr
+    assert "python sample.py ckpt=checkpoints/mine" in output
+    assert "tensorboard --logdir checkpoints" in output
+    assert re.search(r"100% .*64 images, [\d,]+ images/s, 00:00 left", messages)
+    assert "Traceback" not in messages
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
@@ -117,7 +117,7 @@ def test_ctrl_c_ends_a_whole_multirun(paintings: Path, tmp_path: Path) -> None:
 
 
 def test_two_processes_train_as_one(paintings: Path, tmp_path: Path) -> None:
-    done = script(
+    output, _ = succeed(
         "train.py",
         *small_arguments(paintings),
         "max_images=64",
@@ -125,20 +125,18 @@ def test_two_processes_train_as_one(paintings: Path, tmp_path: Path) -> None:
         "name=mine",
         cwd=tmp_path,
     )
-    assert done.returncode == 0, done.stderr
     folder = tmp_path / "checkpoints" / "mine"
     assert images_seen(folder) == 64
     assert [path.name for path in folder.parent.iterdir()] == ["mine"]
     assert len(list(folder.glob("events.*"))) == 1
-    assert done.stdout.count("Done:") == 1
+    assert output.count("Done:") == 1
 
-    resumed = script("train.py", "resume=checkpoints/mine", "max_images=96", cwd=tmp_path)
-    assert resumed.returncode == 0, resumed.stderr
+    succeed("train.py", "resume=checkpoints/mine", "max_images=96", cwd=tmp_path)
     assert images_seen(folder) == 96
 
 
 def test_a_multirun_compares_settings_in_runs_of_their_own(paintings: Path, tmp_path: Path) -> None:
-    done = script(
+    succeed(
         "train.py",
         "-m",
         *small_arguments(paintings),
@@ -147,7 +145,6 @@ def test_a_multirun_compares_settings_in_runs_of_their_own(paintings: Path, tmp_
         "name=widths",
         cwd=tmp_path,
     )
-    assert done.returncode == 0, done.stderr
     for number, width in enumerate((2, 4)):
         folder = tmp_path / "checkpoints" / f"widths-{number}"
         config = load_checkpoint(folder / "last.ckpt")["artgan"]["config"]
@@ -181,6 +178,16 @@ def test_a_mistake_is_one_message_and_code_1(
     assert not list(tmp_path.glob("checkpoints/*"))
 
 
+def test_a_disk_too_small_for_the_curves_is_no_traceback(
+    paintings: Path, tmp_path: Path, small_disk: Callable[[str], Path]
+) -> None:
+    output = f"output={small_disk('200k')}"
+    done = script("train.py", *small_arguments(paintings), output, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "the disk is full" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_files_that_cannot_be_used_are_counted_and_named(paintings: Path, tmp_path: Path) -> None:
     root = tmp_path / "mine"
     root.mkdir()
@@ -188,19 +195,17 @@ def test_files_that_cannot_be_used_are_counted_and_named(paintings: Path, tmp_pa
         (root / path.name).write_bytes(path.read_bytes())
     (root / "torn.jpg").write_bytes(path.read_bytes()[:500])
     (root / "page.jpg").write_text("<html>")
-    done = script("train.py", *small_arguments(root), "max_images=8", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "40 paintings at 32×32 px" in done.stderr
-    assert "2 files cannot be used" in done.stderr
-    assert "page.jpg: not a picture" in done.stderr
-    assert "torn.jpg: damaged" in done.stderr
+    _, messages = succeed("train.py", *small_arguments(root), "max_images=8", cwd=tmp_path)
+    assert "40 paintings at 32×32 px" in messages
+    assert "2 files cannot be used" in messages
+    assert "page.jpg: not a picture" in messages
+    assert "torn.jpg: damaged" in messages
 
 
 @pytest.mark.slow
 def test_the_built_in_set_is_painted_once_and_trained_on(tmp_path: Path) -> None:
     for name in ("first", "second"):
-        done = script("train.py", "max_images=64", f"name={name}", cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        assert "datasets/inkwash: 2,000 paintings at 64×64 px" in done.stderr
+        _, messages = succeed("train.py", "max_images=64", f"name={name}", cwd=tmp_path)
+        assert "datasets/inkwash: 2,000 paintings at 64×64 px" in messages
     assert len(list((tmp_path / "datasets" / "inkwash").glob("*.png"))) == 2000
     assert len(list((tmp_path / "datasets" / "inkwash" / ".artgan").glob("*.npy"))) == 1

@@ -104,6 +104,13 @@ def test_a_file_that_could_not_be_read_is_tried_again(
     assert len(load(root).paintings) == 40
 
 
+def test_a_damaged_pack_is_made_anew(root: Path) -> None:
+    pack = load(root)
+    whole = np.array(pack.paintings)
+    pack.path.write_bytes(pack.path.read_bytes()[:1000])
+    np.testing.assert_array_equal(load(root).paintings, whole)
+
+
 @pytest.mark.parametrize("record", ["files.json", "index"])
 def test_a_damaged_record_is_made_anew(root: Path, record: str) -> None:
     pack = load(root)

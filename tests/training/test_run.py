@@ -1,7 +1,6 @@
 import math
 import re
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -251,23 +250,16 @@ def test_a_damaged_configuration_is_a_clear_error(run: Run, damage: str, message
 
 
 def test_a_full_disk_ends_the_run_with_one_message_and_keeps_the_last_checkpoint(
-    run: Run, tmp_path: Path
+    run: Run, small_disk: Callable[[str], Path]
 ) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("mounting a small disk needs root; tests/test_files.py has a sibling")
-    try:
-        folder = run(name="mine", output=disk, max_images=16)
-        before = (folder / "last.ckpt").read_bytes()
-        (disk / "filler").write_bytes(bytes(shutil.disk_usage(disk).free - 100_000))
-        with pytest.raises(UserError, match="the disk is full"):
-            run(resume=folder, max_images=32)
-        assert (folder / "last.ckpt").read_bytes() == before
-        assert not list(folder.glob(".*.tmp"))
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)
+    disk = small_disk("3m")
+    folder = run(name="mine", output=disk, max_images=16)
+    before = (folder / "last.ckpt").read_bytes()
+    (disk / "filler").write_bytes(bytes(shutil.disk_usage(disk).free - 100_000))
+    with pytest.raises(UserError, match="the disk is full"):
+        run(resume=folder, max_images=32)
+    assert (folder / "last.ckpt").read_bytes() == before
+    assert not list(folder.glob(".*.tmp"))
 
 
 def test_a_collapse_of_diversity_is_told_once(
