@@ -55,11 +55,26 @@ def _choice(*choices: str | int) -> Any:
 
 @dataclass
 class DatasetConfig:
-    source: str = _choice("inkwash", "folder")
-    root: str = MISSING
+    source: str = _choice("inkwash", "folder", "archives", "huggingface")
+    root: str | None = MISSING
     flip: bool = MISSING
+    crop: str = _choice("center", "random", "tiles")
+    border: str = _choice("keep", "trim")
+    deduplicate: bool = MISSING
     default_epochs: int | None = _number(1)
     default_max_time: str | None = MISSING
+    address: str | None = MISSING
+    archives: list[str] = MISSING
+    only: list[str] = MISSING
+    terms: str | None = MISSING
+    repo: str | None = MISSING
+    split: str | None = MISSING
+    column: str | None = MISSING
+    label: str | None = MISSING
+    streaming: bool = MISSING
+    artist: str | None = MISSING
+    genre: str | None = MISSING
+    style: str | None = MISSING
 
 
 @dataclass
@@ -339,10 +354,15 @@ def _checked(argument: str, schema: type) -> str:
     if override.is_delete():
         raise UserError(f"{key}: cannot be taken away. Set another value, or null.")
     if key in GROUPS and not override.is_sweep_override():
-        choices = [path.stem for path in sorted((CONFIGS / key).glob("*.yaml"))]
+        choices = [path.stem for path in _choices(key)]
         if override.value() not in choices:
             raise UserError(f"{key}: {_not_among(override.value(), choices)}")
     return argument
+
+
+def _choices(group: str) -> list[Path]:
+    """The files of a group that can be chosen; others build on those that begin with `_`."""
+    return [path for path in sorted((CONFIGS / group).glob("*.yaml")) if path.stem[0] != "_"]
 
 
 def _script() -> str:
@@ -402,7 +422,8 @@ def help_text(schema: type, config_name: str) -> str:
     for group in GROUPS:
         if group in _keys(schema):
             for choice in sorted((CONFIGS / group).glob("*.yaml")):
-                lines += ["", f"{group}={choice.stem}: {_opening(choice)}", *_help_lines(choice)]
+                title = f"{group}={choice.stem}: " if choice in _choices(group) else ""
+                lines += ["", title + _opening(choice), *_help_lines(choice)]
     return "\n".join([*lines, "", HELP_ENDING])
 
 

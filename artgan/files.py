@@ -2,11 +2,14 @@
 
 import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+from filelock import FileLock
 
 from artgan.errors import UserError
 
@@ -44,6 +47,42 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         raise cannot_write(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path | None]:
+    """Gives an empty folder to fill, which is renamed to `path` once the block has ended.
+
+    Of several processes one fills it and the others wait. If the block raises, nothing is left.
+
+    Args:
+        path: where the folder shall lie; missing parents are made.
+
+    Yields:
+        The folder to fill; None if another process has just made `path`.
+
+    Raises:
+        UserError: the disk is full, or the folder cannot be written.
+    """
+    scratch = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(f".{path.name}.lock")):
+            if path.is_dir() and any(path.iterdir()):
+                yield None
+                return
+            # Left by a process that was killed: under the lock no other one is at work there.
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.mkdir()
+            try:
+                yield scratch
+                if hasattr(os, "sync"):  # once for all: thousands of single syncs take minutes
+                    os.sync()
+                scratch.rename(path)
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def is_full(error: BaseException | None) -> bool:

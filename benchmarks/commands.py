@@ -61,16 +61,16 @@ def main(paintings: Path) -> None:
         wall, memory, printed = command("train.py", "name=default")
         print(f"| `train.py`, whole | {wall:.0f} s, {rate(printed)}, peak {memory:,.0f} MiB |")
 
-        from artgan.data.pack import load_pack
+        from artgan.data.pack import Cut, load_pack
 
         for resolution in (64, 128):
             times = []
             for _ in range(2):
                 began = time.perf_counter()
-                pack = load_pack(root, resolution, Path("elsewhere"))
+                pack = load_pack(root, Cut(resolution))
                 times.append(time.perf_counter() - began)
             print(
-                f"| packing {len(pack.paintings):,} paintings at {resolution} px | "
+                f"| checking and packing {len(pack):,} paintings at {resolution} px | "
                 f"{times[0]:.1f} s, again {times[1]:.2f} s |"
             )
             folder = ("dataset=folder", f"dataset.root={root}", f"resolution={resolution}")

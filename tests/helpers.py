@@ -3,17 +3,55 @@
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from artgan.checkpoint import load_checkpoint
+from artgan.data.checkup import Checkup
+from artgan.data.pack import Pack
 
 ROOT = Path(__file__).resolve().parent.parent
 # A network and batch that a test can train in a moment, and where it gives the same bits.
 SMALL = {"resolution": 32, "model.width": 4, "batch_size": 8, "log_every": 16}
 ON_CPU = {"trainer.accelerator": "cpu", "trainer.precision": "32"}
+
+
+def pack_of(rows: NDArray[np.uint8]) -> Pack:
+    """A pack of standing strips, uint8 [N, length, resolution, 3]."""
+    count, length = rows.shape[:2]
+    nothing = Checkup(Path(), [], [], {})
+    return Pack(
+        rows=rows.reshape(-1, *rows.shape[2:]),
+        lengths=np.full(count, length),
+        lying=np.zeros(count, bool),
+        files=[str(number) for number in range(count)],
+        key="",
+        checkup=nothing,
+        report=Path(),
+    )
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[str]:
+    """Serves a folder on 127.0.0.1, and gives its address."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 def script(

@@ -1,12 +1,15 @@
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from artgan.errors import UserError
-from artgan.files import atomic_write
+from artgan.files import atomic_folder, atomic_write
+from tests.helpers import ROOT, environment
 
 
 def test_the_final_name_never_holds_half_a_file(tmp_path: Path) -> None:
@@ -46,3 +49,74 @@ def test_a_folder_that_cannot_be_made_is_one_clear_message(tmp_path: Path) -> No
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written"), atomic_write(tmp_path / "file" / "x"):
         pass
+
+
+def test_a_folder_appears_whole(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "new" / "set") as folder:
+        assert folder is not None
+        (folder / "a").touch()
+        assert not (tmp_path / "new" / "set").exists()
+    assert [path.name for path in (tmp_path / "new" / "set").iterdir()] == ["a"]
+
+
+def test_after_an_error_no_folder_is_left(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "set") as folder:
+        assert folder is not None
+        (folder / "a").touch()
+        raise KeyboardInterrupt
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+
+
+def test_a_full_disk_leaves_no_folder(small_disk: Callable[[str], Path]) -> None:
+    disk = small_disk("64k")
+    with (
+        pytest.raises(UserError, match="set: the disk is full"),
+        atomic_folder(disk / "set") as folder,
+    ):
+        assert folder is not None
+        (folder / "a").write_bytes(bytes(1 << 20))
+    assert not [path for path in disk.iterdir() if path.is_dir()]
+
+
+FILL = """
+import sys, time
+from pathlib import Path
+from artgan.files import atomic_folder
+with atomic_folder(Path(sys.argv[1])) as folder:
+    print(folder is not None, flush=True)
+    if folder is not None:
+        (folder / sys.argv[2]).touch()
+        time.sleep(float(sys.argv[3]))
+"""
+
+
+def filling(path: Path, name: str, seconds: float) -> subprocess.Popen[str]:
+    """A process that fills the folder with one file."""
+    return subprocess.Popen(
+        [sys.executable, "-c", FILL, str(path), name, str(seconds)],
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_of_two_processes_one_fills_a_folder_and_the_other_takes_it(tmp_path: Path) -> None:
+    first = filling(tmp_path / "set", "first", 1)
+    assert first.stdout is not None
+    assert first.stdout.readline() == "True\n"
+    second = filling(tmp_path / "set", "second", 0)
+    assert second.communicate(timeout=30)[0] == "False\n"
+    assert first.wait(timeout=30) == 0
+    assert [path.name for path in (tmp_path / "set").iterdir()] == ["first"]
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    killed = filling(tmp_path / "set", "half", 60)
+    assert killed.stdout is not None
+    killed.stdout.readline()
+    killed.kill()
+    killed.communicate()
+    with atomic_folder(tmp_path / "set") as folder:
+        assert folder is not None
+        assert list(folder.iterdir()) == []

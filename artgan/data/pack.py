@@ -1,216 +1,273 @@
 """The packed set: every painting decoded and cut once, kept as one uint8 array beside the folder.
 
-    <root>/.artgan/files.json            sizes, times and SHA-256 of the files, to notice changes
-    <root>/.artgan/<key>.npy             uint8 [N, 3, resolution, resolution]
-    <root>/.artgan/<key>.json            which file each painting came from, and what was skipped
+    <root>/.artgan/files.json            what is known of each file, to notice changes
+    <root>/.artgan/report.html           the same for a person to read, and report.json
+    <root>/.artgan/<key>.npy             uint8 [rows, resolution, 3], all strips one after another
+    <root>/.artgan/<key>.json            the file, length and direction of each strip
 
 `key` is a hash of the contents of all files and of how they are cut, so that a pack is never
-stale: another content or resolution is another pack.
+stale: another content or another setting is another pack.
 """
 
 import hashlib
 import json
 import os
-import warnings
+import sys
+import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import IO, NamedTuple
 
 import numpy as np
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from PIL import Image
-from tqdm import tqdm
 
-from artgan.data.scan import UnusableImage, decode, find_images, square_transform
+from artgan.data.checkup import FOLDER, REPORT, Box, Checkup, read_record
+from artgan.data.crop import Strip, cut
+from artgan.data.doctor import check_folder, conclude, examine
+from artgan.data.scan import find_pictures
 from artgan.errors import UserError
-from artgan.files import atomic_write
+from artgan.files import atomic_write, cannot_write
 
-FOLDER = ".artgan"
+ELSEWHERE = Path("datasets/.packs")
 FEWEST_PAINTINGS = 16
 # Raise when the same files and settings would give other pixels than before.
-VERSION = 1
+VERSION = 2
 
 
-@dataclass(frozen=True)
-class Skipped:
-    """A file that could not be used, and why."""
+class Cut(NamedTuple):
+    """How squares are cut from the paintings of a folder.
 
-    file: str
-    reason: str
+    Attributes:
+        resolution: side of the squares, in pixels.
+        crop: center, random or tiles.
+        border: keep, or trim plain mounts and frames off before.
+        deduplicate: whether only one of paintings that show the same is used.
+    """
+
+    resolution: int
+    crop: str = "center"
+    border: str = "keep"
+    deduplicate: bool = False
 
 
 @dataclass(frozen=True)
 class Pack:
-    """A folder of paintings, ready for training.
+    """A folder of paintings, ready for training, as strips whose short side is the resolution.
+
+    A square is a part of a strip; where it lies along a strip that is longer is chosen when it is
+    taken, so that it can move from epoch to epoch.
 
     Attributes:
-        paintings: uint8 [N, 3, resolution, resolution] in [0, 255].
-        files: the N files they came from, relative to the folder.
-        skipped: the files that could not be used.
+        rows: uint8 [rows, resolution, 3] in [0, 255], the strips one after another.
+        lengths: int64 [N], rows of each strip, ≥ resolution.
+        lying: bool [N], whether the rows of a strip are columns of its painting.
+        files: the file each strip came from, relative to the folder.
         key: hash of the contents and settings, 16 hexadecimal digits.
-        path: the .npy file.
+        checkup: what is in the folder.
+        report: the page that tells it to a person.
     """
 
-    paintings: NDArray[np.uint8]
+    rows: NDArray[np.uint8]
+    lengths: NDArray[np.int64]
+    lying: NDArray[np.bool_]
     files: list[str]
-    skipped: list[Skipped]
     key: str
-    path: Path
+    checkup: Checkup
+    report: Path
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def resolution(self) -> int:
+        return self.rows.shape[1]
+
+    @cached_property
+    def _starts(self) -> NDArray[np.int64]:
+        return np.cumsum(self.lengths) - self.lengths
+
+    def squares(self, strips: NDArray[np.int64], places: NDArray[np.float64]) -> NDArray[np.uint8]:
+        """Cuts one square from each of some strips.
+
+        Args:
+            strips: [n] numbers of the strips.
+            places: [n] where along each, 0 ≤ place < 1; ½ is the middle.
+
+        Returns:
+            uint8 [n, resolution, resolution, 3].
+        """
+        side = self.resolution
+        slack = self.lengths[strips] - side
+        first = self._starts[strips] + (places * (slack + 1)).astype(np.int64)
+        squares = self.rows[first[:, None] + np.arange(side)]
+        lying = self.lying[strips]
+        squares[lying] = squares[lying].swapaxes(1, 2)
+        return squares
 
 
-def load_pack(root: Path, resolution: int, fallback: Path) -> Pack:
+def load_pack(root: Path, how: Cut) -> Pack:
     """Loads the pack of the paintings below `root`, and makes it first where there is none yet.
 
     Args:
         root: folder of paintings, searched recursively.
-        resolution: side of the squares, in pixels.
-        fallback: folder that takes the pack where `root` cannot be written.
+        how: to cut them.
 
     Raises:
         UserError: the folder is missing, or has fewer than 16 usable paintings.
     """
+    with prepared(root) as folder:
+        # In a new folder, checking and packing are one pass over the files.
+        if read_record(folder).facts:
+            checkup = check_folder(root, folder)
+            pack = _read_pack(checkup, folder, how)
+            if pack is not None:
+                return pack
+        checkup = _write_pack(root, folder, how)
+        pack = _read_pack(checkup, folder, how)
+        assert pack is not None
+        return pack
+
+
+@contextmanager
+def prepared(root: Path) -> Iterator[Path]:
+    """The folder for what is known of `root`, held against other processes until it is left.
+
+    It lies in `root`, or elsewhere where that cannot be written.
+
+    Raises:
+        UserError: there is no folder `root`, or no picture in it.
+    """
     if not root.is_dir():
         raise UserError(f"dataset.root: there is no folder {root}. Give that of your paintings.")
-    files = find_images(root)
-    if not files:
+    if not find_pictures(root)[0]:
         raise UserError(
             f"{root}: no pictures in this folder or below it. artgan reads JPEG, PNG, WebP, TIFF, "
-            "BMP, GIF, AVIF, PPM and PGM files."
+            "HEIC, AVIF, JPEG 2000, BMP, GIF, TGA, PPM and PGM files."
         )
-    folder = root / FOLDER if os.access(root, os.W_OK) else fallback / _identity(root)
-    key = _key(_contents(root, files, folder), resolution)
-    array, index = folder / f"{key}.npy", folder / f"{key}.json"
+    folder = root / FOLDER if os.access(root, os.W_OK) else ELSEWHERE / _identity(root)
+    lock = FileLock(folder / "lock")
     try:
-        return _read_pack(array, index, key)
-    except (OSError, ValueError, KeyError, TypeError):
-        # Not there yet, or damaged: either way it is made from the paintings.
-        _write_pack(root, files, resolution, array, index)
-    return _read_pack(array, index, key)
-
-
-def _read_pack(array: Path, index: Path, key: str) -> Pack:
-    described = json.loads(index.read_text(encoding="utf-8"))
-    skipped = [Skipped(**entry) for entry in described["skipped"]]
-    return Pack(np.load(array, mmap_mode="c"), described["files"], skipped, key, array)
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            print(f"{root}: another process is preparing it; waiting", file=sys.stderr)
+            lock.acquire()
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    try:
+        for left_over in folder.glob(".*.tmp"):
+            left_over.unlink(missing_ok=True)
+        yield folder
+    finally:
+        lock.release()
 
 
 def _identity(root: Path) -> str:
     return f"{root.name}-{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:8]}"
 
 
-def _contents(root: Path, files: list[Path], folder: Path) -> list[tuple[str, str]]:
-    """(name, SHA-256) of each file; only files whose size or time has changed are read again."""
-    record = folder / "files.json"
-    known = _read_record(record)
-    current: dict[str, list[Any]] = {}
-    unread = []
-    for file in files:
-        name = file.as_posix()
-        try:
-            status = (root / file).stat()
-        except OSError as error:
-            current[name] = [-1, -1, error.strerror]
-            continue
-        entry = known.get(name)
-        if entry and entry[:2] == [status.st_size, status.st_mtime_ns]:
-            current[name] = entry
-        else:
-            unread.append(name)
-            current[name] = [status.st_size, status.st_mtime_ns, None]
-    for name in tqdm(unread, "Reading", unit="img", leave=False, disable=None):
-        try:
-            current[name][2] = hashlib.sha256((root / name).read_bytes()).hexdigest()
-        except OSError as error:
-            # A size that never fits, so that the file is tried again at the next start.
-            current[name] = [-1, -1, error.strerror]
-    if current != known:
-        with atomic_write(record) as out:
-            out.write(json.dumps(current, ensure_ascii=False).encode())
-    return [(name, entry[2]) for name, entry in current.items()]
+def _contents(checkup: Checkup) -> str:
+    described = json.dumps([(facts.file, facts.sha256) for facts in checkup.facts])
+    return hashlib.sha256(described.encode()).hexdigest()
 
 
-def _read_record(path: Path) -> dict[str, Any]:
-    """What the record says; nothing where it is missing or damaged, as it can be made anew."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _key(contents: list[tuple[str, str]], resolution: int) -> str:
-    described = json.dumps([VERSION, resolution, "center", contents])
+def _key(checkup: Checkup, how: Cut) -> str:
+    described = json.dumps([VERSION, *how, _contents(checkup)])
     return hashlib.sha256(described.encode()).hexdigest()[:16]
 
 
-def _write_pack(root: Path, files: list[Path], resolution: int, array: Path, index: Path) -> None:
-    transform = square_transform(resolution)
-
-    def cut(file: Path) -> NDArray[np.uint8] | Skipped:
-        try:
-            content = (root / file).read_bytes()
-            square = transform(decode(content))
-        except UnusableImage as error:
-            return Skipped(file.as_posix(), str(error))
-        except OSError as error:
-            return Skipped(file.as_posix(), f"cannot be read: {error.strerror}")
-        return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
-
-    used: list[str] = []
-    skipped: list[Skipped] = []
-    # Pillow decodes and resizes outside Python's lock, so threads use all cores.
-    pool = ThreadPoolExecutor(os.cpu_count())
-    squares = tqdm(
-        pool.map(cut, files), "Packing", len(files), unit="img", leave=False, disable=None
-    )
-    with closing(squares), _cancelling(pool), _large_welcome(), atomic_write(array) as out:
-        _write_header(out, 0, resolution)
-        for file, square in zip(files, squares, strict=True):
-            if isinstance(square, Skipped):
-                skipped.append(square)
-            else:
-                used.append(file.as_posix())
-                out.write(square.tobytes())
-        if len(used) < FEWEST_PAINTINGS:
-            raise UserError(_too_few(root, len(used), skipped))
-        # The header has room for any count, so the true one goes in last.
-        out.seek(0)
-        _write_header(out, len(used), resolution)
-        # The array appears only once its index lies there: it is what marks a pack as whole.
-        with atomic_write(index) as index_out:
-            described = {"files": used, "skipped": [asdict(entry) for entry in skipped]}
-            index_out.write(json.dumps(described, ensure_ascii=False).encode())
-
-
-@contextmanager
-def _cancelling(pool: ThreadPoolExecutor) -> Iterator[None]:
-    """Drops what the pool has not begun, so that Ctrl-C ends the packing at once."""
+def _read_pack(checkup: Checkup, folder: Path, how: Cut) -> Pack | None:
+    key = _key(checkup, how)
     try:
-        yield
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def _large_welcome() -> Iterator[None]:
-    """Scans of long scrolls are large; only what Pillow refuses outright is left out."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        yield
-
-
-def _too_few(root: Path, count: int, skipped: list[Skipped]) -> str:
-    reasons = "".join(f"\n  {entry.file}: {entry.reason}" for entry in skipped[:10])
-    return (
-        f"{root}: {count} usable paintings; at least {FEWEST_PAINTINGS} are needed. "
-        f"{len(skipped)} files cannot be used.{reasons}"
+        index = json.loads((folder / f"{key}.json").read_bytes())
+        rows = np.load(folder / f"{key}.npy", mmap_mode="c")
+        files, lengths, lying = zip(*index["strips"], strict=True)
+        if rows.shape != (sum(lengths), how.resolution, 3):
+            return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # not there yet, or damaged: either way it is made from the paintings
+    return Pack(
+        rows,
+        np.array(lengths, np.int64),
+        np.array(lying, bool),
+        list(files),
+        key,
+        checkup,
+        folder / REPORT,
     )
 
 
-def _write_header(out: Any, count: int, resolution: int) -> None:
-    shape = (count, 3, resolution, resolution)
-    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(out, header)
+def _write_pack(root: Path, folder: Path, how: Cut) -> Checkup:
+    names, others = find_pictures(root)
+    facts = []
+    strips: list[tuple[str, int, bool]] = []
+    try:
+        # The name of a pack, and which duplicates it leaves out, are known only at the end.
+        with tempfile.TemporaryFile(dir=folder) as draft:
+            for described, cuts in examine(root, names, partial(_strips, how)):
+                facts.append(described)
+                for rows, lying in cuts or []:
+                    strips.append((described.file, len(rows), lying))
+                    draft.write(rows.tobytes())
+            checkup = conclude(root, folder, facts, others)
+            draft.seek(0)
+            _write_chosen(draft, strips, checkup, folder, how)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    return checkup
+
+
+def _strips(how: Cut, image: Image.Image, frame: Box | None) -> list[Strip]:
+    inner = image.crop(frame) if frame and how.border == "trim" else image
+    return cut(inner, how.resolution, how.crop)
+
+
+def _write_chosen(
+    draft: IO[bytes], strips: list[tuple[str, int, bool]], checkup: Checkup, folder: Path, how: Cut
+) -> None:
+    left_out = checkup.superfluous if how.deduplicate else set()
+    chosen = [strip for strip in strips if strip[0] not in left_out]
+    count = len({file for file, _, _ in chosen})
+    if count < FEWEST_PAINTINGS:
+        raise UserError(_too_few(checkup, count))
+    key = _key(checkup, how)
+    shape = (sum(length for _, length, _ in chosen), how.resolution, 3)
+    with atomic_write(folder / f"{key}.npy") as out:
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(out, header)
+        for file, length, _ in strips:
+            rows = draft.read(length * how.resolution * 3)
+            if file not in left_out:
+                out.write(rows)
+        # The array appears only once its index lies there: it is what marks a pack as whole.
+        with atomic_write(folder / f"{key}.json") as index:
+            described = {"contents": _contents(checkup), "strips": chosen}
+            index.write(json.dumps(described).encode())
+    _remove_outdated(folder, _contents(checkup))
+
+
+def _remove_outdated(folder: Path, contents: str) -> None:
+    """Removes packs of what the folder held before; no run could go on with those."""
+    for array in folder.glob("*.npy"):
+        index = array.with_suffix(".json")
+        try:
+            current = json.loads(index.read_bytes())["contents"] == contents
+        except (OSError, ValueError, KeyError, TypeError):
+            current = False
+        if not current:
+            array.unlink(missing_ok=True)
+            index.unlink(missing_ok=True)
+
+
+def _too_few(checkup: Checkup, count: int) -> str:
+    reasons = "".join(f"\n  {facts.file}: {facts.reason}" for facts in checkup.unusable[:10])
+    return (
+        f"{checkup.root}: {count} usable paintings; at least {FEWEST_PAINTINGS} are needed. "
+        f"{len(checkup.unusable)} files cannot be used.{reasons}"
+    )

@@ -1,63 +1,98 @@
-"""Finding the pictures in a folder, and turning one file into one square."""
+"""Finding the pictures in a folder, and turning the bytes of one file into one upright picture."""
 
 import io
 import os
-from collections.abc import Callable
+import re
+from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
-from torchvision.transforms import v2
+import pi_heif
+import simplejpeg
+from PIL import Image, ImageCms, ImageOps
+
+pi_heif.register_heif_opener()
 
 SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".ppm", ".pgm"}
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+    | {".avif", ".heic", ".heif", ".jp2", ".tga", ".ppm", ".pgm"}
 )
 SMALLEST_SIDE = 16
+# Twice the largest resolution and more: what a JPEG of a large scan is reduced to as it is decoded.
+DECODED_SIDE = 1024
+# Some cameras leave a few stray bytes in a file whose picture is whole.
+STRAY_BYTES = 4
 
 
 class UnusableImage(Exception):
     """A file that cannot become a training picture; its text is the reason, for a person."""
 
 
-def find_images(root: Path) -> list[Path]:
-    """Lists the picture files below `root`, relative to it, in an order that never changes.
+class Picture(NamedTuple):
+    """A decoded file.
 
-    Hidden files and folders, `__MACOSX` twins and linked folders are passed over.
+    Attributes:
+        image: upright RGB, 8 bits a channel; large JPEGs are reduced, to no less than
+            `DECODED_SIDE` pixels on the short side.
+        width: of the whole picture, upright, in pixels.
+        height: of the whole picture, upright, in pixels.
+        format: of the file, as Pillow names it, such as JPEG.
+        mode: of the file, as Pillow names it, such as CMYK.
+    """
+
+    image: Image.Image
+    width: int
+    height: int
+    format: str
+    mode: str
+
+
+def find_pictures(root: Path) -> tuple[list[str], dict[str, int]]:
+    """Lists the picture files below `root`, in an order that never changes.
+
+    Hidden files and folders, `__MACOSX` twins and linked folders are passed over. A folder that
+    cannot be searched is listed like a file, as reading it will tell why.
 
     Args:
         root: folder to search, with all folders below it.
 
     Returns:
-        Relative paths sorted by their names, the same on every platform.
+        Names relative to `root`, with forward slashes, sorted, the same on every platform; and
+        how many other files there are, by their ending in lower case.
     """
-    found = []
-    for folder, subfolders, names in os.walk(root):
+    found: list[str] = []
+    others: Counter[str] = Counter()
+
+    def relative(folder: str) -> str:
+        return Path(folder).relative_to(root).as_posix()
+
+    for folder, subfolders, names in os.walk(
+        root, onerror=lambda error: found.append(relative(error.filename))
+    ):
         subfolders[:] = [name for name in subfolders if not _hidden(name)]
+        prefix = "" if relative(folder) == "." else relative(folder) + "/"
         for name in names:
-            path = Path(folder) / name
-            # A pipe of that name would be waited for without end.
-            if path.suffix.lower() in SUFFIXES and not _hidden(name) and path.is_file():
-                found.append(path.relative_to(root))
-    return sorted(found, key=lambda path: path.as_posix())
+            stem, dot, ending = name.rpartition(".")
+            suffix = (dot + ending).lower() if stem else ""
+            if _hidden(name):
+                continue
+            if suffix in SUFFIXES:
+                found.append(prefix + name)
+            else:
+                others[suffix] += 1
+    return sorted(found), dict(others)
 
 
 def _hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def square_transform(resolution: int) -> Callable[[Image.Image], Image.Image]:
-    """Short side resized to `resolution`, then the middle cut out, as the article did."""
-    return v2.Compose([v2.Resize(resolution, antialias=True), v2.CenterCrop(resolution)])
-
-
-def decode(content: bytes) -> Image.Image:
-    """Decodes a picture file fully, upright, as RGB; what is transparent becomes white.
+def decode(content: bytes) -> Picture:
+    """Decodes a picture file fully, upright, as sRGB; what is transparent becomes white.
 
     Args:
         content: the bytes of the file.
-
-    Returns:
-        RGB picture, 8 bits a channel.
 
     Raises:
         UnusableImage: it is no picture, is damaged, or is too small or too large.
@@ -66,27 +101,90 @@ def decode(content: bytes) -> Image.Image:
         raise UnusableImage("the file is empty")
     try:
         with Image.open(io.BytesIO(content)) as image:
+            file_format, mode, size = image.format or "", image.mode, image.size
+            image.draft(None, (DECODED_SIDE, DECODED_SIDE))
             image.load()
+            _refuse_half_decoded(image, content)
             upright = ImageOps.exif_transpose(image)
+    except UnusableImage:
+        raise
     except Image.DecompressionBombError:
         raise UnusableImage("more pixels than is safe to decode") from None
     except Image.UnidentifiedImageError:
-        raise UnusableImage("not a picture") from None
+        raise UnusableImage(_what_else(content)) from None
     except Exception as error:
         # Pillow's decoders raise almost anything on damaged files (OSError, SyntaxError,
         # struct.error, ...), and one bad file must not end a training.
         raise UnusableImage(f"damaged: {error}") from None
-    if min(upright.size) < SMALLEST_SIDE:
-        raise UnusableImage(f"too small: {upright.width}×{upright.height} pixels")
-    return _to_rgb(upright)
+    turned = (upright.width < upright.height) != (image.width < image.height)
+    width, height = reversed(size) if turned else size
+    if min(width, height) < SMALLEST_SIDE:
+        raise UnusableImage(f"too small: {width}×{height} pixels")
+    return Picture(_to_rgb(upright), width, height, file_format, mode)
+
+
+def _what_else(content: bytes) -> str:
+    start = content[:512].lstrip().lower()
+    if start.startswith((b"<!doctype html", b"<html", b"<head")):
+        return "not a picture but a web page"
+    return "not a picture"
+
+
+def _refuse_half_decoded(image: Image.Image, content: bytes) -> None:
+    """Refuses damage that Pillow passes over in silence, showing grey where data is missing.
+
+    Formats without checksums can still hold garbage that nobody can tell from a picture.
+    """
+    if image.format in ("JPEG", "MPO"):
+        try:
+            # An eighth of the size: every byte is read, which is all that is asked for.
+            simplejpeg.decode_jpeg(content, "GRAY", min_height=1, min_width=1, min_factor=8)
+        except ValueError as error:
+            stray = re.search(r"(\d+) extraneous bytes", str(error))
+            harmless = stray is not None and int(stray[1]) <= STRAY_BYTES
+            if re.search(r"Corrupt JPEG|Premature end", str(error)) and not harmless:
+                raise UnusableImage(f"damaged: {error}") from None
+    elif image.format == "PNG":
+        with Image.open(io.BytesIO(content)) as again:
+            again.verify()  # the checksums, which decoding alone does not compare
+    elif image.mode in ("RGB", "RGBA", "L"):
+        lightness = np.asarray(image.convert("L"), np.float32)
+        lower = lightness[len(lightness) // 2 :]
+        if abs(lower.mean() - 128) < 8 and lower.std() < 1 and lightness.std() > 0:
+            raise UnusableImage("damaged: the lower half is nothing but grey")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         # 16-bit greyscale: Pillow's own conversion clips at 255 instead of scaling.
         return Image.fromarray((np.asarray(image) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        levels = np.asarray(image)
+        scale = 255 if levels.max() <= 1 else 1
+        return Image.fromarray(np.clip(levels * scale, 0, 255).astype(np.uint8)).convert("RGB")
+    image = _to_srgb(image)
     if image.has_transparency_data:
         with_alpha = image.convert("RGBA")
         white = Image.new("RGBA", with_alpha.size, "white")
         return Image.alpha_composite(white, with_alpha).convert("RGB")
     return image.convert("RGB")
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+    """Carries colours over from the profile in the file; one that makes no sense is ignored."""
+    profile = image.info.get("icc_profile")
+    if not profile or image.mode not in ("RGB", "RGBA", "CMYK", "L"):
+        return image
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if "sRGB" in ImageCms.getProfileDescription(source):
+            return image
+        target = "RGBA" if image.mode == "RGBA" else "RGB"
+        converted = ImageCms.profileToProfile(image, source, _SRGB, outputMode=target)
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return image
+    assert converted is not None
+    return converted
+
+
+_SRGB = ImageCms.createProfile("sRGB")

@@ -1,56 +1,127 @@
 """Where paintings come from: each source ends as a folder of pictures, and that as a pack."""
 
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from artgan.config import DatasetConfig
-from artgan.data import inkwash
-from artgan.data.pack import Pack, load_pack
+from artgan.data import hub, inkwash
+from artgan.data.archive import unpack
+from artgan.data.checkup import FOLDER
+from artgan.data.crop import MOST_TILES
+from artgan.data.fetch import fetch_archives
+from artgan.data.pack import Cut, Pack, load_pack
 from artgan.errors import UserError
+from artgan.files import atomic_folder
 
 INKWASH_COUNT = 2000
-SHOWN_REASONS = 5
+# What each source asks for besides the root; these keys mean nothing to the others.
+ASKED: dict[str, tuple[str, ...]] = {
+    "folder": (),
+    "inkwash": (),
+    "archives": ("address", "archives", "only"),
+    "huggingface": ("repo", "split", "column", "label", *hub.FILTERS),
+}
+ORIGIN = "source.json"
+
+
+def settle(dataset: DatasetConfig) -> None:
+    """Gives the root its absolute path, and refuses keys that mean nothing to the source.
+
+    Raises:
+        UserError: naming the key.
+    """
+    for source, keys in ASKED.items():
+        for key in keys:
+            if source != dataset.source and getattr(dataset, key):
+                raise UserError(
+                    f"dataset.{key}: means nothing to source {dataset.source}, only to {source}."
+                )
+    root = hub.default_root(dataset) if dataset.root is None else Path(dataset.root)
+    dataset.root = str(root.expanduser().absolute())
 
 
 def load_paintings(dataset: DatasetConfig, resolution: int) -> Pack:
     """Fetches or paints the dataset where it is not there yet, and packs it at `resolution`.
 
+    Args:
+        dataset: settled.
+        resolution: side of the squares, in pixels.
+
     Raises:
-        UserError: the folder is missing or holds too few usable paintings.
+        UserError: the paintings cannot be had, or too few of them can be used.
     """
-    root = Path(dataset.root).expanduser()
-    if dataset.source == "inkwash" and not root.exists():
-        with tqdm(
-            total=INKWASH_COUNT, desc=f"Painting {root}", unit="img", leave=False, disable=None
-        ) as bar:
-            try:
-                inkwash.generate(
-                    root, INKWASH_COUNT, progress=lambda done: bar.update(done - bar.n)
-                )
-            except OSError as error:
-                raise UserError(
-                    f"dataset.root: the built-in paintings cannot be written to {root} "
-                    f"({error.strerror or error}). Give another folder, or free some space."
-                ) from error
-    return load_pack(root, resolution, fallback=Path("datasets/.packs"))
+    assert dataset.root is not None
+    root = Path(dataset.root)
+    if dataset.source != "folder":
+        _obtain(dataset, root)
+    return load_pack(root, Cut(resolution, dataset.crop, dataset.border, dataset.deduplicate))
 
 
-def report(dataset: DatasetConfig, pack: Pack) -> None:
-    """Says on the screen how many paintings there are, and which files were skipped and why.
+def _obtain(dataset: DatasetConfig, root: Path) -> None:
+    """Makes the folder of a named set, unless it is there; that of another set is refused."""
+    asked = {key: getattr(dataset, key) for key in ("source", *ASKED[dataset.source])}
+    if root.is_dir() and any(root.iterdir()):
+        return _refuse_another(root, asked)
+    with atomic_folder(root) as folder:
+        if folder is None:
+            return None
+        if dataset.terms:
+            print(f"{root.name}: {dataset.terms}", file=sys.stderr)
+        found = _fill(dataset, folder, root)
+        (folder / FOLDER).mkdir()
+        (folder / FOLDER / ORIGIN).write_text(json.dumps(asked | found, indent=1), "utf-8")
+    return None
 
-    The whole list lies beside the pack.
-    """
-    root = dataset.root
-    height, width = pack.paintings.shape[2:]
-    print(f"{root}: {len(pack.paintings):,} paintings at {width}×{height} px", file=sys.stderr)
-    if not pack.skipped:
+
+def _fill(dataset: DatasetConfig, folder: Path, root: Path) -> dict[str, Any]:
+    """Writes the pictures of a named set into `folder`, and tells what there is to remember."""
+    if dataset.source == "huggingface":
+        return {"pictures": hub.export(dataset, folder)}
+    if dataset.source == "archives":
+        assert dataset.address is not None
+        downloads = root.parent / "downloads" / root.name
+        sums = fetch_archives(dataset.address, dataset.archives, downloads)
+        unpack(list(sums), folder, dataset.only)
+        return {"sums": {file.name: found for file, found in sums.items()}}
+    with tqdm(
+        total=INKWASH_COUNT, desc=f"Painting {root}", unit="img", leave=False, disable=None
+    ) as bar:
+        inkwash.generate(folder, INKWASH_COUNT, progress=lambda done: bar.update(done - bar.n))
+    return {}
+
+
+def _refuse_another(root: Path, asked: dict[str, Any]) -> None:
+    """Refuses a folder that was made for another set; one filled by hand is taken as it is."""
+    try:
+        origin = json.loads((root / FOLDER / ORIGIN).read_bytes())
+    except (OSError, ValueError):
         return
-    print(
-        f"{root}: {len(pack.skipped):,} files cannot be used; all of them are listed in "
-        f"{pack.path.with_suffix('.json')}",
-        file=sys.stderr,
-    )
-    for entry in pack.skipped[:SHOWN_REASONS]:
-        print(f"  {entry.file}: {entry.reason}", file=sys.stderr)
+    for key, value in asked.items():
+        if origin.get(key) != value:
+            raise UserError(
+                f"{root}: holds paintings of another set ({key} {origin.get(key)}, not {value}). "
+                "Give another folder by dataset.root=PATH, or take this one away."
+            )
+
+
+def report(pack: Pack, crop: str) -> None:
+    """Says on the screen what is in the folder, and what is made of it.
+
+    Args:
+        pack: the paintings.
+        crop: how they were cut.
+    """
+    checkup = pack.checkup
+    more = f" More in {pack.report}" if checkup.unusable or checkup.duplicates else ""
+    print(checkup.summary() + more, file=sys.stderr)
+    count = len(set(pack.files))
+    side = f"{pack.resolution}×{pack.resolution} px"
+    if crop == "tiles":
+        squares = f"{len(pack):,} squares of {side}, at most {MOST_TILES} from one painting"
+        print(f"Training on {squares}: {count:,} paintings", file=sys.stderr)
+    else:
+        print(f"Training on {count:,} paintings at {side}", file=sys.stderr)

@@ -8,6 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from artgan.data.pack import Pack
+
 
 class PaintingStream:
     """An endless stream of batches: one permutation of the paintings after another.
@@ -17,7 +19,7 @@ class PaintingStream:
     of an epoch. A batch may span two epochs; no painting is dropped.
 
     Args:
-        paintings: uint8 [N, 3, H, W], shared, not copied.
+        pack: the paintings, shared, not copied.
         batch_size: paintings in one update over all ranks; a multiple of `world_size`.
         seed: of the permutations.
         images_seen: where to begin.
@@ -25,49 +27,48 @@ class PaintingStream:
         world_size: number of processes that share each batch.
 
     Yields:
-        uint8 [batch_size / world_size, 3, H, W]
-
-    Example:
-        >>> stream = PaintingStream(np.zeros((10, 3, 64, 64), np.uint8), batch_size=4, seed=0)
-        >>> next(iter(stream)).shape
-        torch.Size([4, 3, 64, 64])
+        uint8 [batch_size / world_size, 3, H, W], in channels_last layout
     """
 
     def __init__(
         self,
-        paintings: NDArray[np.uint8],
+        pack: Pack,
         batch_size: int,
         seed: int,
         images_seen: int = 0,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.paintings = paintings
+        self.pack = pack
         self.batch_size = batch_size
         self.seed = seed
         self.images_seen = images_seen
         self.rank = rank
         self.world_size = world_size
+        self._drawn: tuple[int, NDArray[np.int64], NDArray[np.float64]] | None = None
 
     def __iter__(self) -> Iterator[Tensor]:
         share = self.batch_size // self.world_size
         for start in count_from(self.images_seen + self.rank * share, self.batch_size):
-            yield torch.from_numpy(self.paintings[self.indices(start, share)])
+            squares = self.pack.squares(*self.chosen(start, share))
+            yield torch.from_numpy(squares).permute(0, 3, 1, 2)
 
-    def indices(self, start: int, length: int) -> NDArray[np.int64]:
-        """Which paintings stand at positions `start` to `start + length` of the stream."""
-        total = len(self.paintings)
-        chosen = []
+    def chosen(self, start: int, length: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Which strips stand from `start` on in the stream, and where along them squares lie."""
+        strips, places = [], []
         while length > 0:
-            epoch, position = divmod(start, total)
-            chosen.append(self._order(epoch)[position : position + length])
-            start += len(chosen[-1])
-            length -= len(chosen[-1])
-        return np.concatenate(chosen)
+            epoch, position = divmod(start, len(self.pack))
+            order, where = self._epoch(epoch)
+            strips.append(order[position : position + length])
+            places.append(where[position : position + length])
+            start += len(strips[-1])
+            length -= len(strips[-1])
+        return np.concatenate(strips), np.concatenate(places)
 
-    def _order(self, epoch: int) -> NDArray[np.int64]:
-        if getattr(self, "_epoch", None) != epoch:
-            self._epoch = epoch
+    def _epoch(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """The order of an epoch, and where along each strip its square lies."""
+        if self._drawn is None or self._drawn[0] != epoch:
             generator = np.random.Generator(np.random.PCG64([self.seed, epoch]))
-            self._permutation = generator.permutation(len(self.paintings))
-        return self._permutation
+            order = generator.permutation(len(self.pack))
+            self._drawn = epoch, order, generator.random(len(self.pack))
+        return self._drawn[1:]

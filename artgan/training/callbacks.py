@@ -10,6 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -17,6 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from artgan.checkpoint import LAST
+from artgan.data.pack import Pack
 from artgan.errors import UserError
 from artgan.files import atomic_write
 from artgan.pictures import save_png, tile
@@ -164,14 +166,15 @@ class SampleGrids(pl.Callback):
     Args:
         every: images between two grids.
         folder: of the run; grids go to `samples/` in it.
-        paintings: uint8 [N, 3, H, W], some of which are shown beside.
+        pack: the paintings, some of which are shown beside.
     """
 
-    def __init__(self, every: int, folder: Path, paintings: Any) -> None:
+    def __init__(self, every: int, folder: Path, pack: Pack) -> None:
         self.every = every
         self.folder = folder / "samples"
-        spread = range(0, len(paintings), max(1, len(paintings) // GRID_SIDE**2))
-        self.paintings = torch.from_numpy(paintings[list(spread)[: GRID_SIDE**2]])
+        spread = np.arange(0, len(pack), max(1, len(pack) // GRID_SIDE**2))[: GRID_SIDE**2]
+        squares = pack.squares(spread, np.full(len(spread), 0.5))
+        self.paintings = torch.from_numpy(squares).permute(0, 3, 1, 2)
         self.latest: Path | None = None
         self._collapsed = False
 

@@ -1,8 +1,8 @@
 """The paintings, as Lightning asks for them."""
 
 import pytorch_lightning as pl
-from numpy.typing import NDArray
 
+from artgan.data.pack import Pack
 from artgan.data.stream import PaintingStream
 from artgan.training.module import GAN
 
@@ -11,14 +11,14 @@ class Paintings(pl.LightningDataModule):
     """Gives each rank its part of the stream, from where the run stands.
 
     Args:
-        paintings: uint8 [N, 3, H, W].
+        pack: the paintings.
         batch_size: over all ranks together.
         seed: of the order.
     """
 
-    def __init__(self, paintings: NDArray, batch_size: int, seed: int) -> None:
+    def __init__(self, pack: Pack, batch_size: int, seed: int) -> None:
         super().__init__()
-        self.paintings = paintings
+        self.pack = pack
         self.batch_size = batch_size
         self.seed = seed
 
@@ -27,7 +27,7 @@ class Paintings(pl.LightningDataModule):
         module = self.trainer.lightning_module
         assert isinstance(module, GAN)
         return PaintingStream(
-            self.paintings,
+            self.pack,
             self.batch_size,
             self.seed,
             module.progress.images_seen,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from artgan.checkpoint import KEY, newest_checkpoint
 from artgan.config import CONFIG_FILE, TrainConfig, load_config, seconds
+from artgan.data import sources
 from artgan.errors import UserError
 from artgan.training.module import Progress
 
@@ -31,7 +32,7 @@ def settle(config: TrainConfig) -> None:
         config.epochs = config.dataset.default_epochs
         config.max_time = config.dataset.default_max_time
     _check_together(config)
-    config.dataset.root = str(Path(config.dataset.root).expanduser().absolute())
+    sources.settle(config.dataset)
     if config.name is not None:
         if Path(config.name).name != config.name or config.name == "..":
             raise UserError(
@@ -90,6 +91,7 @@ def claim_folder(config: TrainConfig, job_number: int | None = None) -> Path:
 def _default_name(config: TrainConfig) -> str:
     """Sorts by time, and says what is painted: 20261120-192310-inkwash-64px."""
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    assert config.dataset.root is not None
     source = "-".join(Path(config.dataset.root).name.split())
     return f"{now}-{source}-{config.resolution}px"
 

@@ -98,7 +98,7 @@ def train(config: TrainConfig, folder: Path, pack: Pack) -> bool:
     """
     is_first_process = RUN_FOLDER not in os.environ
     checkpoint, progress = last_state(folder, config, pack.key)
-    stopping = Stopping(*_budget(config, len(pack.paintings)))
+    stopping = Stopping(*_budget(config, len(pack)))
     if stopping.share(progress) >= 1:
         raise UserError(
             f"{folder}: this run is finished, after {progress.images_seen:,} images in "
@@ -106,7 +106,7 @@ def train(config: TrainConfig, folder: Path, pack: Pack) -> bool:
             f"resume={shlex.quote(str(folder))} max_images=… (or epochs=… or max_time=…)"
         )
     module = GAN(config, pack.key)
-    grids = SampleGrids(config.sample_every, folder, pack.paintings)
+    grids = SampleGrids(config.sample_every, folder, pack)
     logger = EventLog(
         folder,
         name="",
@@ -118,7 +118,7 @@ def train(config: TrainConfig, folder: Path, pack: Pack) -> bool:
     with _quiet_lightning(), _restored_environment(), _full_disk_said_once(folder):
         trainer = _make_trainer(config.trainer, logger, _callbacks(config, folder, stopping, grids))
         if is_first_process:
-            report(config.dataset, pack)
+            report(pack, config.dataset.crop)
             device = str(trainer.strategy.root_device)
             print(f"{folder}: training on {device}, precision {trainer.precision}", file=sys.stderr)
             clear_temporaries(folder)
@@ -127,7 +127,7 @@ def train(config: TrainConfig, folder: Path, pack: Pack) -> bool:
         os.environ[RUN_FOLDER] = str(folder.resolve())
         trainer.fit(
             module,
-            datamodule=Paintings(pack.paintings, config.batch_size, config.seed),
+            datamodule=Paintings(pack, config.batch_size, config.seed),
             ckpt_path=checkpoint,
             weights_only=True,
         )
@@ -228,7 +228,8 @@ def _budget(config: TrainConfig, paintings: int) -> tuple[float, float]:
 
 def _log_hyperparameters(logger: TensorBoardLogger, config: TrainConfig) -> None:
     """Fills TensorBoard's HPARAMS tab, which takes each figure's latest value from its curve."""
-    flat = {key: value for key, value in _flatten(asdict(config)).items() if value is not None}
+    settings = _flatten(asdict(config))
+    flat = {key: value for key, value in settings.items() if isinstance(value, int | float | str)}
     for summary in hparams(flat, dict.fromkeys(FIGURES, 0.0)):
         file_writer = logger.experiment.file_writer
         assert file_writer is not None

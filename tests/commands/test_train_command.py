@@ -99,7 +99,7 @@ def test_ctrl_c_before_the_training_is_no_traceback(paintings: Path, tmp_path: P
     )
     # The line comes just before Lightning sets up; the packing and the imports lie behind.
     assert process.stderr is not None
-    assert "paintings at 32×32 px" in process.stderr.readline()
+    assert "40 of 40 pictures can be used" in process.stderr.readline()
     process.send_signal(signal.SIGINT)
     errors = process.communicate(timeout=60)[1]
     assert process.returncode in (0, 130), errors  # 0 where the training had begun by then
@@ -188,7 +188,9 @@ def test_a_disk_too_small_for_the_curves_is_no_traceback(
     assert "Traceback" not in done.stderr
 
 
-def test_files_that_cannot_be_used_are_counted_and_named(paintings: Path, tmp_path: Path) -> None:
+def test_files_that_cannot_be_used_are_counted_and_passed_over(
+    paintings: Path, tmp_path: Path
+) -> None:
     root = tmp_path / "mine"
     root.mkdir()
     for path in paintings.rglob("*.jpg"):
@@ -197,15 +199,14 @@ def test_files_that_cannot_be_used_are_counted_and_named(paintings: Path, tmp_pa
     (root / "page.jpg").write_text("<html>")
     _, messages = succeed("train.py", *small_arguments(root), "max_images=8", cwd=tmp_path)
     assert "40 paintings at 32×32 px" in messages
-    assert "2 files cannot be used" in messages
-    assert "page.jpg: not a picture" in messages
-    assert "torn.jpg: damaged" in messages
+    assert "40 of 42 pictures can be used; 2 cannot (1 not a picture but a web page, " in messages
+    assert f"More in {root / '.artgan' / 'report.html'}" in messages
 
 
 @pytest.mark.slow
 def test_the_built_in_set_is_painted_once_and_trained_on(tmp_path: Path) -> None:
     for name in ("first", "second"):
         _, messages = succeed("train.py", "max_images=64", f"name={name}", cwd=tmp_path)
-        assert "datasets/inkwash: 2,000 paintings at 64×64 px" in messages
+        assert "Training on 2,000 paintings at 64×64 px" in messages
     assert len(list((tmp_path / "datasets" / "inkwash").glob("*.png"))) == 2000
     assert len(list((tmp_path / "datasets" / "inkwash" / ".artgan").glob("*.npy"))) == 1

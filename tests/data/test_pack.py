@@ -1,14 +1,16 @@
-import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from artgan.data.pack import Pack, load_pack
+from artgan.data.pack import Cut, Pack, load_pack
 from artgan.errors import UserError
+from tests.helpers import ROOT, environment
 
 
 @pytest.fixture
@@ -17,27 +19,92 @@ def root(paintings: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(paintings, tmp_path / "mine", ignore=ignore))
 
 
-def load(root: Path, resolution: int = 32) -> Pack:
-    return load_pack(root, resolution, fallback=root.parent / "fallback")
+def load(root: Path, resolution: int = 32, **how: object) -> Pack:
+    return load_pack(root, Cut(resolution, **how))  # type: ignore[arg-type]
+
+
+def middles(pack: Pack) -> np.ndarray:
+    return pack.squares(np.arange(len(pack)), np.full(len(pack), 0.5))
 
 
 def test_paintings_are_resized_and_cut_in_the_order_of_their_names(root: Path) -> None:
     pack = load(root)
-    assert pack.paintings.shape == (40, 3, 32, 32)
-    assert pack.paintings.dtype == np.uint8
+    assert (len(pack), pack.resolution, pack.rows.dtype) == (40, 32, np.uint8)
     assert pack.files == sorted(pack.files)
     with Image.open(root / pack.files[7]) as image:
         expected = image.resize((40, 32), Image.Resampling.BILINEAR).crop((4, 0, 36, 32))
-    np.testing.assert_array_equal(pack.paintings[7].transpose(1, 2, 0), np.asarray(expected))
+    np.testing.assert_array_equal(middles(pack)[7], np.asarray(expected))
 
 
-def test_a_second_start_decodes_nothing(root: Path) -> None:
+def test_a_square_can_lie_anywhere_along_its_painting(root: Path) -> None:
+    pack = load(root, crop="random")
+    numbers = np.full(9, 7)
+    with Image.open(root / pack.files[7]) as image:
+        whole = np.asarray(image.resize((40, 32), Image.Resampling.BILINEAR))
+    squares = pack.squares(numbers, np.arange(9) / 9)
+    for shift, square in enumerate(squares):
+        np.testing.assert_array_equal(square, whole[:, shift : shift + 32])
+
+
+def test_standing_paintings_are_cut_along_their_height(root: Path) -> None:
+    for file in root.rglob("*.jpg"):
+        with Image.open(file) as image:
+            image.transpose(Image.Transpose.ROTATE_90).save(file.with_suffix(".png"))
+        file.unlink()
+    pack = load(root, crop="random")
+    with Image.open(root / pack.files[7]) as image:
+        whole = np.asarray(image.resize((32, 40), Image.Resampling.BILINEAR))
+    (square,) = pack.squares(np.array([7]), np.array([0.99]))
+    np.testing.assert_array_equal(square, whole[8:])
+
+
+def test_a_scroll_becomes_several_squares_of_one_painting(root: Path) -> None:
+    scroll = Image.effect_noise((400, 100), 60).convert("RGB")
+    scroll.save(root / "scroll.png")
+    pack = load(root, crop="tiles")
+    assert pack.files.count("scroll.png") == 5
+    assert len(pack) == 45
+
+
+def test_plain_borders_are_trimmed_when_asked(root: Path) -> None:
+    noise = Image.effect_noise((100, 100), 90).convert("RGB")
+    framed = Image.new("RGB", (140, 140), "black")
+    framed.paste(noise, (20, 20))
+    framed.save(root / "framed.png")
+    kept, trimmed = load(root), load(root, border="trim")
+    assert middles(kept)[kept.files.index("framed.png"), 0].max() < 10
+    expected = np.asarray(noise.resize((32, 32), Image.Resampling.BILINEAR))
+    square = middles(trimmed)[trimmed.files.index("framed.png")]
+    np.testing.assert_array_equal(square, expected)
+
+
+def test_only_one_of_the_same_paintings_is_kept_when_asked(root: Path) -> None:
+    first = load(root).files[0]
+    shutil.copy(root / first, root / "zz copy.jpg")
+    with Image.open(root / first) as image:
+        image.resize((200, 160)).save(root / "zz larger.png")
+    assert len(load(root)) == 42
+    pack = load(root, deduplicate=True)
+    assert pack.checkup.duplicates == [["zz larger.png", first, "zz copy.jpg"]]
+    assert len(pack) == 40
+    with Image.open(root / "zz larger.png") as image:
+        expected = image.resize((40, 32), Image.Resampling.BILINEAR).crop((4, 0, 36, 32))
+    np.testing.assert_array_equal(middles(pack)[-1], np.asarray(expected))
+
+
+def test_a_second_start_reads_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = load(root)
-    written = first.path.stat().st_mtime_ns
+    written = {path: path.stat().st_mtime_ns for path in (root / ".artgan").glob("[!l]*")}
+
+    def refuse(path: Path) -> bytes:
+        raise AssertionError(path)
+
+    for file in root.rglob("*.jpg"):
+        monkeypatch.setattr(file.__class__, "is_file", refuse)
     second = load(root)
     assert second.key == first.key
-    assert second.path.stat().st_mtime_ns == written
-    np.testing.assert_array_equal(second.paintings, first.paintings)
+    assert {path: path.stat().st_mtime_ns for path in (root / ".artgan").glob("[!l]*")} == written
+    np.testing.assert_array_equal(second.rows, first.rows)
 
 
 def test_a_copy_of_the_folder_has_the_same_key(root: Path, tmp_path: Path) -> None:
@@ -46,33 +113,42 @@ def test_a_copy_of_the_folder_has_the_same_key(root: Path, tmp_path: Path) -> No
     assert load(copy).key == load(root).key
 
 
-@pytest.mark.parametrize("change", ["changed", "added", "removed", "resolution"])
-def test_another_content_or_resolution_is_another_pack(root: Path, change: str) -> None:
+@pytest.mark.parametrize("change", ["changed", "added", "removed"])
+def test_another_content_is_another_pack_and_the_old_one_goes(root: Path, change: str) -> None:
     before = load(root)
     file = root / before.files[0]
     if change == "changed":
-        Image.new("RGB", (64, 64), "red").save(file)
+        Image.effect_noise((64, 64), 5).convert("RGB").save(file)
     elif change == "added":
         shutil.copy(file, root / "new.jpg")
     elif change == "removed":
         file.unlink()
-    after = load(root, 64 if change == "resolution" else 32)
+    after = load(root)
     assert after.key != before.key
+    assert [path.stem for path in (root / ".artgan").glob("*.npy")] == [after.key]
     if change == "changed":
-        assert after.paintings[0, 0].min() > 200
+        assert middles(after)[0].std() < 10
 
 
-def test_a_file_that_cannot_be_used_is_listed_with_its_reason(root: Path) -> None:
+def test_each_way_of_cutting_has_a_pack_of_its_own(root: Path) -> None:
+    ways = [{}, {"resolution": 64}, {"crop": "random"}, {"crop": "tiles"}, {"border": "trim"}]
+    ways.append({"deduplicate": True})
+    keys = {load(root, **way).key for way in ways}  # type: ignore[arg-type]
+    assert {path.stem for path in (root / ".artgan").glob("*.npy")} == keys
+    assert len(keys) == 6
+
+
+def test_a_file_that_cannot_be_used_is_left_out(root: Path) -> None:
     (root / "page.jpg").write_text("<html>")
     (root / "nothing.png").touch()
     pack = load(root)
-    assert len(pack.paintings) == 40
-    assert {skipped.file: skipped.reason for skipped in pack.skipped} == {
-        "page.jpg": "not a picture",
+    assert len(pack) == 40
+    assert {facts.file: facts.reason for facts in pack.checkup.unusable} == {
+        "page.jpg": "not a picture but a web page",
         "nothing.png": "the file is empty",
     }
-    listed = json.loads(pack.path.with_suffix(".json").read_text())["skipped"]
-    assert [entry["file"] for entry in listed] == ["nothing.png", "page.jpg"]
+    assert pack.report.is_file()
+    assert (root / "page.jpg").read_text() == "<html>"
 
 
 def test_too_few_paintings_are_a_clear_error_that_leaves_no_pack(root: Path) -> None:
@@ -98,25 +174,22 @@ def test_a_file_that_could_not_be_read_is_tried_again(
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "read_bytes", refuse)
-        assert [skipped.reason for skipped in load(root).skipped] == [
+        assert [facts.reason for facts in load(root).checkup.unusable] == [
             "cannot be read: Permission denied"
         ]
-    assert len(load(root).paintings) == 40
+    assert len(load(root)) == 40
 
 
-def test_a_damaged_pack_is_made_anew(root: Path) -> None:
+@pytest.mark.parametrize("what", ["array", "index", "files.json"])
+def test_what_is_damaged_is_made_anew(root: Path, what: str) -> None:
     pack = load(root)
-    whole = np.array(pack.paintings)
-    pack.path.write_bytes(pack.path.read_bytes()[:1000])
-    np.testing.assert_array_equal(load(root).paintings, whole)
-
-
-@pytest.mark.parametrize("record", ["files.json", "index"])
-def test_a_damaged_record_is_made_anew(root: Path, record: str) -> None:
-    pack = load(root)
-    path = pack.path.with_suffix(".json") if record == "index" else pack.path.parent / record
-    path.write_text("[")
-    assert load(root).files == pack.files
+    whole = np.array(pack.rows)
+    folder = root / ".artgan"
+    path = {"array": folder / f"{pack.key}.npy", "index": folder / f"{pack.key}.json"}.get(
+        what, folder / "files.json"
+    )
+    path.write_bytes(path.read_bytes()[:300])
+    np.testing.assert_array_equal(load(root).rows, whole)
 
 
 @pytest.mark.parametrize("what", ["missing", "empty"])
@@ -131,8 +204,46 @@ def test_a_folder_without_pictures_is_a_clear_error(tmp_path: Path, what: str) -
 def test_a_read_only_folder_is_packed_elsewhere(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(root.parent)
     # Root may write anywhere, so the answer of the system is what the test has to set.
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     pack = load(root)
-    assert root.parent / "fallback" in pack.path.parents
+    assert Path("datasets/.packs") in pack.report.parents
     assert not (root / ".artgan").exists()
+
+
+LOAD = """
+import sys
+from pathlib import Path
+from artgan.data.pack import Cut, load_pack
+print(load_pack(Path(sys.argv[1]), Cut(32)).rows.sum())
+"""
+
+
+def loading(root: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", LOAD, str(root)],
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_two_processes_that_start_at_once_share_one_pack(root: Path) -> None:
+    both = [loading(root), loading(root)]
+    sums = {process.communicate(timeout=60)[0] for process in both}
+    assert [process.returncode for process in both] == [0, 0]
+    assert sums == {f"{load(root).rows.sum()}\n"}
+
+
+def test_a_start_after_one_was_killed_makes_it_good(root: Path) -> None:
+    for _ in range(5):
+        process = loading(root)
+        while process.poll() is None and not list((root / ".artgan").glob("*")):
+            pass
+        process.kill()
+        process.wait()
+    assert len(load(root)) == 40
+    assert not list((root / ".artgan").glob(".*.tmp"))

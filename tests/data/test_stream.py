@@ -4,14 +4,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from artgan.data.pack import Pack
 from artgan.data.stream import PaintingStream
+from tests.helpers import pack_of
 
 
-def numbered(count: int) -> NDArray[np.uint8]:
-    """Paintings that are told apart by their value."""
-    return np.broadcast_to(
-        np.arange(count, dtype=np.uint8)[:, None, None, None], (count, 3, 2, 2)
-    ).copy()
+def numbered(count: int, length: int = 2) -> Pack:
+    """Strips of 2 pixels' width that are told apart by red, and their rows by green."""
+    rows = np.zeros((count, length, 2, 3), np.uint8)
+    rows[..., 0] = np.arange(count)[:, None, None]
+    rows[..., 1] = np.arange(length)[:, None]
+    return pack_of(rows)
 
 
 def numbers(stream: PaintingStream, batches: int) -> list[int]:
@@ -53,7 +56,33 @@ def test_fewer_paintings_than_a_batch_holds_are_repeated() -> None:
     assert [seen.count(number) for number in range(3)] == [8, 8, 8]
 
 
-def test_batches_are_uint8_tensors() -> None:
+def test_batches_are_uint8_tensors_in_the_layout_of_convolutions() -> None:
     batch = next(iter(PaintingStream(numbered(10), batch_size=4, seed=0)))
     assert batch.shape == (4, 3, 2, 2)
     assert batch.dtype == torch.uint8
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+
+
+def places(pack: Pack, epochs: int, seed: int = 0) -> NDArray[np.uint8]:
+    """[epochs, strips]: the first row of each strip's square."""
+    stream = PaintingStream(pack, batch_size=len(pack), seed=seed)
+    seen = np.zeros((epochs, len(pack)), np.uint8)
+    for epoch, batch in enumerate(itertools.islice(stream, epochs)):
+        seen[epoch, batch[:, 0, 0, 0].numpy()] = batch[:, 1, 0, 0].numpy()
+    return seen
+
+
+def test_the_square_moves_along_a_longer_strip_from_epoch_to_epoch() -> None:
+    seen = places(numbered(50, length=5), epochs=40)
+    counts = np.bincount(seen.ravel(), minlength=4)
+    assert len(counts) == 4  # a square of 2 rows has 4 places in 5
+    np.testing.assert_allclose(counts / seen.size, 0.25, atol=0.04)
+    assert all(len(set(strip)) > 1 for strip in seen.T)
+
+
+def test_a_stream_begun_later_cuts_the_same_squares() -> None:
+    pack = numbered(10, length=9)
+    whole = list(itertools.islice(PaintingStream(pack, batch_size=4, seed=3), 7))
+    later = PaintingStream(pack, batch_size=4, seed=3, images_seen=12)
+    for one, other in zip(whole[3:], later, strict=False):
+        assert torch.equal(one, other)

@@ -15,6 +15,7 @@ from artgan.data.stream import PaintingStream
 from artgan.training.datamodule import Paintings
 from artgan.training.module import GAN
 from artgan.training.run import pick_precision
+from tests.helpers import pack_of
 
 Configure = Callable[..., TrainConfig]
 
@@ -110,9 +111,9 @@ def test_each_rank_and_each_step_draws_its_own_latents(
 def test_each_rank_gets_its_own_paintings_from_where_the_run_stands(
     configure: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    numbers = np.arange(40, dtype=np.uint8)[:, None, None, None]
+    numbers = pack_of(np.tile(np.arange(40, dtype=np.uint8)[:, None, None, None], 3))
     together = PaintingStream(numbers, batch_size=8, seed=0, images_seen=16)
-    expected = next(iter(together)).flatten().tolist()
+    expected = next(iter(together))[:, 0].flatten().tolist()
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     module = GAN(configure(), "key")
     module.progress.images_seen = 16
@@ -123,7 +124,7 @@ def test_each_rank_gets_its_own_paintings_from_where_the_run_stands(
     shares = []
     for rank in (0, 1):
         monkeypatch.setattr(pl.Trainer, "global_rank", rank)
-        shares += next(iter(datamodule.train_dataloader())).flatten().tolist()
+        shares += next(iter(datamodule.train_dataloader()))[:, 0].flatten().tolist()
     assert shares == expected
 
 

@@ -1,0 +1,80 @@
+import io
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance
+
+from artgan.data import inkwash
+from artgan.data.duplicates import ALIKE, fingerprint, group, likeness
+
+
+def painting(index: int) -> Image.Image:
+    return Image.fromarray(inkwash.paint(3, index)).convert("RGB").resize((200, 160))
+
+
+def saved_poorly(image: Image.Image) -> Image.Image:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=20)
+    return Image.open(buffer)
+
+
+SAME: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "poorer": saved_poorly,
+    "smaller": lambda image: image.resize((90, 72)),
+    "stretched": lambda image: image.resize((200, 150)),
+    "darker": lambda image: ImageEnhance.Brightness(image).enhance(0.85),
+    "grey": lambda image: image.convert("L").convert("RGB"),
+    "cropped": lambda image: image.crop((3, 2, 198, 158)),
+}
+
+
+def groups(images: list[Image.Image]) -> list[list[int]]:
+    contents = [str(number) for number in range(len(images))]
+    return group(contents, [fingerprint(image) for image in images], images.__getitem__)
+
+
+@pytest.mark.parametrize("how", SAME)
+def test_the_same_picture_in_another_form_is_found(how: str) -> None:
+    others = [painting(index) for index in range(1, 12)]
+    assert groups([painting(0), *others, SAME[how](painting(0))]) == [[0, 12]]
+
+
+def test_different_paintings_are_told_apart() -> None:
+    assert groups([painting(index) for index in range(60)]) == []
+
+
+def test_two_paintings_on_the_same_mount_are_told_apart() -> None:
+    on_mount = []
+    for index in (0, 1):
+        mount = Image.new("RGB", (300, 300), "black")
+        mount.paste(painting(index).resize((240, 90)), (30, 105))
+        on_mount.append(mount)
+    coarse = [np.asarray(image.convert("L").resize((32, 32)), float).ravel() for image in on_mount]
+    assert np.corrcoef(coarse)[0, 1] > 0.95
+    assert likeness(*on_mount) < ALIKE
+
+
+def test_a_picture_is_wholly_like_itself() -> None:
+    assert likeness(painting(0), painting(0)) == pytest.approx(1, abs=1e-5)
+
+
+def test_files_with_the_same_content_are_one_group_and_not_looked_at() -> None:
+    def never(number: int) -> Image.Image:
+        raise AssertionError(number)
+
+    assert group(["a", "b", "a", "a"], [0, 2**63 - 1, 0, 0], never) == [[0, 2, 3]]
+
+
+def test_a_chain_of_likeness_is_one_group() -> None:
+    first = painting(0)
+    assert groups([saved_poorly(first), first, SAME["smaller"](first)]) == [[0, 1, 2]]
+
+
+def test_the_hash_tells_which_low_frequencies_are_above_their_median() -> None:
+    x = (np.arange(32) + 0.5) * np.pi / 32
+    wave = np.cos(3 * x)[None, :] + 0 * x[:, None]  # frequency (0, 3) alone
+    image = Image.fromarray((127.5 + 100 * wave).round().astype(np.uint8))
+    bits = f"{fingerprint(image):064b}"
+    assert bits[2] == "1"  # (0, 3), as the mean, (0, 0), is left out
+    assert bits[63] == "0"

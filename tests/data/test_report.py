@@ -1,0 +1,278 @@
+import base64
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from artgan.data.checkup import Checkup, Facts
+from artgan.data.report import write_report
+
+VOID = {"meta", "img", "br", "wbr"}
+HOSTILE = "<script>alert(1)\"'&amp; 山水 \udcff\u202e.png"
+CHROMIUM = (
+    "chromium --headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
+    "--disable-background-networking --disable-component-update --disable-sync"
+)
+
+
+def usable(file: str, width: int = 300, height: int = 300, **others: Any) -> Facts:
+    known = {"format": "PNG", "mode": "RGB", "color": (128, 128, 128), **others}
+    return Facts(file, 1, 0, "", width=width, height=height, **known)
+
+
+def unusable(file: str, reason: str) -> Facts:
+    return Facts(file, 1, 0, "", reason)
+
+
+def report(
+    root: Path,
+    facts: list[Facts],
+    duplicates: list[list[str]] | None = None,
+    others: dict[str, int] | None = None,
+) -> tuple[str, dict[str, Any]]:
+    """Writes a report and reads back both files."""
+    page = write_report(Checkup(root, facts, duplicates or [], others or {}), root / ".artgan")
+    figures = json.loads(page.with_suffix(".json").read_bytes())
+    return page.read_text(encoding="utf-8"), figures
+
+
+class Parsed(HTMLParser):
+    """Follows the tags of a page, and keeps the attributes of its pictures."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.names: set[str] = set()
+        self.pictures: list[dict[str, str | None]] = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.names.add(tag)
+        if tag == "img":
+            self.pictures.append(dict(attributes))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_figures_are_those_of_the_folder(tmp_path: Path) -> None:
+    facts = [
+        usable("root.png", 63, 200, color=(0, 0, 0)),
+        usable("birds/a.png", 64, 64, frame=(4, 4, 60, 60)),
+        usable("birds/b.jpg", 127, 127, format="JPEG", mode="CMYK", color=(255, 255, 255)),
+        usable("hills/deep/c.png", 2000, 500),
+        usable("hills/d.png", 2001, 500),
+        unusable("e.png", "too small: 8×200 pixels"),
+        unusable("hills/f.png", "too small: 9×9 pixels"),
+        unusable("g.png", "damaged: no more"),
+    ]
+    groups = [["birds/a.png", "birds/b.jpg", "root.png"], ["hills/d.png", "hills/deep/c.png"]]
+    _, figures = report(tmp_path, facts, groups, {".txt": 2, "": 1})
+
+    assert figures.pop("date")
+    assert figures == {
+        "root": str(tmp_path),
+        "pictures": 8,
+        "usable": 5,
+        "unusable": [
+            {"file": "e.png", "reason": "too small: 8×200 pixels"},
+            {"file": "hills/f.png", "reason": "too small: 9×9 pixels"},
+            {"file": "g.png", "reason": "damaged: no more"},
+        ],
+        "reasons": {"too small": 2, "damaged": 1},
+        "duplicates": groups,
+        "superfluous": 3,
+        "bordered": 1,
+        "classes": {"birds": 2, "hills": 2, "": 1},
+        "formats": {"PNG": 4, "JPEG": 1},
+        "modes": {"RGB": 4, "CMYK": 1},
+        "others": {".txt": 2, "": 1},
+        "short_side": [63, 127, 500],
+        "short_sides": {
+            "below 64": 1,
+            "64 to 127": 2,
+            "128 to 255": 0,
+            "256 to 511": 2,
+            "512 to 1023": 0,
+            "1024 and more": 0,
+        },
+        "smaller_than": {"64": 1, "128": 3, "256": 3},
+        "tall": 1,
+        "wide": 2,
+        "shapes": {
+            "taller than 1:4": 0,
+            "1:4 to 1:2": 1,
+            "1:2 to 4:5": 0,
+            "nearly square": 2,
+            "5:4 to 2:1": 0,
+            "2:1 to 4:1": 1,
+            "wider than 4:1": 1,
+        },
+        "tallest": [{"file": "root.png", "width": 63, "height": 200}],
+        "widest": [
+            {"file": "hills/d.png", "width": 2001, "height": 500},
+            {"file": "hills/deep/c.png", "width": 2000, "height": 500},
+        ],
+        "lightness": {
+            "0 to 10 %": 1,
+            **{f"{tenth}0 to {tenth + 1}0 %": 3 * (tenth == 5) for tenth in range(1, 9)},
+            "90 to 100 %": 1,
+        },
+    }
+
+
+@pytest.mark.parametrize(("width", "height"), [(200, 100), (100, 200)])
+def test_twice_as_long_is_not_yet_longer_than_that(tmp_path: Path, width: int, height: int) -> None:
+    facts = [usable("a.png", width, height), usable("b.png", width, height)]
+    _, figures = report(tmp_path, facts)
+    assert figures["wide"] == figures["tall"] == 0
+    assert figures["shapes"]["5:4 to 2:1"] + figures["shapes"]["1:2 to 4:5"] == 2
+
+
+def test_an_empty_folder_has_a_report(tmp_path: Path) -> None:
+    page, figures = report(tmp_path, [])
+    assert "0 of 0 pictures" in page
+    assert figures["pictures"] == 0
+    assert figures["short_side"] is None
+
+
+def test_of_many_files_the_page_shows_some_and_the_json_all(tmp_path: Path) -> None:
+    """The files are missing besides, as if the folder had been moved away meanwhile."""
+    good = [usable(f"{index % 999}/{index}.png", frame=(9, 9, 99, 99)) for index in range(5000)]
+    bad = [unusable(f"{index}.png", f"kind {index % 50}") for index in range(5000)]
+    groups = [[facts.file for facts in good[index : index + 9]] for index in range(0, 4500, 9)]
+    others = {f".{index}": 1 for index in range(5000)}
+    page, figures = report(tmp_path, good + bad, groups, others)
+
+    assert len(page) < 300_000
+    assert "no picture" in page
+    assert figures["unusable"] == [{"file": f.file, "reason": f.reason} for f in bad]
+    assert figures["duplicates"] == groups
+    assert figures["others"] == others
+    # 40 groups of 500, 4 files of each 9, 12 files of each of 10 kinds of reasons
+    assert page.count("<em>") == 40
+    assert page.count("and 460 more groups, see") == 1
+    assert page.count("and 5 more, see") == 40
+    assert page.count("and 88 more, see") == 10
+    assert page.count("and 4,000 more for other reasons, see") == 1
+
+
+def test_every_tag_of_the_page_is_closed(tmp_path: Path) -> None:
+    facts = [usable("a.png"), usable("b.png", 900, 90), unusable("c.png", "not a picture")]
+    page, _ = report(tmp_path, facts, [["a.png", "b.png"]])
+    assert Parsed(page).open == []
+
+
+@pytest.mark.parametrize("place", ["file", "folder", "reason", "ending", "root"])
+def test_a_hostile_name_stays_text(tmp_path: Path, place: str) -> None:
+    at = dict.fromkeys(["file", "folder", "reason", "ending", "root"], "plain") | {place: HOSTILE}
+    file = f"{at['folder']}/{at['file']}"
+    facts = [usable(file, 300, 100), usable("b.png"), unusable(f"{file}2", at["reason"])]
+    page, figures = report(tmp_path / at["root"], facts, [[file, "b.png"]], {at["ending"]: 1})
+
+    parsed = Parsed(page)
+    assert "script" not in parsed.names
+    assert parsed.open == []
+    assert "&lt;script&gt;alert(1)&quot;&#x27;&amp;amp; 山水 \\udcff\u202e.png" in page
+    written = {
+        "file": Path(figures["widest"][0]["file"]).name,
+        "folder": list(figures["classes"]),
+        "reason": figures["unusable"][0]["reason"],
+        "ending": list(figures["others"]),
+        "root": Path(figures["root"]).name,
+    }
+    assert HOSTILE in written[place]
+
+
+def test_a_file_whose_name_is_no_text_is_shown(tmp_path: Path) -> None:
+    name = os.fsdecode(b"\xff\xfe.png")
+    Image.new("RGB", (40, 40), "red").save(tmp_path / name, "PNG")
+    page, figures = report(tmp_path, [usable(name, 40, 60)])
+    assert "data:image/jpeg" in page
+    assert os.fsencode(figures["tallest"][0]["file"]) == b"\xff\xfe.png"
+
+
+def test_a_thumbnail_shows_the_file_it_is_named_after(tmp_path: Path) -> None:
+    colors = {"red.png": (220, 20, 20), "green.png": (20, 200, 20), "<blue>.png": (20, 20, 220)}
+    for name, color in colors.items():
+        Image.new("RGB", (80, 60), color).save(tmp_path / name)
+    page, _ = report(tmp_path, [usable(name, 80, 60) for name in colors], [[*colors]])
+    shown = thumbnails(page)
+    assert len(shown) == 3 * len(colors)  # among all, among the widest, among the duplicates
+    for name, image in shown:
+        assert np.abs(np.asarray(image, int) - colors[name]).max() < 8
+
+
+@pytest.mark.parametrize(
+    ("size", "shrunk"), [((1200, 300), (320, 80)), ((4000, 40), (480, 5)), ((160, 160), (160, 160))]
+)
+def test_thumbnails_are_small_whatever_they_show(
+    tmp_path: Path, size: tuple[int, int], shrunk: tuple[int, int]
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    page, _ = report(tmp_path, [usable("noise.png", *size)])
+    assert {image.size for _, image in thumbnails(page)} == {shrunk}
+    assert all(len(source) < 7000 for source in re.findall(r"data:[^\"]*", page))
+
+
+def thumbnails(page: str) -> list[tuple[str, Image.Image]]:
+    """The thumbnails of a page with their names, in its order."""
+    return [
+        (picture["alt"] or "", Image.open(io.BytesIO(base64.b64decode(jpeg))))
+        for picture in Parsed(page).pictures
+        for jpeg in re.findall("image/jpeg;base64,(.*)", picture["src"] or "")
+    ]
+
+
+def test_what_there_is_of_an_unusable_picture_is_shown(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 200), "red").save(tmp_path / "thin.png")
+    Image.effect_noise((99, 99), 50).save(tmp_path / "torn.jpg")
+    content = (tmp_path / "torn.jpg").read_bytes()
+    (tmp_path / "torn.jpg").write_bytes(content[: len(content) // 2])
+    os.mkfifo(tmp_path / "pipe.jpg")  # must not be waited for
+    names = ["thin.png", "torn.jpg", "pipe.jpg", "gone.jpg"]
+    page, _ = report(tmp_path, [unusable(name, "for a reason") for name in names])
+    assert [name for name, _ in thumbnails(page)] == ["thin.png", "torn.jpg"]
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs the browser chromium")
+def test_a_browser_shows_every_picture_even_on_a_phone(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png", "c.png"):
+        Image.new("RGB", (400, 300), "red").save(tmp_path / name)
+    long = "x" * 150 + ".png"
+    Image.new("RGB", (4000, 200), "gold").save(tmp_path / long)
+    facts = [
+        usable("a.png", 400, 300),
+        usable("b.png", 400, 300, frame=(40, 30, 360, 270)),
+        usable(long, 4000, 200),
+        unusable("c.png", "nothing but one colour, #ff0000"),
+    ]
+    page, _ = report(tmp_path, facts, [["a.png", "b.png"]])
+    shown = len(Parsed(page).pictures)
+
+    # The report has no script of its own; this one tells what the browser made of it.
+    asked = """<script>onload = () => {
+      const page = document.documentElement;
+      const shown = [...document.images].filter(image => image.naturalWidth && image.clientHeight);
+      document.title = `${shown.length} shown, ${page.scrollWidth - page.clientWidth} too wide`;
+    }</script>"""
+    probe = tmp_path / "probe.html"
+    probe.write_text(page + asked, encoding="utf-8")
+    options = ["--window-size=400,800", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
+    command = [*CHROMIUM.split(), *options, probe.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert shown == 11
+    assert f"<title>{shown} shown, 0 too wide</title>" in done.stdout, done.stderr
