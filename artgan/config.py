@@ -405,7 +405,7 @@ def documented_keys(path: Path) -> Iterator[tuple[str, str, str]]:
     group = "" if path.parent == CONFIGS or GLOBAL in lines else f"{path.parent.name}."
     section = ""
     for line in lines:
-        match = re.fullmatch(r"( *)(\w+):(?: +(\S+))?(?: +# (.*))?", line)
+        match = re.fullmatch(r"( *)(\w+):(?: +([^#\s][^#]*?))?(?: +# (.*))?", line)
         if match is None:
             continue
         indent, key, default, explanation = match.groups()

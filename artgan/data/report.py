@@ -76,7 +76,8 @@ def write_report(checkup: Checkup, folder: Path) -> Path:
         unusable                [{file, reason}] of all others
         reasons                 {kind of reason: count}
         duplicates, superfluous [[file to keep, file, ...]]; how many files are not kept
-        bordered                count of those with a plain border
+        bordered                [{file, frame}] of those with a plain border: left, top, right,
+                                bottom of what lies within, in pixels
         classes, formats, modes {name: count}; a class is a first-level folder, "" the root itself
         others                  {ending: count} of files that are no pictures
         short_side              [smallest, median, largest] in pixels; null without pictures
@@ -121,7 +122,7 @@ def _figures(checkup: Checkup) -> dict[str, Any]:
         "reasons": _counted(_kind(facts) for facts in unusable),
         "duplicates": checkup.duplicates,
         "superfluous": len(checkup.superfluous),
-        "bordered": sum(facts.frame is not None for facts in usable),
+        "bordered": [{"file": facts.file, "frame": facts.frame} for facts in usable if facts.frame],
         "classes": _counted(facts.file.rpartition("/")[0].partition("/")[0] for facts in usable),
         "formats": _counted(facts.format or "unknown" for facts in usable),
         "modes": _counted(facts.mode or "unknown" for facts in usable),
@@ -294,7 +295,7 @@ def _findings(figures: Mapping[str, Any]) -> list[tuple[int, str, str]]:
             "but one of each group.",
         ),
         (
-            figures["bordered"],
+            len(figures["bordered"]),
             "with a plain border",
             "A GAN learns to paint mounts as well. <code>dataset.border=trim</code> takes them "
             "off first.",

@@ -94,7 +94,7 @@ def test_the_figures_are_those_of_the_folder(tmp_path: Path) -> None:
         "reasons": {"too small": 2, "damaged": 1},
         "duplicates": groups,
         "superfluous": 3,
-        "bordered": 1,
+        "bordered": [{"file": "birds/a.png", "frame": [4, 4, 60, 60]}],
         "classes": {"birds": 2, "hills": 2, "": 1},
         "formats": {"PNG": 4, "JPEG": 1},
         "modes": {"RGB": 4, "CMYK": 1},
