@@ -172,9 +172,10 @@ def test_the_article_s_command_works_from_the_first_byte_to_the_samples(
 
 
 def test_a_set_that_cannot_be_fetched_leaves_no_run(tmp_path: Path) -> None:
-    done = script(
-        "train.py", "dataset=chinese_art", "dataset.address=http://127.0.0.1:1", cwd=tmp_path
-    )
+    (tmp_path / "web").mkdir()
+    with serving(tmp_path / "web") as address:
+        done = script("train.py", "dataset=chinese_art", f"dataset.address={address}", cwd=tmp_path)
     assert done.returncode == 1
+    assert "data.zip: cannot be fetched (the server answers 404 Not Found)" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "checkpoints").exists()
