@@ -9,6 +9,11 @@ class UserError(Exception):
     """A mistake that the user can mend: its text names the value and what to do next."""
 
 
+def printable(text: str) -> str:
+    """A file name as it can be shown in one line on any terminal, whatever bytes it was made of."""
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
+
+
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """Ends the process with one message and code 1 at a user's mistake, 130 at Ctrl-C."""

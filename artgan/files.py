@@ -64,6 +64,9 @@ def atomic_folder(path: Path) -> Iterator[Path | None]:
     Raises:
         UserError: the disk is full, or the folder cannot be written.
     """
+    if path.is_mount():
+        raise UserError(f"{path}: is a mount point, and must be a folder below one.")
+    path = path.resolve()  # a link to an empty folder stays, and the folder is filled
     scratch = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

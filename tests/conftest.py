@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
@@ -15,6 +16,8 @@ from artgan.data import inkwash
 from tests.helpers import ON_CPU, SMALL
 
 COUNT = 40
+# Tiny networks are slower on several threads, and ten times so on a busy machine.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -55,13 +55,13 @@ def serving(folder: Path) -> Iterator[str]:
 
 
 def script(
-    name: str, *arguments: object, cwd: Path, **options: Any
+    name: str, *arguments: object, cwd: Path, threads: int | None = 1, **options: Any
 ) -> subprocess.CompletedProcess[str]:
     """Runs `train.py` or `sample.py` as a user would, from the folder `cwd`."""
     return subprocess.run(
         [sys.executable, str(ROOT / name), *map(str, arguments)],
         cwd=cwd,
-        env=environment(),
+        env=environment(threads),
         capture_output=True,
         text=True,
         **{"timeout": 300, **options},
@@ -75,9 +75,15 @@ def succeed(name: str, *arguments: object, cwd: Path, **options: Any) -> tuple[s
     return done.stdout, done.stderr
 
 
-def environment() -> dict[str, str]:
-    """This environment without what a test runner or an earlier run may have left in it."""
-    return {key: value for key, value in os.environ.items() if not key.startswith("ARTGAN")}
+def environment(threads: int | None = 1) -> dict[str, str]:
+    """This environment without what a test runner or an earlier run may have left in it.
+
+    Args:
+        threads: of torch; a tiny network is slower on several, and ten times so on a busy machine.
+            None lets torch choose.
+    """
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("ARTGAN")}
+    return kept | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
 
 
 def small_arguments(paintings: Path) -> list[str]:

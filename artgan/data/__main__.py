@@ -6,7 +6,7 @@ from pathlib import Path
 from artgan.data.checkup import REPORT
 from artgan.data.doctor import check_folder
 from artgan.data.pack import prepared
-from artgan.errors import plain_errors
+from artgan.errors import plain_errors, printable
 
 SHOWN = 5
 
@@ -19,8 +19,8 @@ def main() -> None:
         checkup = check_folder(root, folder)
         print(checkup.summary())
         for facts in checkup.unusable[:SHOWN]:
-            print(f"  {facts.file}: {facts.reason}")
-        print(f"Report: {folder / REPORT}")
+            print(f"  {printable(facts.file)}: {facts.reason}")
+        print(f"Report: {printable(str(folder / REPORT))}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
+from artgan.errors import printable
 from artgan.files import atomic_write
 
 # What artgan keeps beside the paintings of a folder.
@@ -25,7 +26,7 @@ class Facts:
 
     Attributes:
         file: name relative to the folder, with forward slashes.
-        size: in bytes; -1 if it cannot be read.
+        size: in bytes; -1 if it cannot be read, or is a folder that may not be searched.
         mtime_ns: time of its last change.
         sha256: of its content; empty if it cannot be read.
         reason: why it cannot be used; None if it can. What follows is then zero or None.
@@ -98,7 +99,7 @@ class Checkup:
         framed = sum(facts.frame is not None for facts in self.facts)
         if framed:
             said.append(f"{framed:,} have a plain border")
-        return f"{self.root}: {'; '.join(said)}."
+        return f"{printable(str(self.root))}: {'; '.join(said)}."
 
     @property
     def facts_by_name(self) -> dict[str, Facts]:

@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 MOST_TILES = 12
+LONGEST = 16  # squares
+BILINEAR = Image.Resampling.BILINEAR
 
 
 class Strip(NamedTuple):
@@ -22,29 +24,40 @@ class Strip(NamedTuple):
 
 
 def cut(image: Image.Image, resolution: int, crop: str) -> list[Strip]:
-    """Resizes the short side to `resolution` and takes what `crop` asks for.
+    """Takes what `crop` asks for, its short side resized to `resolution`.
 
     Args:
         image: RGB.
         resolution: side of the squares, in pixels.
         crop: `center` takes the middle square, as the article did. `tiles` takes squares that
             overlap by about a third over the whole length; beyond 9 times as long as wide it is
-            `MOST_TILES` squares, spread evenly. `random` keeps the whole length, and squares are
-            cut from it later.
+            `MOST_TILES` squares, spread evenly. `random` keeps the length, to no more than
+            `LONGEST` squares from the middle, and squares are cut from it later.
 
     Returns:
         One strip; several, all square, for `tiles`.
     """
-    short = min(image.size)
-    width, height = (side * resolution // short for side in image.size)
-    pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
-    lying = width > height
-    rows = pixels.swapaxes(0, 1) if lying else pixels
-    slack = len(rows) - resolution
+    short, long = sorted(image.size)
+    lying = image.width > image.height
+    length = long * resolution // short
+    slack = length - resolution
     if crop == "random":
-        return [Strip(rows, lying)]
-    count = 1
-    if crop == "tiles":
-        count = min(MOST_TILES, 1 + round(1.5 * slack / resolution))
-    offsets = [slack / 2] if count == 1 else np.linspace(0, slack, count)
-    return [Strip(rows[round(at) : round(at) + resolution], lying) for at in offsets]
+        kept = min(length, LONGEST * resolution)
+        offsets = [(length - kept) / 2]
+    else:
+        kept = resolution
+        count = 1
+        if crop == "tiles":
+            count = min(MOST_TILES, 1 + round(1.5 * slack / resolution))
+        offsets = [slack / 2] if count == 1 else np.linspace(0, slack, count).tolist()
+
+    def strip(offset: int) -> Strip:
+        # Only what is kept is resized: a thin picture may be thousands of squares long.
+        begin, end = (place * long / length for place in (offset, offset + kept))
+        if lying:
+            part = image.resize((kept, resolution), BILINEAR, (begin, 0, end, short))
+            return Strip(np.asarray(part).swapaxes(0, 1), lying)
+        part = image.resize((resolution, kept), BILINEAR, (0, begin, short, end))
+        return Strip(np.asarray(part), lying)
+
+    return [strip(round(offset)) for offset in offsets]

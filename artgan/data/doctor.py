@@ -29,6 +29,7 @@ from artgan.errors import UserError
 
 # Standard deviation, of 255 levels, below which a picture shows nothing.
 ONE_COLOR = 1.5
+LARGEST_FILE = 2**30  # bytes; no picture that can be decoded within reason needs more
 # Fewer files than this are not worth the half second that other processes take to start.
 FEW = 128
 # Files that a process is given at once, and such lots ahead for each; the two bound the memory.
@@ -101,9 +102,10 @@ def look(root: Path, use: Use[Result], name: str) -> Examined[Result]:
     """Reads, decodes and describes one file."""
     try:
         content, mtime_ns = _read(root / name)
-    except OSError as error:
+    except (OSError, MemoryError) as error:
         # A size that no file has, so that it is tried again at the next start.
-        return Facts(name, -1, 0, "", f"cannot be read: {error.strerror}"), None
+        reason = getattr(error, "strerror", None) or "there is too little memory"
+        return Facts(name, -1, 0, "", f"cannot be read: {reason}"), None
     described = (name, len(content), mtime_ns, hashlib.sha256(content).hexdigest())
     try:
         picture = decode(content)
@@ -131,13 +133,18 @@ def _nothing(image: Image.Image, frame: Box | None) -> None:
 
 
 def _read(path: Path) -> tuple[bytes, int]:
-    """The bytes of a file, and the time of its last change."""
+    """The bytes of a file, and the time of its last change before they were read."""
     if path.is_symlink() and not path.exists():
         raise FileNotFoundError(errno.ENOENT, "a link that leads nowhere")
     if not path.is_file():
         # A pipe of that name would be waited for without end.
         raise OSError(errno.EINVAL, "not a file, or a folder that may not be searched")
-    return path.read_bytes(), path.stat().st_mtime_ns
+    with path.open("rb") as file:
+        # Asked first: what changes while it is read will be read again at the next start.
+        status = os.fstat(file.fileno())
+        if status.st_size > LARGEST_FILE:
+            raise OSError(errno.EFBIG, f"larger than {LARGEST_FILE >> 30} GiB")
+        return file.read(), status.st_mtime_ns
 
 
 def _mean_color(small: Image.Image) -> tuple[int, int, int]:
@@ -164,9 +171,11 @@ def _map_on_all_cores(function: Callable[[str], Result], names: list[str]) -> It
         for chunk in chunks:
             waiting.append((chunk, pool.submit(_map, function, chunk)))
             if len(waiting) > AHEAD * (os.cpu_count() or 1):
-                yield from waiting.popleft()[1].result()
+                yield from waiting[0][1].result()
+                waiting.popleft()
         while waiting:
-            yield from waiting.popleft()[1].result()
+            yield from waiting[0][1].result()
+            waiting.popleft()
     except BrokenProcessPool as error:
         raise UserError(
             f"A process was ended from outside, or by one of the files from {waiting[0][0][0]} to "
@@ -198,15 +207,15 @@ def _large_welcome() -> Iterator[None]:
 def _find_duplicates(root: Path, facts: list[Facts]) -> list[list[str]]:
     usable = [entry for entry in facts if entry.reason is None]
 
-    @lru_cache(maxsize=64)
-    def picture(number: int) -> Image.Image | None:
+    @lru_cache(maxsize=4096)
+    def sketch(number: int) -> duplicates.Sketch | None:
         try:
-            return decode((root / usable[number].file).read_bytes()).image
+            return duplicates.sketch(decode((root / usable[number].file).read_bytes()).image)
         except (OSError, UnusableImage):
             return None
 
     groups = duplicates.group(
-        [entry.sha256 for entry in usable], [entry.fingerprint for entry in usable], picture
+        [entry.sha256 for entry in usable], [entry.fingerprint for entry in usable], sketch
     )
 
     def largest_first(number: int) -> tuple[int, str]:

@@ -184,8 +184,8 @@ def _file(picture: dict[str, Any] | None) -> tuple[bytes, str] | None:
         try:
             with fsspec.open(path, "rb") as file:
                 content = file.read()
-        except FileNotFoundError:
-            return None
+        except Exception:
+            return None  # gone, or a path or address of any kind that leads nowhere
     if not content:
         return None
     try:
@@ -233,6 +233,7 @@ def _plain(name: str) -> str:
 def _safe(name: str) -> str:
     """A folder name that every system accepts and none hides."""
     replaced = re.sub(r'[\x00-\x1f/\\:*?"<>|]+', "-", name)
+    replaced = replaced.removeprefix("__MACOSX")  # which is passed over like what is hidden
     return replaced.lstrip(". ")[:LONGEST_NAME].rstrip(". ") or "unnamed"
 
 

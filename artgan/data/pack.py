@@ -15,7 +15,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -30,7 +30,7 @@ from artgan.data.checkup import FOLDER, REPORT, Box, Checkup, read_record
 from artgan.data.crop import Strip, cut
 from artgan.data.doctor import check_folder, conclude, examine
 from artgan.data.scan import find_pictures
-from artgan.errors import UserError
+from artgan.errors import UserError, printable
 from artgan.files import atomic_write, cannot_write
 
 ELSEWHERE = Path("datasets/.packs")
@@ -124,13 +124,16 @@ def load_pack(root: Path, how: Cut) -> Pack:
         # In a new folder, checking and packing are one pass over the files.
         if read_record(folder).facts:
             checkup = check_folder(root, folder)
-            pack = _read_pack(checkup, folder, how)
-            if pack is not None:
-                return pack
+            with suppress(OSError, ValueError, KeyError, TypeError):
+                return _read_pack(checkup, folder, how)
+            # Not there yet, or damaged: either way it is made from the paintings.
         checkup = _write_pack(root, folder, how)
-        pack = _read_pack(checkup, folder, how)
-        assert pack is not None
-        return pack
+        try:
+            return _read_pack(checkup, folder, how)
+        except OSError as error:
+            raise UserError(
+                f"{folder}: cannot be mapped into memory ({error.strerror})."
+            ) from error
 
 
 @contextmanager
@@ -142,14 +145,21 @@ def prepared(root: Path) -> Iterator[Path]:
     Raises:
         UserError: there is no folder `root`, or no picture in it.
     """
-    if not root.is_dir():
+    try:
+        is_folder = root.is_dir()
+    except OSError as error:
+        raise UserError(f"dataset.root: {root} cannot be read ({error.strerror}).") from error
+    if not is_folder:
         raise UserError(f"dataset.root: there is no folder {root}. Give that of your paintings.")
     if not find_pictures(root)[0]:
         raise UserError(
             f"{root}: no pictures in this folder or below it. artgan reads JPEG, PNG, WebP, TIFF, "
-            "HEIC, AVIF, JPEG 2000, BMP, GIF, TGA, PPM and PGM files."
+            "HEIC, AVIF, JPEG 2000, BMP, GIF, TGA, PPM and PGM files, and does not follow linked "
+            "folders."
         )
-    folder = root / FOLDER if os.access(root, os.W_OK) else ELSEWHERE / _identity(root)
+    folder = root / FOLDER
+    if not os.access(folder if folder.exists() else root, os.W_OK):
+        folder = ELSEWHERE / _identity(root)
     lock = FileLock(folder / "lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -173,7 +183,8 @@ def _identity(root: Path) -> str:
 
 
 def _contents(checkup: Checkup) -> str:
-    described = json.dumps([(facts.file, facts.sha256) for facts in checkup.facts])
+    # A file that cannot be used makes no other set of paintings.
+    described = json.dumps([(facts.file, facts.sha256) for facts in checkup.usable])
     return hashlib.sha256(described.encode()).hexdigest()
 
 
@@ -182,16 +193,13 @@ def _key(checkup: Checkup, how: Cut) -> str:
     return hashlib.sha256(described.encode()).hexdigest()[:16]
 
 
-def _read_pack(checkup: Checkup, folder: Path, how: Cut) -> Pack | None:
+def _read_pack(checkup: Checkup, folder: Path, how: Cut) -> Pack:
     key = _key(checkup, how)
-    try:
-        index = json.loads((folder / f"{key}.json").read_bytes())
-        rows = np.load(folder / f"{key}.npy", mmap_mode="c")
-        files, lengths, lying = zip(*index["strips"], strict=True)
-        if rows.shape != (sum(lengths), how.resolution, 3):
-            return None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # not there yet, or damaged: either way it is made from the paintings
+    index = json.loads((folder / f"{key}.json").read_bytes())
+    rows = np.load(folder / f"{key}.npy", mmap_mode="c")
+    files, lengths, lying = zip(*index["strips"], strict=True)
+    if rows.shape != (sum(lengths), how.resolution, 3):
+        raise ValueError(rows.shape)
     return Pack(
         rows,
         np.array(lengths, np.int64),
@@ -256,17 +264,17 @@ def _remove_outdated(folder: Path, contents: str) -> None:
     """Removes packs of what the folder held before; no run could go on with those."""
     for array in folder.glob("*.npy"):
         index = array.with_suffix(".json")
-        try:
-            current = json.loads(index.read_bytes())["contents"] == contents
-        except (OSError, ValueError, KeyError, TypeError):
-            current = False
-        if not current:
-            array.unlink(missing_ok=True)
-            index.unlink(missing_ok=True)
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            if json.loads(index.read_bytes())["contents"] == contents:
+                continue
+        array.unlink(missing_ok=True)
+        index.unlink(missing_ok=True)
 
 
 def _too_few(checkup: Checkup, count: int) -> str:
-    reasons = "".join(f"\n  {facts.file}: {facts.reason}" for facts in checkup.unusable[:10])
+    reasons = "".join(
+        f"\n  {printable(facts.file)}: {facts.reason}" for facts in checkup.unusable[:10]
+    )
     return (
         f"{checkup.root}: {count} usable paintings; at least {FEWEST_PAINTINGS} are needed. "
         f"{len(checkup.unusable)} files cannot be used.{reasons}"

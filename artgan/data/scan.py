@@ -19,7 +19,7 @@ SUFFIXES = frozenset(
     | {".avif", ".heic", ".heif", ".jp2", ".tga", ".ppm", ".pgm"}
 )
 SMALLEST_SIDE = 16
-# Twice the largest resolution and more: what a JPEG of a large scan is reduced to as it is decoded.
+# Pixels of the short side that a large scan is reduced to: twice the largest resolution and more.
 DECODED_SIDE = 1024
 # Some cameras leave a few stray bytes in a file whose picture is whole.
 STRAY_BYTES = 4
@@ -33,7 +33,7 @@ class Picture(NamedTuple):
     """A decoded file.
 
     Attributes:
-        image: upright RGB, 8 bits a channel; large JPEGs are reduced, to no less than
+        image: upright RGB, 8 bits a channel; large ones are reduced, to no less than
             `DECODED_SIDE` pixels on the short side.
         width: of the whole picture, upright, in pixels.
         height: of the whole picture, upright, in pixels.
@@ -59,7 +59,7 @@ def find_pictures(root: Path) -> tuple[list[str], dict[str, int]]:
 
     Returns:
         Names relative to `root`, with forward slashes, sorted, the same on every platform; and
-        how many other files there are, by their ending in lower case.
+        how many other files there are, by their ending in lower case, and linked folders.
     """
     found: list[str] = []
     others: Counter[str] = Counter()
@@ -70,7 +70,10 @@ def find_pictures(root: Path) -> tuple[list[str], dict[str, int]]:
     for folder, subfolders, names in os.walk(
         root, onerror=lambda error: found.append(relative(error.filename))
     ):
-        subfolders[:] = [name for name in subfolders if not _hidden(name)]
+        visible = [name for name in subfolders if not _hidden(name)]
+        subfolders[:] = [name for name in visible if not Path(folder, name).is_symlink()]
+        if len(subfolders) < len(visible):
+            others["linked folder"] += len(visible) - len(subfolders)
         prefix = "" if relative(folder) == "." else relative(folder) + "/"
         for name in names:
             stem, dot, ending = name.rpartition(".")
@@ -105,7 +108,8 @@ def decode(content: bytes) -> Picture:
             image.draft(None, (DECODED_SIDE, DECODED_SIDE))
             image.load()
             _refuse_half_decoded(image, content)
-            upright = ImageOps.exif_transpose(image)
+            upright = ImageOps.exif_transpose(_reduced(image))
+            rgb = _to_rgb(upright)
     except UnusableImage:
         raise
     except Image.DecompressionBombError:
@@ -116,11 +120,11 @@ def decode(content: bytes) -> Picture:
         # Pillow's decoders raise almost anything on damaged files (OSError, SyntaxError,
         # struct.error, ...), and one bad file must not end a training.
         raise UnusableImage(f"damaged: {error}") from None
-    turned = (upright.width < upright.height) != (image.width < image.height)
+    turned = (rgb.width < rgb.height) != (size[0] < size[1])
     width, height = reversed(size) if turned else size
     if min(width, height) < SMALLEST_SIDE:
         raise UnusableImage(f"too small: {width}×{height} pixels")
-    return Picture(_to_rgb(upright), width, height, file_format, mode)
+    return Picture(rgb, width, height, file_format, mode)
 
 
 def _what_else(content: bytes) -> str:
@@ -154,14 +158,28 @@ def _refuse_half_decoded(image: Image.Image, content: bytes) -> None:
             raise UnusableImage("damaged: the lower half is nothing but grey")
 
 
+def _reduced(image: Image.Image) -> Image.Image:
+    """Reduces a large picture as JPEGs are while they are decoded; all later copies are small."""
+    factor = min(image.size) // DECODED_SIDE
+    if factor < 2 or image.mode not in ("RGB", "RGBA", "L", "LA", "CMYK", "F", "I"):
+        return image
+    small = image.reduce(factor)
+    # Not carried over, and still needed: which way is up, and what the colours mean.
+    small.info = image.info
+    small.getexif().update(image.getexif())
+    return small
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         # 16-bit greyscale: Pillow's own conversion clips at 255 instead of scaling.
         return Image.fromarray((np.asarray(image) // 257).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
-        levels = np.asarray(image)
-        scale = 255 if levels.max() <= 1 else 1
-        return Image.fromarray(np.clip(levels * scale, 0, 255).astype(np.uint8)).convert("RGB")
+        levels = np.nan_to_num(np.asarray(image))
+        top_level = next((top for top in (1, 255) if levels.max() <= 1.5 * top), 65535)
+        return Image.fromarray((np.clip(levels / top_level, 0, 1) * 255).astype(np.uint8)).convert(
+            "RGB"
+        )
     image = _to_srgb(image)
     if image.has_transparency_data:
         with_alpha = image.convert("RGBA")

@@ -14,17 +14,19 @@ from artgan.data.checkup import FOLDER
 from artgan.data.crop import MOST_TILES
 from artgan.data.fetch import fetch_archives
 from artgan.data.pack import Cut, Pack, load_pack
-from artgan.errors import UserError
+from artgan.errors import UserError, printable
 from artgan.files import atomic_folder
 
 INKWASH_COUNT = 2000
-# What each source asks for besides the root; these keys mean nothing to the others.
-ASKED: dict[str, tuple[str, ...]] = {
+# What makes one set another for each source.
+IDENTITY: dict[str, tuple[str, ...]] = {
     "folder": (),
     "inkwash": (),
-    "archives": ("address", "archives", "only"),
+    "archives": ("archives", "only"),
     "huggingface": ("repo", "split", "column", "label", *hub.FILTERS),
 }
+# What else each source reads. All these keys mean nothing to the others.
+ALSO = {"archives": ("address",), "huggingface": ("streaming",)}
 ORIGIN = "source.json"
 
 
@@ -34,12 +36,14 @@ def settle(dataset: DatasetConfig) -> None:
     Raises:
         UserError: naming the key.
     """
-    for source, keys in ASKED.items():
-        for key in keys:
+    for source, keys in IDENTITY.items():
+        for key in (*keys, *ALSO.get(source, ())):
             if source != dataset.source and getattr(dataset, key):
                 raise UserError(
                     f"dataset.{key}: means nothing to source {dataset.source}, only to {source}."
                 )
+    if dataset.source == "archives" and not (dataset.address and dataset.archives):
+        raise UserError("dataset.archives: name at least one, and where they lie (address).")
     root = hub.default_root(dataset) if dataset.root is None else Path(dataset.root)
     dataset.root = str(root.expanduser().absolute())
 
@@ -63,9 +67,12 @@ def load_paintings(dataset: DatasetConfig, resolution: int) -> Pack:
 
 def _obtain(dataset: DatasetConfig, root: Path) -> None:
     """Makes the folder of a named set, unless it is there; that of another set is refused."""
-    asked = {key: getattr(dataset, key) for key in ("source", *ASKED[dataset.source])}
-    if root.is_dir() and any(root.iterdir()):
-        return _refuse_another(root, asked)
+    asked = {key: getattr(dataset, key) for key in ("source", *IDENTITY[dataset.source])}
+    try:
+        if root.is_dir() and any(root.iterdir()):
+            return _refuse_another(root, asked)
+    except OSError as error:
+        raise UserError(f"dataset.root: {root} cannot be read ({error.strerror}).") from error
     with atomic_folder(root) as folder:
         if folder is None:
             return None
@@ -86,7 +93,10 @@ def _fill(dataset: DatasetConfig, folder: Path, root: Path) -> dict[str, Any]:
         downloads = root.parent / "downloads" / root.name
         sums = fetch_archives(dataset.address, dataset.archives, downloads)
         unpack(list(sums), folder, dataset.only)
-        return {"sums": {file.name: found for file, found in sums.items()}}
+        return {
+            "address": dataset.address,
+            "sums": {file.name: found for file, found in sums.items()},
+        }
     with tqdm(
         total=INKWASH_COUNT, desc=f"Painting {root}", unit="img", leave=False, disable=None
     ) as bar:
@@ -108,7 +118,7 @@ def _refuse_another(root: Path, asked: dict[str, Any]) -> None:
             )
 
 
-def report(pack: Pack, crop: str) -> None:
+def announce(pack: Pack, crop: str) -> None:
     """Says on the screen what is in the folder, and what is made of it.
 
     Args:
@@ -116,7 +126,9 @@ def report(pack: Pack, crop: str) -> None:
         crop: how they were cut.
     """
     checkup = pack.checkup
-    more = f" More in {pack.report}" if checkup.unusable or checkup.duplicates else ""
+    more = (
+        f" More in {printable(str(pack.report))}" if checkup.unusable or checkup.duplicates else ""
+    )
     print(checkup.summary() + more, file=sys.stderr)
     count = len(set(pack.files))
     side = f"{pack.resolution}×{pack.resolution} px"

@@ -34,8 +34,8 @@ from artgan.config import (
     seconds,
 )
 from artgan.data.pack import Pack
-from artgan.data.sources import load_paintings, report
-from artgan.errors import UserError
+from artgan.data.sources import announce, load_paintings
+from artgan.errors import UserError, printable
 from artgan.files import atomic_write, cannot_write, is_full
 from artgan.training.callbacks import (
     FIGURES,
@@ -118,7 +118,7 @@ def train(config: TrainConfig, folder: Path, pack: Pack) -> bool:
     with _quiet_lightning(), _restored_environment(), _full_disk_said_once(folder):
         trainer = _make_trainer(config.trainer, logger, _callbacks(config, folder, stopping, grids))
         if is_first_process:
-            report(pack, config.dataset.crop)
+            announce(pack, config.dataset.crop)
             device = str(trainer.strategy.root_device)
             print(f"{folder}: training on {device}, precision {trainer.precision}", file=sys.stderr)
             clear_temporaries(folder)
@@ -228,8 +228,11 @@ def _budget(config: TrainConfig, paintings: int) -> tuple[float, float]:
 
 def _log_hyperparameters(logger: TensorBoardLogger, config: TrainConfig) -> None:
     """Fills TensorBoard's HPARAMS tab, which takes each figure's latest value from its curve."""
-    settings = _flatten(asdict(config))
-    flat = {key: value for key, value in settings.items() if isinstance(value, int | float | str)}
+    flat = {
+        key: printable(value) if isinstance(value, str) else value
+        for key, value in _flatten(asdict(config)).items()
+        if isinstance(value, int | float | str)
+    }
     for summary in hparams(flat, dict.fromkeys(FIGURES, 0.0)):
         file_writer = logger.experiment.file_writer
         assert file_writer is not None

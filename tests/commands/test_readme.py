@@ -103,7 +103,7 @@ def test_every_command_of_the_readme_works(paintings: Path, web: str, tmp_path: 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_main_job_of_the_readme_paints_like_its_dataset(tmp_path: Path) -> None:
-    succeed("train.py", "name=mine", cwd=tmp_path, timeout=800)
+    succeed("train.py", "name=mine", cwd=tmp_path, threads=None, timeout=800)
     folder = tmp_path / "checkpoints" / "mine"
     assert load_checkpoint(folder / "last.ckpt")["artgan"]["progress"]["seconds"] >= 240
     paintings = np.asarray(Image.open(folder / "samples" / "paintings.png"), np.float64)

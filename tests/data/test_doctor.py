@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from artgan.data.checkup import Checkup, read_record
-from artgan.data.doctor import check_folder
+from artgan.data import doctor
+from artgan.data.checkup import Box, Checkup, read_record
+from artgan.data.doctor import _read, check_folder, examine
+from artgan.data.scan import find_pictures
+from artgan.errors import UserError
 from tests.helpers import ROOT
 
 
@@ -49,17 +52,68 @@ def test_only_what_is_new_or_has_changed_is_read(
     names = [facts.file for facts in check(root).facts]
     (root / names[3]).write_bytes(b"rubbish")
     read: list[str] = []
-    read_bytes = Path.read_bytes
 
-    def remember(path: Path) -> bytes:
-        if path.suffix == ".jpg":
-            read.append(path.relative_to(root).as_posix())
-        return read_bytes(path)
+    def remember(path: Path) -> tuple[bytes, int]:
+        read.append(path.relative_to(root).as_posix())
+        return _read(path)
 
-    monkeypatch.setattr(Path, "read_bytes", remember)
-    monkeypatch.setattr("artgan.data.doctor.write_report", lambda *_: None)  # it shows pictures
+    monkeypatch.setattr(doctor, "_read", remember)
     assert [facts.file for facts in check(root).unusable] == [names[3]]
     assert read == [names[3]]
+
+
+def width(image: Image.Image, frame: Box | None) -> int:
+    return image.width
+
+
+def die(image: Image.Image, frame: Box | None) -> None:
+    os._exit(1)
+
+
+def test_several_processes_find_what_one_finds_in_the_same_order(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "torn.jpg").write_bytes(b"rubbish")
+    names, _ = find_pictures(root)
+    alone = list(examine(root, names, width))
+    monkeypatch.setattr(doctor, "FEW", 1)
+    monkeypatch.setattr(doctor, "CHUNK", 3)
+    assert list(examine(root, names, width)) == alone
+    assert [facts.file for facts, _ in alone] == names
+
+
+def test_a_process_that_is_ended_from_outside_is_one_message(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "FEW", 1)
+    names, _ = find_pictures(root)
+    with pytest.raises(UserError, match=f"ended from outside, .* from {names[0]} to {names[-1]}"):
+        list(examine(root, names, die))
+
+
+def test_a_change_while_a_file_is_read_is_noticed_the_next_time(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = root / check(root).facts[0].file
+    other = root / check(root).facts[1].file
+    first.write_bytes(b"x" * 5000)
+
+    def overtaken(path: Path) -> tuple[bytes, int]:
+        content, mtime_ns = _read(path)
+        path.write_bytes(other.read_bytes()[:5000].ljust(5000, b"y"))
+        return content, mtime_ns
+
+    with monkeypatch.context() as patch:
+        patch.setattr(doctor, "_read", overtaken)
+        before = check(root).facts[0]
+    assert check(root).facts[0].sha256 != before.sha256
+
+
+def test_a_file_too_large_to_be_a_picture_is_not_read(root: Path) -> None:
+    with (root / "big.tif").open("wb") as file:
+        file.truncate(2**40)
+    (facts,) = check(root).unusable
+    assert facts.reason == "cannot be read: larger than 1 GiB"
 
 
 def test_a_picture_of_one_colour_is_refused(root: Path) -> None:
@@ -100,13 +154,16 @@ def test_the_summary_says_it_in_one_line(root: Path) -> None:
 
 def test_the_command_tells_and_writes_a_report(root: Path) -> None:
     (root / "page.jpg").write_text("<html>")
+    (root / os.fsdecode(b"\xff\n.jpg")).touch()
     command = [sys.executable, "-m", "artgan.data", str(root)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    strict = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(command, cwd=ROOT, env=strict, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     said = done.stdout.splitlines()
-    assert said[0].startswith(f"{root}: 40 of 41 pictures can be used; 1 cannot (1 not a picture")
+    assert said[0].startswith(f"{root}: 40 of 42 pictures can be used; 2 cannot (")
     assert said[1:] == [
         "  page.jpg: not a picture but a web page",
+        r"  \udcff\n.jpg: the file is empty",
         f"Report: {root / '.artgan' / 'report.html'}",
     ]
     assert (root / ".artgan" / "report.html").is_file()

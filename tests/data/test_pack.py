@@ -6,8 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
+from artgan.data import doctor
+from artgan.data.doctor import _read
 from artgan.data.pack import Cut, Pack, load_pack
 from artgan.errors import UserError
 from tests.helpers import ROOT, environment
@@ -96,11 +99,10 @@ def test_a_second_start_reads_nothing(root: Path, monkeypatch: pytest.MonkeyPatc
     first = load(root)
     written = {path: path.stat().st_mtime_ns for path in (root / ".artgan").glob("[!l]*")}
 
-    def refuse(path: Path) -> bytes:
+    def refuse(path: Path) -> tuple[bytes, int]:
         raise AssertionError(path)
 
-    for file in root.rglob("*.jpg"):
-        monkeypatch.setattr(file.__class__, "is_file", refuse)
+    monkeypatch.setattr(doctor, "_read", refuse)
     second = load(root)
     assert second.key == first.key
     assert {path: path.stat().st_mtime_ns for path in (root / ".artgan").glob("[!l]*")} == written
@@ -151,6 +153,18 @@ def test_a_file_that_cannot_be_used_is_left_out(root: Path) -> None:
     assert (root / "page.jpg").read_text() == "<html>"
 
 
+def test_a_file_that_cannot_be_used_makes_no_other_pack(root: Path) -> None:
+    before = load(root)
+    (root / "page.jpg").write_text("<html>")
+    assert load(root).key == before.key
+
+
+def test_a_thin_picture_is_no_larger_in_the_pack_than_others_may_be(root: Path) -> None:
+    Image.effect_noise((60000, 16), 90).convert("RGB").save(root / "thin.png")
+    pack = load(root, crop="random")
+    assert pack.lengths[pack.files.index("thin.png")] == 16 * 32
+
+
 def test_too_few_paintings_are_a_clear_error_that_leaves_no_pack(root: Path) -> None:
     for file in sorted(root.rglob("*.jpg"))[10:]:
         file.write_bytes(b"no picture")
@@ -164,16 +178,15 @@ def test_a_file_that_could_not_be_read_is_tried_again(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = min(root.rglob("*.jpg"))
-    read_bytes = Path.read_bytes
 
-    def refuse(path: Path) -> bytes:
+    def refuse(path: Path) -> tuple[bytes, int]:
         # Root may read anything, so the system's answer is what the test has to set.
         if path == broken:
             raise PermissionError(13, "Permission denied")
-        return read_bytes(path)
+        return _read(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "read_bytes", refuse)
+        patch.setattr(doctor, "_read", refuse)
         assert [facts.reason for facts in load(root).checkup.unusable] == [
             "cannot be read: Permission denied"
         ]
@@ -232,18 +245,24 @@ def loading(root: Path) -> subprocess.Popen[str]:
 
 
 def test_two_processes_that_start_at_once_share_one_pack(root: Path) -> None:
-    both = [loading(root), loading(root)]
+    (root / ".artgan").mkdir()
+    with FileLock(root / ".artgan" / "lock"):
+        both = [loading(root), loading(root)]
+        for process in both:
+            assert process.stderr is not None
+            assert "another process is preparing it; waiting" in process.stderr.readline()
     sums = {process.communicate(timeout=60)[0] for process in both}
     assert [process.returncode for process in both] == [0, 0]
     assert sums == {f"{load(root).rows.sum()}\n"}
 
 
-def test_a_start_after_one_was_killed_makes_it_good(root: Path) -> None:
-    for _ in range(5):
-        process = loading(root)
-        while process.poll() is None and not list((root / ".artgan").glob("*")):
-            pass
-        process.kill()
-        process.wait()
+@pytest.mark.parametrize("found", ["lock", ".*.tmp", "files.json", "report.html"])
+def test_a_start_after_one_was_killed_makes_it_good(root: Path, found: str) -> None:
+    process = loading(root)
+    while process.poll() is None and not list((root / ".artgan").glob(found)):
+        pass
+    process.kill()
+    process.communicate()
+    (root / ".artgan" / ".half.npy.tmp").touch()
     assert len(load(root)) == 40
     assert not list((root / ".artgan").glob(".*.tmp"))

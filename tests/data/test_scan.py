@@ -1,6 +1,7 @@
 import io
 import os
 import random
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pillow_heif
 import pytest
 from PIL import Image, ImageCms
 
-from artgan.data import inkwash
+from artgan.data import inkwash, scan
 from artgan.data.scan import DECODED_SIDE, UnusableImage, decode, find_pictures
 
 pillow_heif.register_heif_opener()
@@ -35,10 +36,10 @@ def test_pictures_are_found_at_any_depth_in_a_fixed_order(tmp_path: Path) -> Non
     assert others == {".txt": 1, "": 1}
 
 
-def test_a_linked_folder_that_leads_back_up_is_not_followed(tmp_path: Path) -> None:
+def test_a_linked_folder_is_counted_but_not_followed(tmp_path: Path) -> None:
     (tmp_path / "one.png").touch()
     (tmp_path / "loop").symlink_to(tmp_path)
-    assert find_pictures(tmp_path)[0] == ["one.png"]
+    assert find_pictures(tmp_path) == (["one.png"], {"linked folder": 1})
 
 
 def test_a_folder_that_may_not_be_searched_is_listed(
@@ -79,6 +80,32 @@ def test_a_large_jpeg_is_reduced_as_it_is_decoded_but_known_by_its_true_size() -
     picture = decode(encoded(large, "JPEG"))
     assert picture.image.size == (2 * DECODED_SIDE, DECODED_SIDE)
     assert (picture.width, picture.height) == (4096, 2048)
+
+
+def test_a_large_picture_of_any_format_is_reduced_upright(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan, "DECODED_SIDE", 64)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    picture = decode(encoded(painting().resize((400, 200)), "PNG", exif=exif))
+    assert (picture.width, picture.height) == (200, 400)
+    assert picture.image.size == (67, 134)
+
+
+def test_a_palette_with_more_transparencies_than_colours_is_no_crash() -> None:
+    content = encoded(painting().convert("P"))
+    length, kind = (300).to_bytes(4, "big"), b"tRNS" + bytes(300)
+    chunk = length + kind + zlib.crc32(kind).to_bytes(4, "big")
+    at = content.index(b"IDAT") - 4
+    with pytest.raises(UnusableImage, match="damaged"):
+        decode(content[:at] + chunk + content[at:])
+
+
+@pytest.mark.parametrize(("white", "expected"), [(1.0, 127), (255.0, 127), (60000.0, 116)])
+def test_pictures_of_floats_are_scaled(white: float, expected: int) -> None:
+    levels = np.full((20, 20), white / 2, np.float32)
+    levels[0, 0], levels[0, 1] = white, np.nan
+    picture = decode(encoded(Image.fromarray(levels), "TIFF"))
+    assert picture.image.getpixel((9, 9)) == (expected, expected, expected)
 
 
 def test_what_is_transparent_becomes_white() -> None:

@@ -110,6 +110,19 @@ def test_a_folder_of_another_set_is_refused(
         load_paintings(named("monet", root="datasets/chinese_art"), 32)
 
 
+def test_a_set_from_a_mirror_is_the_same_set(
+    web: str, named: Callable[..., DatasetConfig], tmp_path: Path
+) -> None:
+    first = load_paintings(named("monet", address=web, archives=["data.zip"], only=[]), 32)
+    elsewhere = named("monet", address="http://127.0.0.1:1", archives=["data.zip"], only=[])
+    assert load_paintings(elsewhere, 32).key == first.key
+
+
+def test_a_set_without_archives_is_refused(named: Callable[..., DatasetConfig]) -> None:
+    with pytest.raises(UserError, match=r"dataset\.archives: name at least one"):
+        named("chinese_art", archives=[])
+
+
 def test_a_folder_that_was_filled_by_hand_is_taken_as_it_is(
     named: Callable[..., DatasetConfig], paintings: Path, tmp_path: Path
 ) -> None:
@@ -136,7 +149,8 @@ def test_of_the_sets_with_photos_only_the_paintings_are_taken(
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("artist", "hokusai"), ("address", "http://x"), ("repo", "a/b")]
+    ("key", "value"),
+    [("artist", "hokusai"), ("address", "http://x"), ("repo", "a/b"), ("streaming", True)],
 )
 def test_keys_of_another_source_are_refused(configure: Configure, key: str, value: str) -> None:
     config = configure(**{f"dataset__{key}": value}).dataset
