@@ -9,9 +9,15 @@ from artgan.errors import plain_errors
 
 def main(config: TrainConfig, command: Command) -> None:
     # Imported only now, so that --help, --cfg and mistakes answer at once.
-    from artgan.training.run import start
+    from artgan.training.folder import prepare
 
-    start(config, command)
+    config, folder, paintings = prepare(config, command)
+
+    from artgan.training.run import train
+
+    finished = train(config, folder, paintings)
+    if not finished and command.job_number is not None:
+        raise KeyboardInterrupt  # whoever stops one job of a multirun wants no further ones
 
 
 if __name__ == "__main__":

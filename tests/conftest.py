@@ -79,11 +79,12 @@ def run(configure: Callable[..., TrainConfig]) -> Callable[..., Path]:
     """Trains in this process and gives the run folder."""
 
     def run(**overrides: Any) -> Path:
-        from artgan.training.run import start
+        from artgan.training.folder import prepare
+        from artgan.training.run import train
 
         config = configure(**overrides)
         given = [f"{key.replace('__', '.')}={value}" for key, value in overrides.items()]
-        start(config, Command(given if config.resume else [], None))
+        train(*prepare(config, Command(given if config.resume else [], None)))
         return Path(config.resume or f"{config.output}/{config.name}")
 
     return run

@@ -64,3 +64,8 @@ def test_a_script_starts_without_torch(name: str) -> None:
     code = f"import sys; sys.argv = ['{name}', '--help']; import runpy; runpy.run_path('{name}', "
     code += "run_name='__main__'); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_a_command_is_settled_without_torch() -> None:
+    code = "import sys, artgan.training.folder; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)

@@ -1,21 +1,38 @@
-"""The folder of a run: its name, its configuration, and which state it goes on from."""
+"""The folder of a run: its name and its configuration."""
 
 import datetime
 import os
 import shlex
-from dataclasses import asdict
 from pathlib import Path
 
-from artgan.checkpoint import KEY, newest_checkpoint
-from artgan.config import CONFIG_FILE, TrainConfig, load_config, seconds
+from artgan.config import Command, TrainConfig, load_config, seconds
 from artgan.data import sources
+from artgan.data.pack import Pack
 from artgan.errors import UserError
-from artgan.training.module import Progress
 
 BUDGETS = ("epochs", "max_images", "max_time")
 # What may change in a run that goes on: these keys, and all keys of these groups.
 CHANGEABLE = {*BUDGETS, "resume", "dataset.root", "log_every", "sample_every"}
 CHANGEABLE_GROUPS = ("checkpoint", "trainer")
+
+
+def prepare(config: TrainConfig, command: Command) -> tuple[TrainConfig, Path, Pack]:
+    """Settles what one `train.py` command asks for, before torch and Lightning are imported.
+
+    Returns:
+        The configuration, the folder of the run, new or to go on with, and the paintings.
+
+    Raises:
+        UserError: something asked for is wrong or cannot be had; no folder has been made then.
+    """
+    refuse_torchrun()
+    if config.resume is not None:
+        folder = Path(config.resume)
+        config = reopen(folder, command.overrides)
+        return config, folder, sources.load_paintings(config.dataset, config.resolution)
+    settle(config)
+    pack = sources.load_paintings(config.dataset, config.resolution)
+    return config, claim_folder(config, command.job_number), pack
 
 
 def settle(config: TrainConfig) -> None:
@@ -120,45 +137,6 @@ def reopen(folder: Path, overrides: list[str]) -> TrainConfig:
     config = load_config(folder, kept)
     _check_together(config)
     return config
-
-
-def last_state(folder: Path, config: TrainConfig, dataset_key: str) -> tuple[Path | None, Progress]:
-    """The checkpoint that a run goes on from, and how far it had come.
-
-    Args:
-        folder: of the run.
-        config: of the run.
-        dataset_key: of the paintings as they are now.
-
-    Returns:
-        None and no progress for a run without a checkpoint, which begins at the beginning.
-
-    Raises:
-        UserError: no checkpoint is whole, or the newest does not fit the paintings or the
-            configuration.
-    """
-    newest = newest_checkpoint(folder)
-    if newest is None:
-        return None, Progress()
-    checkpoint, described = newest[0], newest[1][KEY]
-    try:
-        model, resolution = described["config"]["model"], described["config"]["resolution"]
-        progress = Progress(**described["progress"])
-        trained_on = described["dataset_key"]
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{checkpoint}: says too little of its run ({error!r}).") from error
-    if (model, resolution) != (asdict(config.model), config.resolution):
-        raise UserError(
-            f"{checkpoint}: was trained with another model or resolution than "
-            f"{folder / CONFIG_FILE} says. Put that file back as it was, or start a new run."
-        )
-    if trained_on != dataset_key:
-        raise UserError(
-            f"{checkpoint}: was trained on other paintings than now lie in {config.dataset.root}. "
-            "Put them back as they were, say where they lie now (dataset.root=…), or start a new "
-            "run."
-        )
-    return checkpoint, progress
 
 
 def clear_temporaries(folder: Path) -> None:

@@ -23,10 +23,10 @@ from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.utils.tensorboard.summary import hparams
 
-from artgan.checkpoint import LAST
+from artgan.checkpoint import KEY, LAST, newest_checkpoint
 from artgan.config import (
+    CONFIG_FILE,
     RUN_FOLDER,
-    Command,
     TrainConfig,
     TrainerConfig,
     load_config,
@@ -46,31 +46,8 @@ from artgan.training.callbacks import (
     Stopping,
 )
 from artgan.training.datamodule import Paintings
-from artgan.training.folder import (
-    claim_folder,
-    clear_temporaries,
-    last_state,
-    refuse_torchrun,
-    reopen,
-    settle,
-)
+from artgan.training.folder import clear_temporaries
 from artgan.training.module import GAN, Progress
-
-
-def start(config: TrainConfig, command: Command) -> None:
-    """Does what one `train.py` command asks: a new run, or going on with one."""
-    refuse_torchrun()
-    if config.resume is not None:
-        folder = Path(config.resume)
-        config = reopen(folder, command.overrides)
-        pack = load_paintings(config.dataset, config.resolution)
-    else:
-        settle(config)
-        pack = load_paintings(config.dataset, config.resolution)
-        folder = claim_folder(config, command.job_number)
-    finished = train(config, folder, pack)
-    if not finished and command.job_number is not None:
-        raise KeyboardInterrupt  # whoever stops one job of a multirun wants no further ones
 
 
 def join(folder: Path) -> None:
@@ -135,6 +112,45 @@ def train(config: TrainConfig, folder: Path, pack: Pack) -> bool:
     if is_first_process:
         _print_outcome(folder, module.progress, finished, grids.latest)
     return finished
+
+
+def last_state(folder: Path, config: TrainConfig, dataset_key: str) -> tuple[Path | None, Progress]:
+    """The checkpoint that a run goes on from, and how far it had come.
+
+    Args:
+        folder: of the run.
+        config: of the run.
+        dataset_key: of the paintings as they are now.
+
+    Returns:
+        None and no progress for a run without a checkpoint, which begins at the beginning.
+
+    Raises:
+        UserError: no checkpoint is whole, or the newest does not fit the paintings or the
+            configuration.
+    """
+    newest = newest_checkpoint(folder)
+    if newest is None:
+        return None, Progress()
+    checkpoint, described = newest[0], newest[1][KEY]
+    try:
+        model, resolution = described["config"]["model"], described["config"]["resolution"]
+        progress = Progress(**described["progress"])
+        trained_on = described["dataset_key"]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{checkpoint}: says too little of its run ({error!r}).") from error
+    if (model, resolution) != (asdict(config.model), config.resolution):
+        raise UserError(
+            f"{checkpoint}: was trained with another model or resolution than "
+            f"{folder / CONFIG_FILE} says. Put that file back as it was, or start a new run."
+        )
+    if trained_on != dataset_key:
+        raise UserError(
+            f"{checkpoint}: was trained on other paintings than now lie in {config.dataset.root}. "
+            "Put them back as they were, say where they lie now (dataset.root=…), or start a new "
+            "run."
+        )
+    return checkpoint, progress
 
 
 def _callbacks(

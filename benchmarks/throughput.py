@@ -1,0 +1,115 @@
+"""Training throughput: artgan's `train.py` against the loop that a tutorial would write.
+
+    python benchmarks/throughput.py FOLDER [RESOLUTION [BATCH [SECONDS [ROUNDS]]]]
+
+FOLDER holds class folders of paintings; it is linked to a temporary folder. Both train the same
+networks on the same paintings in processes of their own, in turns, for some seconds each; artgan
+with logging, EMA and checkpoints as by default. Rates count training alone, without set-up. Prints
+a Markdown table with medians, their ratio, and the share of the rate at which this machine
+multiplies large matrices.
+"""
+
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from artgan.networks.dcgan import Discriminator, Generator
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run(name: str, *arguments: str) -> tuple[str, float]:
+    """What a script printed, and its peak resident memory in MiB."""
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / name), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert process.stdout is not None
+    printed = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(printed)
+    return printed, usage.ru_maxrss / 1024
+
+
+def found(pattern: str, printed: str) -> str:
+    match = re.search(pattern, printed)
+    assert match is not None, printed
+    return match[1]
+
+
+def operations(resolution: int) -> float:
+    """Multiplications and additions of one update, for one image."""
+    generator, discriminator = Generator(resolution), Discriminator(resolution)
+    latents, batch = torch.randn(2, 100, 1, 1), 2
+    with FlopCounterMode(display=False) as counter:
+        fake = generator(latents)
+        # Real and fake for the discriminator's update, and once more for the generator's.
+        discriminator(fake.detach()).sum().backward()
+        discriminator(fake.detach()).sum().backward()
+        discriminator.requires_grad_(False)
+        discriminator(fake).sum().backward()
+    return counter.get_total_flops() / batch
+
+
+def matmul_rate(dtype: torch.dtype, side: int = 2048) -> float:
+    """Operations a second in products of large matrices, the best of five."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    one, other = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(5):
+        began = time.perf_counter()
+        (one @ other)[0, 0].item()
+        best = min(best, time.perf_counter() - began)
+    return 2 * side**3 / best
+
+
+def main(
+    root: Path, resolution: int = 64, batch: int = 64, seconds: int = 40, rounds: int = 3
+) -> None:
+    plain, ours, plain_peak, our_peak, precision = [], [], 0.0, 0.0, ""
+    with tempfile.TemporaryDirectory() as scratch:
+        os.chdir(scratch)
+        for file in root.rglob("*.jpg"):
+            link = Path("paintings") / file.relative_to(root)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(file)
+        sizes = [f"resolution={resolution}", f"batch_size={batch}", f"max_time={seconds}s"]
+        for number in range(rounds):
+            printed, plain_peak = run(
+                "benchmarks/plain.py", "paintings", *map(str, (resolution, batch, seconds))
+            )
+            plain.append(float(found(r"([\d.]+) images/s", printed)))
+            folder = ["dataset=folder", "dataset.root=paintings", f"name=run{number}"]
+            printed, our_peak = run("train.py", *folder, *sizes)
+            ours.append(float(found(r"Done: .*, ([\d,]+) images/s", printed).replace(",", "")))
+            precision = found(r"precision (\S+)", printed)
+    dtype = torch.bfloat16 if "bf16" in precision else torch.float32
+    share = statistics.median(ours) * operations(resolution) / matmul_rate(dtype)
+    print(
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python "
+        f"{platform.python_version()}, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}; "
+        f"{rounds} rounds of {seconds} s\n\n"
+        "| resolution, batch | tutorial | artgan | ratio of medians | peak memory | of matmul |\n"
+        "|---|---|---|---|---|---|\n"
+        f"| {resolution} px, {batch} | {statistics.median(plain):.0f} images/s, float32 "
+        f"| {statistics.median(ours):.0f} images/s, {precision} "
+        f"| {statistics.median(ours) / statistics.median(plain):.2f} "
+        f"| {plain_peak:,.0f} MiB and workers, {our_peak:,.0f} MiB | {share:.0%} |"
+    )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]).resolve(), *map(int, sys.argv[2:]))
