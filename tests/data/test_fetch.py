@@ -1,7 +1,6 @@
 import hashlib
 import io
 import random
-import socket
 import subprocess
 import sys
 import threading
@@ -366,15 +365,10 @@ def test_a_server_that_is_busy_is_asked_again(server: Server, folder: Path, stat
     assert file.read_bytes() == CONTENT
 
 
-def closed_port() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as unused:
-        return f"http://127.0.0.1:{unused.getsockname()[1]}"
-
-
 @pytest.mark.parametrize(
     ("address", "reason"),
     [
-        (closed_port(), "Connection refused"),
+        ("http://127.0.0.1:1", "Connection refused"),
         ("http://nowhere.invalid", "is there a network?"),
         ("nowhere", "Invalid URL"),
         ("ftp://127.0.0.1", "ftp"),
