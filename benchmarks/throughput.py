@@ -82,20 +82,23 @@ def main(
     plain, ours, plain_peak, our_peak, precision = [], [], 0.0, 0.0, ""
     with tempfile.TemporaryDirectory() as scratch:
         os.chdir(scratch)
-        for file in root.rglob("*.jpg"):
-            link = Path("paintings") / file.relative_to(root)
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(file)
+        # A folder each: what artgan keeps beside the paintings, ImageFolder would take for a class.
+        for folder in (Path("plain"), Path("ours")):
+            for file in root.rglob("*.jpg"):
+                link = folder / file.relative_to(root)
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(file)
         sizes = [f"resolution={resolution}", f"batch_size={batch}", f"max_time={seconds}s"]
         for number in range(rounds):
             printed, plain_peak = run(
-                "benchmarks/plain.py", "paintings", *map(str, (resolution, batch, seconds))
+                "benchmarks/plain.py", "plain", *map(str, (resolution, batch, seconds))
             )
             plain.append(float(found(r"([\d.]+) images/s", printed)))
-            folder = ["dataset=folder", "dataset.root=paintings", f"name=run{number}"]
-            printed, our_peak = run("train.py", *folder, *sizes)
+            named = ["dataset=folder", "dataset.root=ours", f"name=run{number}"]
+            printed, our_peak = run("train.py", *named, *sizes)
             ours.append(float(found(r"Done: .*, ([\d,]+) images/s", printed).replace(",", "")))
             precision = found(r"precision (\S+)", printed)
+        os.chdir(ROOT)  # the temporary folder goes
     dtype = torch.bfloat16 if "bf16" in precision else torch.float32
     share = statistics.median(ours) * operations(resolution) / matmul_rate(dtype)
     print(
