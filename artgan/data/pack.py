@@ -179,7 +179,7 @@ def prepared(root: Path) -> Iterator[Path]:
 
 
 def _identity(root: Path) -> str:
-    return f"{root.name}-{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:8]}"
+    return f"{root.name}-{hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:8]}"
 
 
 def _contents(checkup: Checkup) -> str:

@@ -109,7 +109,9 @@ def _default_name(config: TrainConfig) -> str:
     """Sorts by time, and says what is painted: 20261120-192310-inkwash-64px."""
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     assert config.dataset.root is not None
-    source = "-".join(Path(config.dataset.root).name.split())
+    # TensorBoard wants folders whose names are text, which those of paintings need not be.
+    source = "".join(sign if sign.isprintable() else "_" for sign in Path(config.dataset.root).name)
+    source = "-".join(source.split())
     return f"{now}-{source}-{config.resolution}px"
 
 

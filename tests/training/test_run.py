@@ -1,4 +1,5 @@
 import math
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -306,3 +307,11 @@ def test_a_discriminator_that_wins_is_told_once(
     torch.save(checkpoint, folder / "last.ckpt")
     run(resume=folder, max_images=1200)
     assert capsys.readouterr().err.count("The discriminator has won") == 1
+
+
+def test_a_folder_whose_name_is_no_text_gives_a_run_one_that_is(
+    configure: Callable[..., TrainConfig],
+) -> None:
+    config = configure()
+    config.dataset.root = os.fsdecode(b"/paintings/my\xff set")
+    assert claim_folder(config).name.endswith("-my_-set-32px")
