@@ -100,6 +100,8 @@ class TrainerConfig:
     devices: int = _number(1)
     strategy: str = _choice("auto", "ddp")
     precision: str = _choice("auto", "32", "bf16")
+    cuda_graph: bool = MISSING
+    paintings: str = _choice("auto", "device", "file")
 
 
 @dataclass

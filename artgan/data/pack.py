@@ -91,6 +91,13 @@ class Pack:
     def _starts(self) -> NDArray[np.int64]:
         return np.cumsum(self.lengths) - self.lengths
 
+    def first_rows(
+        self, strips: NDArray[np.int64], places: NDArray[np.float64]
+    ) -> NDArray[np.int64]:
+        """Where in `rows` one square of each of some strips begins; arguments as of `squares`."""
+        slack = self.lengths[strips] - self.resolution
+        return self._starts[strips] + (places * (slack + 1)).astype(np.int64)
+
     def squares(self, strips: NDArray[np.int64], places: NDArray[np.float64]) -> NDArray[np.uint8]:
         """Cuts one square from each of some strips.
 
@@ -101,10 +108,8 @@ class Pack:
         Returns:
             uint8 [n, resolution, resolution, 3].
         """
-        side = self.resolution
-        slack = self.lengths[strips] - side
-        first = self._starts[strips] + (places * (slack + 1)).astype(np.int64)
-        squares = self.rows[first[:, None] + np.arange(side)]
+        first = self.first_rows(strips, places)
+        squares = self.rows[first[:, None] + np.arange(self.resolution)]
         lying = self.lying[strips]
         squares[lying] = squares[lying].swapaxes(1, 2)
         return squares

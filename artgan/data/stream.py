@@ -1,7 +1,6 @@
 """The order in which paintings are seen: a pure function of the seed and of the images seen."""
 
-from collections.abc import Iterator
-from itertools import count as count_from
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -25,9 +24,11 @@ class PaintingStream:
         images_seen: where to begin.
         rank: which part of each batch is ours, 0 ≤ rank < world_size.
         world_size: number of processes that share each batch.
+        together: how many batches come together, by the images seen before them.
+        device: where to hold all paintings and cut their squares; None leaves them in their file.
 
     Yields:
-        uint8 [batch_size / world_size, 3, H, W], in channels_last layout
+        uint8 [together, batch_size / world_size, 3, H, W], each batch in channels_last layout
     """
 
     def __init__(
@@ -38,6 +39,8 @@ class PaintingStream:
         images_seen: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        together: Callable[[int], int] = lambda images_seen: 1,
+        device: torch.device | None = None,
     ) -> None:
         self.pack = pack
         self.batch_size = batch_size
@@ -45,13 +48,24 @@ class PaintingStream:
         self.images_seen = images_seen
         self.rank = rank
         self.world_size = world_size
+        self.together = together
         self._drawn: tuple[int, NDArray[np.int64], NDArray[np.float64]] | None = None
+        self._held = None if device is None else _Held(pack, device)
 
     def __iter__(self) -> Iterator[Tensor]:
         share = self.batch_size // self.world_size
-        for start in count_from(self.images_seen + self.rank * share, self.batch_size):
-            squares = self.pack.squares(*self.chosen(start, share))
-            yield torch.from_numpy(squares).permute(0, 3, 1, 2)
+        seen = self.images_seen
+        while True:
+            batches = self.together(seen)
+            start = seen + self.rank * share
+            chosen = [self.chosen(start + i * self.batch_size, share) for i in range(batches)]
+            strips, places = (np.concatenate(part) for part in zip(*chosen, strict=True))
+            if self._held:
+                squares = self._held.squares(strips, places)
+            else:
+                squares = torch.from_numpy(self.pack.squares(strips, places))
+            yield squares.unflatten(0, (batches, share)).permute(0, 1, 4, 2, 3)
+            seen += batches * self.batch_size
 
     def chosen(self, start: int, length: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Which strips stand from `start` on in the stream, and where along them squares lie."""
@@ -72,3 +86,28 @@ class PaintingStream:
             order = generator.permutation(len(self.pack))
             self._drawn = epoch, order, generator.random(len(self.pack))
         return self._drawn[1:]
+
+
+class _Held:
+    """A pack on a device, which cuts the squares there."""
+
+    def __init__(self, pack: Pack, device: torch.device) -> None:
+        self.pack = pack
+        self.rows = torch.from_numpy(pack.rows).to(device)
+        self.lying = torch.from_numpy(pack.lying).to(device)
+        self.offsets = torch.arange(pack.resolution, device=device)
+
+    def squares(self, strips: NDArray[np.int64], places: NDArray[np.float64]) -> Tensor:
+        """As `Pack.squares`, on the device, and without waiting for it."""
+        first, numbers = (
+            self._sent(torch.from_numpy(part))
+            for part in (self.pack.first_rows(strips, places), strips)
+        )
+        squares = self.rows[first[:, None] + self.offsets]
+        lying = self.lying[numbers][:, None, None, None]
+        return torch.where(lying, squares.transpose(1, 2), squares)
+
+    def _sent(self, numbers: Tensor) -> Tensor:
+        if self.rows.is_cuda:
+            numbers = numbers.pin_memory()  # else sending waits for all that went before
+        return numbers.to(self.rows.device, non_blocking=True)

@@ -4,7 +4,10 @@ Source: Radford, Metz, Chintala 2016, "Unsupervised Representation Learning with
 Convolutional Generative Adversarial Networks" (arXiv:1511.06434).
 """
 
+import torch
 from torch import Tensor, nn
+
+from artgan.networks.convolution import Downsampling, FromLatents, ToLogit, Upsampling
 
 RESOLUTIONS = (32, 64, 128, 256)
 IMAGE_CHANNELS = 3
@@ -38,21 +41,18 @@ class Generator(nn.Module):
         super().__init__()
         channels = width * 2 ** _stages(resolution)
         layers: list[nn.Module] = [
-            nn.ConvTranspose2d(latent_dim, channels, 4, stride=1, padding=0, bias=False),
+            FromLatents(latent_dim, channels),
             nn.BatchNorm2d(channels),
             nn.ReLU(inplace=True),
         ]
         while channels > width:
             layers += [
-                nn.ConvTranspose2d(channels, channels // 2, 4, stride=2, padding=1, bias=False),
+                Upsampling(channels, channels // 2),
                 nn.BatchNorm2d(channels // 2),
                 nn.ReLU(inplace=True),
             ]
             channels //= 2
-        layers += [
-            nn.ConvTranspose2d(width, IMAGE_CHANNELS, 4, stride=2, padding=1, bias=False),
-            nn.Tanh(),
-        ]
+        layers += [Upsampling(width, IMAGE_CHANNELS), nn.Tanh()]
         self.layers = nn.Sequential(*layers)
         self.apply(initialize)
 
@@ -88,31 +88,38 @@ class Discriminator(nn.Module):
     def __init__(self, resolution: int = 64, width: int = 64) -> None:
         super().__init__()
         layers: list[nn.Module] = [
-            nn.Conv2d(IMAGE_CHANNELS, width, 4, stride=2, padding=1, bias=False),
+            Downsampling(IMAGE_CHANNELS, width),
             nn.LeakyReLU(0.2, inplace=True),
         ]
         channels = width
         for _ in range(_stages(resolution)):
             layers += [
-                nn.Conv2d(channels, 2 * channels, 4, stride=2, padding=1, bias=False),
+                Downsampling(channels, 2 * channels),
                 nn.BatchNorm2d(2 * channels),
                 nn.LeakyReLU(0.2, inplace=True),
             ]
             channels *= 2
-        layers += [nn.Conv2d(channels, 1, 4, stride=1, padding=0, bias=False), nn.Flatten(0)]
-        self.layers = nn.Sequential(*layers)
+        self.layers = nn.Sequential(*layers, ToLogit(channels))
         self.apply(initialize)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, batches: int = 1) -> Tensor:
         """Scores pictures.
 
         Args:
             images: [N, 3, resolution, resolution] in [-1, 1].
+            batches: how many batches of one size `images` holds, one after another. In training,
+                BatchNorm normalises each by itself, as if they had come in calls of their own.
 
         Returns:
             Logits [N], above zero for what it takes for a painting.
         """
-        return self.layers(images)
+        features = images
+        for layer in self.layers:
+            if batches > 1 and isinstance(layer, nn.BatchNorm2d | nn.SyncBatchNorm):
+                features = torch.cat([layer(batch) for batch in features.chunk(batches)])
+            else:
+                features = layer(features)
+        return features
 
 
 def initialize(module: nn.Module) -> None:

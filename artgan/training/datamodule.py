@@ -1,7 +1,11 @@
 """The paintings, as Lightning asks for them."""
 
-import pytorch_lightning as pl
+import math
 
+import pytorch_lightning as pl
+import torch
+
+from artgan.config import TrainConfig
 from artgan.data.pack import Pack
 from artgan.data.stream import PaintingStream
 from artgan.training.module import GAN
@@ -12,25 +16,56 @@ class Paintings(pl.LightningDataModule):
 
     Args:
         pack: the paintings.
-        batch_size: over all ranks together.
-        seed: of the order.
+        config: of the run.
+        max_images: after which the run ends, or infinite.
     """
 
-    def __init__(self, pack: Pack, batch_size: int, seed: int) -> None:
+    def __init__(self, pack: Pack, config: TrainConfig, max_images: float) -> None:
         super().__init__()
         self.pack = pack
-        self.batch_size = batch_size
-        self.seed = seed
+        self.config = config
+        self.max_images = max_images
 
     def train_dataloader(self) -> PaintingStream:
         assert self.trainer is not None
         module = self.trainer.lightning_module
         assert isinstance(module, GAN)
+        device = self.trainer.strategy.root_device
         return PaintingStream(
             self.pack,
-            self.batch_size,
-            self.seed,
+            self.config.batch_size,
+            self.config.seed,
             module.progress.images_seen,
             self.trainer.global_rank,
             self.trainer.world_size,
+            self.updates_together if device.type == "cuda" else lambda images_seen: 1,
+            device if holds(device, self.pack, self.config.trainer.paintings) else None,
         )
+
+    def updates_together(self, images_seen: int) -> int:
+        """How many updates Lightning sees as one step: as many as end at the next event.
+
+        A GPU is done with an update before Lightning has called all its hooks. Nothing but updates
+        happens between two points of the curves, grids or checkpoints, and at the end.
+        """
+        config = self.config
+        events = [config.log_every, config.sample_every, config.checkpoint.every]
+        ends = [(images_seen // every + 1) * every for every in events]
+        left = min(*ends, self.max_images) - images_seen
+        return max(1, math.ceil(left / config.batch_size))
+
+
+def holds(device: torch.device, pack: Pack, where: str) -> bool:
+    """Whether a device holds all paintings itself.
+
+    Args:
+        device: of the training.
+        pack: the paintings.
+        where: device, file, or auto: the device if it is a GPU, and they take no more than a
+            quarter of its memory.
+    """
+    if where == "auto":
+        if device.type != "cuda":
+            return False
+        return pack.rows.nbytes <= torch.cuda.get_device_properties(device).total_memory / 4
+    return where == "device"

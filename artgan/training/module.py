@@ -1,5 +1,6 @@
 """The Lightning module: two networks, two optimisers, one update of each per batch."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from artgan import __version__
 from artgan.checkpoint import FORMAT, KEY
 from artgan.config import TrainConfig
 from artgan.networks.dcgan import Discriminator, Generator
+from artgan.training.capture import CapturedGraph
 from artgan.training.ema import update_ema
 from artgan.training.losses import bce_discriminator_loss, bce_generator_loss
 
@@ -63,6 +65,7 @@ class GAN(pl.LightningModule):
         # Not a buffer: DDP would overwrite the sums of the other ranks with those of the first.
         self.metric_sums = torch.zeros(len(self.METRICS))
         self.metric_steps = 0
+        self._update: Callable[[Tensor, Tensor, Tensor], None] = self.update
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         model = self.config.model
@@ -78,6 +81,14 @@ class GAN(pl.LightningModule):
 
     def on_fit_start(self) -> None:
         self.metric_sums = self.metric_sums.to(self.device)
+        if self.captures_updates:
+            self._update = CapturedGraph(self.update, self.trainer.optimizers)
+
+    @property
+    def captures_updates(self) -> bool:
+        """Whether updates are replayed as a CUDA graph: on one GPU, unless switched off."""
+        alone = self.trainer.world_size == 1
+        return self.config.trainer.cuda_graph and self.device.type == "cuda" and alone
 
     def train(self, mode: bool = True) -> "GAN":
         super().train(mode)
@@ -85,19 +96,47 @@ class GAN(pl.LightningModule):
         return self
 
     def training_step(self, paintings: Tensor, batch_idx: int) -> None:
-        """One update of the discriminator and one of the generator.
+        """Some updates, one after another.
 
         Args:
-            paintings: this rank's part of the batch, uint8 [N, 3, H, W].
+            paintings: this rank's parts of the batches, uint8 [updates, N, 3, H, W].
             batch_idx: not used; progress is counted in images.
         """
-        discriminator_optimizer, generator_optimizer = self.optimizers()  # type: ignore[attr-defined]
-        random = self._random()
-        real = self._augment(paintings, random)
-        fake = self.generator(self._latents(len(real), random))
+        for batch in paintings:
+            self._update(batch, *self._draw(len(batch)))
+            self.metric_steps += 1
+            images = len(batch) * self.trainer.world_size
+            self.progress.images_seen += images
+            model = self.config.model
+            update_ema(
+                self.generator_ema,
+                self.generator,
+                images,
+                self.progress.images_seen,
+                model.ema_half_life,
+                model.ema_ramp,
+            )
 
-        real_logits = self.discriminator(real).float()
-        fake_logits = self.discriminator(fake.detach()).float()
+    def update(self, paintings: Tensor, latents: Tensor, mirrored: Tensor) -> None:
+        """One update of the discriminator and one of the generator.
+
+        Nothing in it waits for the device or depends on anything but tensors, so that it can be
+        captured as a CUDA graph.
+
+        Args:
+            paintings: uint8 [N, 3, H, W].
+            latents: float32 [N, latent_dim, 1, 1].
+            mirrored: bool [N, 1, 1, 1], which paintings are shown mirrored.
+        """
+        discriminator_optimizer, generator_optimizer = self.trainer.optimizers
+        # Autocast keeps casts of weights that the update before has changed since.
+        torch.clear_autocast_cache()
+        real = paintings.to(memory_format=torch.channels_last) / 127.5 - 1
+        real = torch.where(mirrored, real.flip(-1), real)
+        fake = self.generator(latents)
+
+        both = torch.cat([real.to(fake.dtype), fake.detach()])
+        real_logits, fake_logits = self.discriminator(both, batches=2).float().chunk(2)
         discriminator_loss = bce_discriminator_loss(real_logits, fake_logits)
         discriminator_optimizer.zero_grad()
         self.manual_backward(discriminator_loss)
@@ -112,36 +151,18 @@ class GAN(pl.LightningModule):
         generator_optimizer.step()
         self.discriminator.requires_grad_(True)
 
-        images = len(real) * self.trainer.world_size
-        self.progress.images_seen += images
-        model = self.config.model
-        update_ema(
-            self.generator_ema,
-            self.generator,
-            images,
-            self.progress.images_seen,
-            model.ema_half_life,
-            model.ema_ramp,
-        )
         self._record(discriminator_loss, generator_loss, real_logits, fake_logits)
 
-    def _random(self) -> torch.Generator:
-        """A generator for this step alone, on the device."""
+    def _draw(self, count: int) -> tuple[Tensor, Tensor]:
+        """This step's latents, and which paintings are mirrored: half of them if `dataset.flip`."""
         key = [self.config.seed, self.global_rank, self.progress.images_seen]
         seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
-        return torch.Generator(self.device).manual_seed(seed)
-
-    def _latents(self, count: int, random: torch.Generator) -> Tensor:
+        random = torch.Generator(self.device).manual_seed(seed)
         shape = (count, self.config.model.latent_dim, 1, 1)
-        return torch.randn(shape, generator=random, device=self.device)
-
-    def _augment(self, paintings: Tensor, random: torch.Generator) -> Tensor:
-        """uint8 [N, 3, H, W] to float32 in [-1, 1], half of them mirrored if `dataset.flip`."""
-        images = paintings.to(memory_format=torch.channels_last) / 127.5 - 1
-        if self.config.dataset.flip:
-            mirrored = torch.rand(len(images), 1, 1, 1, generator=random, device=self.device) < 0.5
-            images = torch.where(mirrored, images.flip(-1), images)
-        return images
+        latents = torch.randn(shape, generator=random, device=self.device)
+        share = 0.5 if self.config.dataset.flip else 0.0
+        draws = torch.rand(count, 1, 1, 1, generator=random, device=self.device)
+        return latents, draws < share
 
     def _record(
         self,
@@ -158,7 +179,6 @@ class GAN(pl.LightningModule):
             fake_logits.detach().sigmoid().mean(),
         )
         self.metric_sums += torch.stack(values)
-        self.metric_steps += 1
 
     def mean_metrics(self) -> dict[str, float]:
         """Means of the metrics since the last call; every rank must call it at the same step."""

@@ -45,8 +45,9 @@ from artgan.training.callbacks import (
     SampleGrids,
     Stopping,
 )
-from artgan.training.datamodule import Paintings
+from artgan.training.datamodule import Paintings, holds
 from artgan.training.folder import clear_temporaries
+from artgan.training.memory import keep_freed_memory
 from artgan.training.module import GAN, Progress
 
 
@@ -96,15 +97,16 @@ def train(config: TrainConfig, folder: Path, pack: Pack) -> bool:
         trainer = _make_trainer(config.trainer, logger, _callbacks(config, folder, stopping, grids))
         if is_first_process:
             announce(pack, config.dataset.crop)
-            device = str(trainer.strategy.root_device)
-            print(f"{folder}: training on {device}, precision {trainer.precision}", file=sys.stderr)
+            print(f"{folder}: {_choices(config.trainer, trainer, pack)}", file=sys.stderr)
             clear_temporaries(folder)
             save_config(config, folder)
             _log_hyperparameters(logger, config)
+        if trainer.strategy.root_device.type == "cpu":
+            keep_freed_memory()
         os.environ[RUN_FOLDER] = str(folder.resolve())
         trainer.fit(
             module,
-            datamodule=Paintings(pack, config.batch_size, config.seed),
+            datamodule=Paintings(pack, config, stopping.max_images),
             ckpt_path=checkpoint,
             weights_only=True,
         )
@@ -233,6 +235,17 @@ def _make_trainer(
             f"trainer: accelerator={config.accelerator} devices={config.devices} cannot be had "
             f"here ({str(error).splitlines()[0]}). Try trainer.accelerator=auto trainer.devices=1"
         ) from error
+
+
+def _choices(config: TrainerConfig, trainer: pl.Trainer, pack: Pack) -> str:
+    """In one line, what was chosen by the machine and the size of the set."""
+    device = trainer.strategy.root_device
+    where = "on the device" if holds(device, pack, config.paintings) else "in their file"
+    line = f"training on {device}, precision {trainer.precision}, paintings {where}"
+    if device.type == "cuda":
+        captured = config.cuda_graph and trainer.world_size == 1
+        line += ", updates as a CUDA graph" if captured else ", updates step by step"
+    return line
 
 
 def _budget(config: TrainConfig, paintings: int) -> tuple[float, float]:

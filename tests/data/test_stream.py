@@ -1,6 +1,9 @@
 import itertools
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 
@@ -19,7 +22,7 @@ def numbered(count: int, length: int = 2) -> Pack:
 
 def numbers(stream: PaintingStream, batches: int) -> list[int]:
     taken = itertools.islice(stream, batches)
-    return [int(image[0, 0, 0]) for batch in taken for image in batch]
+    return [int(image[0, 0, 0]) for batch in taken for image in batch.flatten(0, 1)]
 
 
 def test_each_painting_is_seen_once_an_epoch_also_where_batches_do_not_divide_it() -> None:
@@ -58,9 +61,32 @@ def test_fewer_paintings_than_a_batch_holds_are_repeated() -> None:
 
 def test_batches_are_uint8_tensors_in_the_layout_of_convolutions() -> None:
     batch = next(iter(PaintingStream(numbered(10), batch_size=4, seed=0)))
-    assert batch.shape == (4, 3, 2, 2)
+    assert batch.shape == (1, 4, 3, 2, 2)
     assert batch.dtype == torch.uint8
-    assert batch.is_contiguous(memory_format=torch.channels_last)
+    assert batch[0].is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_batches_that_come_together_are_those_that_come_one_by_one(rank: int) -> None:
+    def stream(**options: Any) -> PaintingStream:
+        return PaintingStream(numbered(10, 5), 4, 3, rank=rank, world_size=2, **options)
+
+    alone = list(itertools.islice(stream(), 6))
+    together = stream(together=lambda seen: 1 + seen // 4)  # one, then two, then four
+    sizes = []
+    for batches in itertools.islice(together, 3):
+        sizes.append(len(batches))
+        for batch in batches[: len(alone)]:
+            assert torch.equal(batch, alone.pop(0)[0])
+    assert sizes == [1, 2, 4]
+
+
+def test_a_device_that_holds_the_paintings_cuts_the_same_squares() -> None:
+    rows = np.random.default_rng(0).integers(0, 256, (10, 9, 4, 3), np.uint8)
+    pack = replace(pack_of(rows), lying=np.arange(10) % 2 == 0)
+    held = PaintingStream(pack, batch_size=4, seed=3, device=torch.device("cpu"))
+    for one, other in zip(held, itertools.islice(PaintingStream(pack, 4, 3), 8), strict=False):
+        assert torch.equal(one, other)
 
 
 def places(pack: Pack, epochs: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -68,7 +94,7 @@ def places(pack: Pack, epochs: int, seed: int = 0) -> NDArray[np.uint8]:
     stream = PaintingStream(pack, batch_size=len(pack), seed=seed)
     seen = np.zeros((epochs, len(pack)), np.uint8)
     for epoch, batch in enumerate(itertools.islice(stream, epochs)):
-        seen[epoch, batch[:, 0, 0, 0].numpy()] = batch[:, 1, 0, 0].numpy()
+        seen[epoch, batch[0, :, 0, 0, 0].numpy()] = batch[0, :, 1, 0, 0].numpy()
     return seen
 
 

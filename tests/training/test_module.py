@@ -15,7 +15,7 @@ from artgan.data.stream import PaintingStream
 from artgan.training.datamodule import Paintings
 from artgan.training.module import GAN
 from artgan.training.run import pick_precision
-from tests.helpers import pack_of
+from tests.helpers import assert_same, pack_of
 
 Configure = Callable[..., TrainConfig]
 
@@ -27,17 +27,22 @@ def paintings(count: int = 8) -> Tensor:
 
 
 def one_update(module: GAN, batch: Tensor, precision: Any = "32-true") -> None:
+    fit(module, batch[None, None], steps=1, precision=precision)
+
+
+def fit(module: GAN, steps_batches: Tensor, steps: int, precision: Any = "32-true") -> None:
+    """Trains on uint8 [steps, updates, N, 3, H, W]."""
     trainer = pl.Trainer(
         accelerator="cpu",
         max_epochs=1,
-        limit_train_batches=1,
+        limit_train_batches=steps,
         precision=precision,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(module, DataLoader(batch, batch_size=len(batch)))  # type: ignore[arg-type]
+    trainer.fit(module, DataLoader(steps_batches, batch_size=None))  # type: ignore[arg-type]
 
 
 def test_one_update_is_that_of_the_tutorial(configure: Configure) -> None:
@@ -88,8 +93,8 @@ def test_in_bfloat16_the_generator_learns_from_the_updated_discriminator(
     logits: list[Tensor] = []
     module.discriminator.register_forward_hook(lambda _, __, output: logits.append(output.detach()))
     one_update(module, paintings(), "bf16-mixed")
-    _, before, after = logits  # on paintings; on the same fakes before and after its update
-    assert not torch.allclose(before.float(), after.float())
+    both, after = logits  # on paintings and fakes, and on the same fakes after its update
+    assert not torch.allclose(both[8:].float(), after.float())
 
 
 def test_each_rank_and_each_step_draws_its_own_latents(
@@ -100,7 +105,7 @@ def test_each_rank_and_each_step_draws_its_own_latents(
     def latents(rank: int, images_seen: int) -> Tensor:
         monkeypatch.setattr(GAN, "global_rank", rank)
         module.progress.images_seen = images_seen
-        return module._latents(4, module._random())
+        return module._draw(4)[0]
 
     first = latents(rank=0, images_seen=8)
     assert torch.equal(first, latents(rank=0, images_seen=8))
@@ -113,29 +118,80 @@ def test_each_rank_gets_its_own_paintings_from_where_the_run_stands(
 ) -> None:
     numbers = pack_of(np.tile(np.arange(40, dtype=np.uint8)[:, None, None, None], 3))
     together = PaintingStream(numbers, batch_size=8, seed=0, images_seen=16)
-    expected = next(iter(together))[:, 0].flatten().tolist()
+    expected = next(iter(together)).unique().tolist()
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     module = GAN(configure(), "key")
     module.progress.images_seen = 16
     trainer.strategy.connect(module)
-    datamodule = Paintings(numbers, batch_size=8, seed=0)
+    datamodule = Paintings(numbers, module.config, max_images=64)
     datamodule.trainer = trainer
     monkeypatch.setattr(pl.Trainer, "world_size", 2)
     shares = []
     for rank in (0, 1):
         monkeypatch.setattr(pl.Trainer, "global_rank", rank)
-        shares += next(iter(datamodule.train_dataloader()))[:, 0].flatten().tolist()
-    assert shares == expected
+        shares += next(iter(datamodule.train_dataloader())).unique().tolist()
+    assert sorted(shares) == expected
 
 
 def test_paintings_come_in_minus_one_to_one_half_of_them_mirrored(configure: Configure) -> None:
+    shown: list[Tensor] = []
     module = GAN(configure(), "key")
-    batch = torch.zeros(1000, 3, 1, 2, dtype=torch.uint8)
-    batch[..., 1] = 255
-    images = module._augment(batch, torch.Generator().manual_seed(0))
-    assert set(images.unique().tolist()) == {-1.0, 1.0}
-    mirrored = (images[:, 0, 0, 0] == 1).float().mean().item()
-    assert mirrored == pytest.approx(0.5, abs=0.05)
+    module.discriminator.register_forward_pre_hook(lambda _, inputs: shown.append(inputs[0]))
+    batch = torch.zeros(64, 3, 32, 32, dtype=torch.uint8)
+    batch[..., 16:] = 255
+    one_update(module, batch)
+    real = shown[0][:64]
+    assert set(real.unique().tolist()) == {-1.0, 1.0}
+    mirrored = real[:, 0, 0, 0] == 1
+    assert torch.equal(
+        real[mirrored], torch.flip(real[~mirrored][:1], [-1]).expand_as(real[mirrored])
+    )
+    assert mirrored.float().mean().item() == pytest.approx(0.5, abs=0.2)
+
+    shown.clear()
+    module = GAN(configure(dataset__flip="false"), "key")
+    module.discriminator.register_forward_pre_hook(lambda _, inputs: shown.append(inputs[0]))
+    one_update(module, batch)
+    assert torch.equal(shown[0][:64, ..., 0], torch.full((64, 3, 32), -1.0))
+
+
+def test_updates_in_one_step_of_lightning_are_those_of_several(configure: Configure) -> None:
+    batches = paintings(24).unflatten(0, (3, 8))
+    modules = [GAN(configure(), "key") for _ in range(2)]
+    fit(modules[0], batches[None], steps=1)
+    fit(modules[1], batches[:, None], steps=3)
+    first, second = modules
+    assert first.progress.images_seen == second.progress.images_seen == 24
+    assert_same(dict(first.state_dict()), dict(second.state_dict()))
+    assert torch.equal(first.metric_sums, second.metric_sums)
+    assert first.metric_steps == second.metric_steps == 3
+
+
+def test_an_update_draws_nothing_itself(configure: Configure) -> None:
+    """What is captured must follow from its inputs: replayed, it would draw the same again."""
+    module = GAN(configure(), "key")
+    one_update(module, paintings())
+    state = torch.get_rng_state()
+    module.update(paintings(), *module._draw(8))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_an_update_never_waits_for_the_device(configure: Configure) -> None:
+    """On the meta device a tensor has no values: reading one on the way raises."""
+    module = GAN(configure(), "key").to("meta")
+    module.metric_sums = module.metric_sums.to("meta")
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    trainer.strategy.connect(module)
+    module.trainer = trainer
+    trainer.optimizers = [
+        torch.optim.SGD(network.parameters(), lr=0.1)  # Adam has no meta kernels
+        for network in (module.discriminator, module.generator)
+    ]
+    latents = torch.empty(8, 100, 1, 1, device="meta")
+    mirrored = torch.empty(8, 1, 1, 1, dtype=torch.bool, device="meta")
+    module.update(paintings().to("meta"), latents, mirrored)
+    with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
+        module.metric_sums.tolist()
 
 
 def test_the_same_seed_builds_the_same_networks_whatever_was_drawn_before(

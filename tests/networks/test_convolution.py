@@ -1,0 +1,133 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from artgan.networks import convolution
+from artgan.networks.convolution import Downsampling, FromLatents, ToLogit, Upsampling
+from artgan.networks.dcgan import Discriminator, Generator
+
+
+@pytest.fixture(params=[torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
+def layout(request: pytest.FixtureRequest) -> torch.memory_format:
+    return request.param
+
+
+@pytest.fixture
+def always_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in float32, where rounding does not hide a mistake."""
+    monkeypatch.setattr(convolution, "_as_matrices", lambda features, channels: True)
+
+
+def gradients(layer: Callable[[Tensor], Tensor], features: Tensor, weight: Tensor) -> list[Tensor]:
+    """What the layer gives, and the gradients of a weighted sum of that."""
+    output = layer(features)
+    sums = torch.linspace(-1, 1, output.numel()).view(output.shape)
+    given = torch.autograd.grad((output.float() * sums).sum(), [features, weight])
+    return [output.detach(), *given]
+
+
+@pytest.mark.parametrize(
+    ("layer", "reference"),
+    [
+        (Downsampling(6, 10), lambda x, w: torch.conv2d(x, w, None, 2, 1)),
+        (Upsampling(6, 10), lambda x, w: torch.conv_transpose2d(x, w, None, 2, 1)),
+    ],
+    ids=["down", "up"],
+)
+def test_as_matrices_a_convolution_is_what_torch_computes(
+    layer: nn.Conv2d | nn.ConvTranspose2d,
+    reference: Callable[[Tensor, Tensor], Tensor],
+    layout: torch.memory_format,
+    always_matrices: None,
+) -> None:
+    layer = layer.to(memory_format=layout)
+    features = torch.randn(3, 6, 8, 12, generator=torch.Generator().manual_seed(0))
+    features = features.to(memory_format=layout).requires_grad_()
+    ours = gradients(layer, features, layer.weight)
+    theirs = gradients(lambda x: reference(x, layer.weight), features, layer.weight)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("layer", [Downsampling(2, 3), Upsampling(2, 3)], ids=["down", "up"])
+def test_as_matrices_a_convolution_can_be_differentiated_twice(
+    layer: nn.Module, always_matrices: None
+) -> None:
+    layer = layer.double()
+    features = torch.randn(1, 2, 4, 4, dtype=torch.double, requires_grad=True)
+    assert torch.autograd.gradcheck(layer, features)
+    assert torch.autograd.gradgradcheck(layer, features)
+
+
+def test_only_deep_bfloat16_convolutions_on_a_cpu_are_matrices(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[int] = []
+
+    def patches(features: Tensor) -> Tensor:
+        seen.append(features.shape[1])
+        return features.new_zeros(1, 2, 2, 16 * features.shape[1])
+
+    monkeypatch.setattr(convolution._Patches, "apply", patches)
+    with torch.no_grad():
+        for channels, dtype in ((256, torch.bfloat16), (256, torch.float32), (8, torch.bfloat16)):
+            Downsampling(channels, 4).to(dtype)(torch.zeros(1, channels, 4, 4, dtype=dtype))
+    assert seen == [256]
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_the_first_layer_of_a_generator_is_a_transposed_convolution(size: int) -> None:
+    layer = FromLatents(7, 5)
+    latents = torch.randn(2, 7, 1, size)
+    torch.testing.assert_close(layer(latents), torch.conv_transpose2d(latents, layer.weight))
+
+
+def test_the_last_layer_of_a_discriminator_is_a_convolution() -> None:
+    layer = ToLogit(5)
+    features = torch.randn(2, 5, 4, 4)
+    torch.testing.assert_close(layer(features), torch.conv2d(features, layer.weight).flatten())
+
+
+def test_in_bfloat16_both_ways_are_as_near_to_float32() -> None:
+    """Each error, as a share of the result's size, stays within three roundings to bfloat16."""
+    bound = 3 * torch.finfo(torch.bfloat16).eps
+    for layer in (Downsampling(256, 32), Upsampling(32, 256)):
+        nn.init.normal_(layer.weight, 0, 0.02)
+        features = torch.randn(2, layer.in_channels, 8, 8, requires_grad=True)
+        exact = gradients(layer, features, layer.weight)
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = gradients(layer, features.bfloat16(), layer.weight)
+        for one, other in zip(exact, rounded, strict=True):
+            error = (one - other.float()).norm() / one.norm()
+            assert 0 < error < bound, (layer, error)
+
+
+def test_batches_passed_together_are_normalised_each_by_itself() -> None:
+    together = Discriminator(32, width=4)
+    apart = Discriminator(32, width=4)
+    apart.load_state_dict(together.state_dict())
+    first, second = torch.randn(4, 3, 32, 32), torch.randn(4, 3, 32, 32) * 3 + 1
+    logits = together(torch.cat([first, second]), batches=2)
+    torch.testing.assert_close(logits, torch.cat([apart(first), apart(second)]))
+    for one, other in zip(together.state_dict().values(), apart.state_dict().values(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_network_of_matrices_trains_as_one_of_convolutions(always_matrices: None) -> None:
+    """Whole networks in float32, forwards and backwards."""
+    generator, discriminator = Generator(32, 16, 4), Discriminator(32, 4)
+    latents = torch.randn(4, 16, 1, 1)
+
+    def run() -> list[Tensor]:
+        loss = discriminator(generator(latents)).square().mean()
+        parameters = [*generator.parameters(), *discriminator.parameters()]
+        return [loss, *torch.autograd.grad(loss, parameters)]
+
+    ours = run()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(convolution, "_as_matrices", lambda features, channels: False)
+        theirs = run()
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
