@@ -1,5 +1,6 @@
 """Pictures on disk: grids, PNGs that know how they were painted, films."""
 
+import io
 import json
 import math
 from pathlib import Path
@@ -38,20 +39,30 @@ def tile(images: Tensor, columns: int) -> Tensor:
     return grid
 
 
-def save_png(image: Tensor, path: Path, provenance: dict[str, Any] | None = None) -> None:
-    """Writes a picture as PNG, whole or not at all.
+def encode_png(image: Tensor, provenance: dict[str, Any] | None = None) -> bytes:
+    """Makes a PNG of a picture.
 
     Args:
         image: uint8 [3, H, W].
-        path: where to.
         provenance: how it was painted, kept as JSON in a text chunk.
+
+    Returns:
+        The bytes of the file.
     """
     text = PngInfo()
     if provenance is not None:
         text.add_text("Software", f"artgan {__version__}")
         text.add_text(PROVENANCE, json.dumps(provenance))
+    buffer = io.BytesIO()
+    # The usual 6 takes four times as long, for an eighth of the size.
+    to_pil(image).save(buffer, "PNG", pnginfo=text, compress_level=2)
+    return buffer.getvalue()
+
+
+def save_png(image: Tensor, path: Path, provenance: dict[str, Any] | None = None) -> None:
+    """Writes a picture as PNG, whole or not at all; arguments as of `encode_png`."""
     with atomic_write(path) as file:
-        to_pil(image).save(file, "PNG", pnginfo=text)
+        file.write(encode_png(image, provenance))
 
 
 def to_pil(image: Tensor) -> Image.Image:

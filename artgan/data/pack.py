@@ -11,6 +11,7 @@ stale: another content or another setting is another pack.
 
 import hashlib
 import json
+import mmap
 import os
 import sys
 import tempfile
@@ -90,6 +91,14 @@ class Pack:
     @cached_property
     def _starts(self) -> NDArray[np.int64]:
         return np.cumsum(self.lengths) - self.lengths
+
+    def forget_read(self) -> None:
+        """Takes what was read of a mapped file out of memory; the system may keep it cached.
+
+        So the memory of a process does not grow to the size of the file.
+        """
+        if isinstance(self.rows, np.memmap) and hasattr(mmap, "MADV_DONTNEED"):
+            self.rows._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
 
     def first_rows(
         self, strips: NDArray[np.int64], places: NDArray[np.float64]

@@ -64,6 +64,7 @@ class PaintingStream:
                 squares = self._held.squares(strips, places)
             else:
                 squares = torch.from_numpy(self.pack.squares(strips, places))
+                self.pack.forget_read()
             yield squares.unflatten(0, (batches, share)).permute(0, 1, 4, 2, 3)
             seen += batches * self.batch_size
 
@@ -93,8 +94,8 @@ class _Held:
 
     def __init__(self, pack: Pack, device: torch.device) -> None:
         self.pack = pack
-        self.rows = torch.from_numpy(pack.rows).to(device)
-        self.lying = torch.from_numpy(pack.lying).to(device)
+        self.rows = torch.tensor(pack.rows, device=device)
+        self.lying = torch.tensor(pack.lying, device=device)
         self.offsets = torch.arange(pack.resolution, device=device)
 
     def squares(self, strips: NDArray[np.int64], places: NDArray[np.float64]) -> Tensor:

@@ -14,6 +14,8 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
+from tensorboard.compat.proto.summary_pb2 import Summary
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -21,7 +23,7 @@ from artgan.checkpoint import LAST
 from artgan.data.pack import Pack
 from artgan.errors import UserError
 from artgan.files import atomic_write
-from artgan.pictures import save_png, tile
+from artgan.pictures import encode_png, tile
 from artgan.sampling import draw_latents, paint
 from artgan.training.health import discriminator_has_won, diversity, diversity_has_collapsed
 from artgan.training.module import GAN, Progress
@@ -180,9 +182,7 @@ class SampleGrids(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: GAN) -> None:  # type: ignore[override]
         if trainer.is_global_zero and module.progress.images_seen == 0:
-            grid = tile(self.paintings, GRID_SIDE)
-            save_png(grid, self.folder / "paintings.png")
-            _writer(trainer).add_image("paintings", grid, 0)
+            _show(trainer, "paintings", self.paintings, self.folder / "paintings.png")
             self._paint(trainer, module)
 
     def on_train_batch_end(  # type: ignore[override]
@@ -195,10 +195,8 @@ class SampleGrids(pl.Callback):
         seen = module.progress.images_seen
         latents = draw_latents(0, GRID_SIDE**2, module.config.model.latent_dim)
         samples = paint(module.generator_ema, latents)
-        grid = tile(samples, GRID_SIDE)
         self.latest = self.folder / f"images-{seen:09d}.png"
-        save_png(grid, self.latest)
-        _writer(trainer).add_image("samples", grid, seen)
+        _show(trainer, "samples", samples, self.latest)
         ratio = diversity(samples, self.paintings)
         _writer(trainer).add_scalar(DIVERSITY, ratio, seen)
         warning = diversity_has_collapsed(ratio) if seen > EARLY else None
@@ -303,6 +301,22 @@ def _writer(trainer: pl.Trainer) -> SummaryWriter:
     """The event file; on ranks other than the first, one that writes nothing."""
     assert isinstance(trainer.logger, TensorBoardLogger)
     return trainer.logger.experiment
+
+
+def _show(trainer: pl.Trainer, tag: str, images: Tensor, path: Path) -> None:
+    """Writes a grid of uint8 [N, 3, H, W] as PNG, and the same bytes to TensorBoard."""
+    grid = tile(images, GRID_SIDE)
+    png = encode_png(grid)
+    with atomic_write(path) as file:
+        file.write(png)
+    channels, height, width = grid.shape
+    image = Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=png)
+    file_writer = _writer(trainer).file_writer
+    assert file_writer is not None
+    module = trainer.lightning_module
+    assert isinstance(module, GAN)
+    summary = Summary(value=[Summary.Value(tag=tag, image=image)])
+    file_writer.add_summary(summary, module.progress.images_seen)
 
 
 def _diverged(module: GAN, folder: Path) -> str:

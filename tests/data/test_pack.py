@@ -266,3 +266,20 @@ def test_a_start_after_one_was_killed_makes_it_good(root: Path, found: str) -> N
     (root / ".artgan" / ".half.npy.tmp").touch()
     assert len(load(root)) == 40
     assert not list((root / ".artgan").glob(".*.tmp"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell what is mapped")
+def test_what_was_read_of_the_file_leaves_memory(root: Path) -> None:
+    pack = load(root)
+
+    def resident() -> int:
+        """KiB of the pack in this process's memory."""
+        lines = Path("/proc/self/smaps").read_text().splitlines()
+        begin = next(i for i, line in enumerate(lines) if line.endswith(f"{pack.key}.npy"))
+        return next(int(line.split()[1]) for line in lines[begin:] if line.startswith("Rss:"))
+
+    before = middles(pack)
+    assert resident() > 0
+    pack.forget_read()
+    assert resident() == 0
+    np.testing.assert_array_equal(middles(pack), before)

@@ -2,6 +2,7 @@ import math
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -175,6 +176,7 @@ def test_points_after_the_checkpoint_are_not_shown_twice(run: Run, tmp_path: Pat
     # As if killed after 96 images with the last checkpoint at 48.
     shutil.copy(folder / "images-000000048.ckpt", folder / "last.ckpt")
     (folder / "images-000000096.ckpt").unlink()
+    time.sleep(1)  # TensorBoard reads event files in the order of their names, by the second
     run(resume=folder, max_images=112)
     steps = [point.step for point in events(folder).Scalars("loss/generator")]
     assert steps == [16, 32, 48, 64, 80, 96, 112]

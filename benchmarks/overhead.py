@@ -1,0 +1,87 @@
+"""What `train.py` does besides its updates: draws, batches, EMA, Lightning, curves, files.
+
+    python benchmarks/overhead.py PATH [SECONDS]
+
+PATH is a folder of paintings. Trains in this process and takes the time inside of `GAN.update`; all
+the rest is overhead. On a CPU only, where nothing runs behind Python's back. Prints a Markdown
+table.
+"""
+
+import itertools
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from artgan.config import Command, TrainConfig, launch
+from artgan.training.callbacks import Checkpoints, SampleGrids
+from artgan.training.folder import prepare
+from artgan.training.module import GAN
+from artgan.training.run import train
+
+SIZES = ((64, 64), (64, 16), (32, 16))  # width, batch
+
+
+def timed(owner: type, name: str) -> list[tuple[float, float]]:
+    """Has a method note when each call begins and ends."""
+    function: Callable[..., Any] = getattr(owner, name)
+    noted: list[tuple[float, float]] = []
+
+    def timing(*arguments: Any) -> Any:
+        began = time.perf_counter()
+        given = function(*arguments)
+        noted.append((began, time.perf_counter()))
+        return given
+
+    setattr(owner, name, timing)
+    return noted
+
+
+def spent(calls: list[tuple[float, float]]) -> list[float]:
+    return [ended - began for began, ended in calls]
+
+
+def main(path: str, seconds: int = 40) -> None:
+    updates = timed(GAN, "update")
+    files = [timed(SampleGrids, "_paint"), timed(Checkpoints, "on_train_batch_end")]
+    print(
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python "
+        f"{platform.python_version()}, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}; "
+        f"{seconds} s each, medians\n\n"
+        "| width, batch | update | all the rest of a step | grids and checkpoints, of the whole |\n"
+        "|---|---|---|---|"
+    )
+
+    def run(config: TrainConfig, command: Command) -> None:
+        for noted in (updates, *files):
+            noted.clear()
+        train(*prepare(config, command))
+        update = statistics.median(spent(updates))
+        step = statistics.median(
+            after - before for (before, _), (after, _) in itertools.pairwise(updates)
+        )
+        share = sum(sum(spent(calls)) for calls in files) / (updates[-1][1] - updates[0][0])
+        print(
+            f"| {config.model.width}, {config.batch_size} | {1e3 * update:.1f} ms "
+            f"| {1e3 * (step - update):.1f} ms, {(step - update) / step:.1%} | {share:.1%} |",
+            flush=True,
+        )
+
+    with tempfile.TemporaryDirectory() as scratch:
+        os.chdir(scratch)
+        for width, batch in SIZES:
+            sizes = [f"model.width={width}", f"batch_size={batch}", f"max_time={seconds}s"]
+            sys.argv[1:] = ["dataset=folder", f"dataset.root={path}", *sizes]
+            launch(TrainConfig, "train", run)
+        os.chdir("/")
+
+
+if __name__ == "__main__":
+    main(str(Path(sys.argv[1]).resolve()), *map(int, sys.argv[2:]))
