@@ -229,10 +229,23 @@ def load_config(folder: Path, overrides: list[str] | None = None) -> TrainConfig
     if not path.is_file():
         raise UserError(f"{folder}: no run lies here ({CONFIG_FILE} is missing).")
     try:
-        values = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(overrides or []))
+        given = OmegaConf.load(path), OmegaConf.from_dotlist(overrides or [])
+        # Under it the values of today, for keys that the version that began the run did not have.
+        values = OmegaConf.merge(_defaults(), *given)
     except (OmegaConfBaseException, yaml.YAMLError, ValueError, OSError) as error:
         raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]}).") from error
     return typed(TrainConfig, values, str(path))
+
+
+def _defaults() -> dict[str, Any]:
+    """The values in `configs/`, for keys of every dataset and model."""
+    files = {"": "train", "dataset": "dataset/_common", "model": "model/dcgan"}
+    defaults: dict[str, Any] = {}
+    for group, name in files.items():
+        values = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"))
+        kept = {key: value for key, value in values.items() if key not in ("defaults", "hydra")}
+        defaults |= {group: kept} if group else kept
+    return defaults
 
 
 def typed(schema: type[Typed], values: Any, origin: str) -> Typed:

@@ -79,6 +79,12 @@ def main(paintings: Path) -> None:
                 f"| training at {resolution} px, width 64, batch 64 | {rate(printed)}, "
                 f"peak {memory:,.0f} MiB |"
             )
+            one = (*folder, "max_images=64", "output=once")
+            times = [command("train.py", *one)[0] for _ in range(5)]
+            print(
+                f"| `train.py` at {resolution} px, one update, start to end | "
+                f"{statistics.median(times):.1f} s |"
+            )
         times = [command("sample.py", "ckpt=checkpoints/64")[0] for _ in range(5)]
         print(f"| `sample.py`, 64 pictures at 64 px | {statistics.median(times):.1f} s |")
 

@@ -3,10 +3,10 @@
     python benchmarks/large.py PATH [SECONDS [ROUNDS]]
 
 PATH is a folder of paintings. 200,000 JPEGs of 64 px are made of random crops of those, in a
-temporary place, checked and packed once (some ten minutes). Then `train.py` trains on them with
+temporary place, checked and packed once (some four minutes). Then `train.py` trains on them with
 `trainer.paintings=file` and `=device`, which on a CPU is its memory. Memory is read every second
-from /proc: what the process holds itself, and pages of files in its address space, a minute into
-training and at its end. Prints a Markdown table.
+from /proc: what the process holds itself, and pages of files in its address space, half a minute
+into training and at the end of the last round. Prints a Markdown table.
 """
 
 import os

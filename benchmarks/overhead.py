@@ -3,8 +3,8 @@
     python benchmarks/overhead.py PATH [SECONDS]
 
 PATH is a folder of paintings. Trains in this process and takes the time inside of `GAN.update`; all
-the rest is overhead. On a CPU only, where nothing runs behind Python's back. Prints a Markdown
-table.
+the rest is overhead (Lightning's hooks around each backward pass count as update). On a CPU only,
+where nothing runs behind Python's back. Prints a Markdown table.
 """
 
 import itertools

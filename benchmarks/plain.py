@@ -16,7 +16,42 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-from artgan.networks.dcgan import Discriminator, Generator
+
+def initialize(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.normal_(module.weight, 0.0, 0.02)
+    elif isinstance(module, nn.BatchNorm2d):
+        nn.init.normal_(module.weight, 1.0, 0.02)
+
+
+def generator_of(resolution: int, width: int = 64) -> nn.Sequential:
+    channels = width * resolution // 8
+    layers: list[nn.Module] = [
+        nn.ConvTranspose2d(100, channels, 4, 1, 0, bias=False),
+        nn.BatchNorm2d(channels),
+        nn.ReLU(True),
+    ]
+    while channels > width:
+        layers += [
+            nn.ConvTranspose2d(channels, channels // 2, 4, 2, 1, bias=False),
+            nn.BatchNorm2d(channels // 2),
+            nn.ReLU(True),
+        ]
+        channels //= 2
+    return nn.Sequential(*layers, nn.ConvTranspose2d(width, 3, 4, 2, 1, bias=False), nn.Tanh())
+
+
+def discriminator_of(resolution: int, width: int = 64) -> nn.Sequential:
+    layers: list[nn.Module] = [nn.Conv2d(3, width, 4, 2, 1, bias=False), nn.LeakyReLU(0.2, True)]
+    channels = width
+    while channels < width * resolution // 8:
+        layers += [
+            nn.Conv2d(channels, 2 * channels, 4, 2, 1, bias=False),
+            nn.BatchNorm2d(2 * channels),
+            nn.LeakyReLU(0.2, True),
+        ]
+        channels *= 2
+    return nn.Sequential(*layers, nn.Conv2d(channels, 1, 4, 1, 0, bias=False), nn.Flatten(0))
 
 
 def main(root: str, resolution: int, batch_size: int, seconds: float) -> None:
@@ -39,10 +74,8 @@ def main(root: str, resolution: int, batch_size: int, seconds: float) -> None:
         pin_memory=device.type == "cuda",
         persistent_workers=True,
     )
-    generator, discriminator = (
-        Generator(resolution).to(device),
-        Discriminator(resolution).to(device),
-    )
+    generator = generator_of(resolution).apply(initialize).to(device)
+    discriminator = discriminator_of(resolution).apply(initialize).to(device)
     generator_optimizer = torch.optim.Adam(generator.parameters(), lr=2e-4, betas=(0.5, 0.999))
     discriminator_optimizer = torch.optim.Adam(
         discriminator.parameters(), lr=2e-4, betas=(0.5, 0.999)

@@ -3,6 +3,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from artgan.config import (
     CONFIGS,
@@ -148,3 +149,14 @@ def test_help_explains_every_key_with_its_default(schema: type, name: str) -> No
 def test_every_key_of_every_file_is_explained(path: Path) -> None:
     for key, _, explanation in documented_keys(path):
         assert explanation, key
+
+
+def test_a_run_of_a_version_without_some_keys_can_go_on(
+    configure: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    config = configure(model__width=8)
+    save_config(config, tmp_path)
+    old = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    del old["trainer"]["cuda_graph"], old["dataset"]["crop"], old["model"]["beta2"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(old))
+    assert load_config(tmp_path) == config

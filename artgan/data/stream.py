@@ -95,6 +95,7 @@ class _Held:
     def __init__(self, pack: Pack, device: torch.device) -> None:
         self.pack = pack
         self.rows = torch.tensor(pack.rows, device=device)
+        pack.forget_read()
         self.lying = torch.tensor(pack.lying, device=device)
         self.offsets = torch.arange(pack.resolution, device=device)
 
@@ -106,7 +107,8 @@ class _Held:
         )
         squares = self.rows[first[:, None] + self.offsets]
         lying = self.lying[numbers][:, None, None, None]
-        return torch.where(lying, squares.transpose(1, 2), squares)
+        # In this order, for `where` takes its first choice's layout.
+        return torch.where(~lying, squares, squares.transpose(1, 2))
 
     def _sent(self, numbers: Tensor) -> Tensor:
         if self.rows.is_cuda:

@@ -4,7 +4,7 @@ Weights, their names and their layout are those of `nn.Conv2d` and `nn.ConvTrans
 
 On a CPU, oneDNN takes up to five times as long for the weights' gradient of a bfloat16 convolution
 with many channels on few pixels as for a product of matrices of the same size
-(`benchmarks/NOTES.md`). Elsewhere, and in float32, its convolutions are the faster ones.
+(`benchmarks/NOTES.md`, measured with AVX512-BF16). In float32 its convolutions are the faster ones.
 """
 
 from typing import Any

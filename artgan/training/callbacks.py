@@ -38,7 +38,10 @@ FIGURES = (*GAN.METRICS, GRADIENT_NORM, RATE, DIVERSITY)
 
 
 def due(module: GAN, every: int) -> bool:
-    """Whether this step's batch has crossed a multiple of `every` images."""
+    """Whether this step's last batch has crossed a multiple of `every` images.
+
+    No earlier one can have: see `Paintings.updates_together`.
+    """
     seen = module.progress.images_seen
     return seen // every > (seen - module.config.batch_size) // every
 
@@ -51,7 +54,7 @@ def say(text: str) -> None:
 class Stopping(pl.Callback):
     """Ends the run when its budget is used up, or when a person or the system asks for it.
 
-    The first Ctrl-C or SIGTERM ends it after the current update, with a checkpoint; a second ends
+    The first Ctrl-C or SIGTERM ends it after the current step, with a checkpoint; a second ends
     the process at once.
 
     Args:
@@ -77,7 +80,7 @@ class Stopping(pl.Callback):
             os.kill(os.getpid(), number)
         self._interrupted = True
         # Written past Python's buffers: the signal may have come in the midst of another print.
-        os.write(2, b"\nStopping after this update, with a checkpoint. Once more: at once.\n")
+        os.write(2, b"\nStopping, with a checkpoint. Once more: at once.\n")
 
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: pl.Trainer, module: GAN, *_: object

@@ -6,7 +6,17 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from artgan.config import TrainerConfig
 from artgan.errors import UserError
+
+
+def captures(config: TrainerConfig, device: torch.device) -> bool:
+    """Whether updates are replayed as a CUDA graph: on one GPU, unless switched off.
+
+    DDP waits for its devices in each update, which cannot be captured.
+    """
+    alone = config.devices == 1 and config.strategy != "ddp"
+    return config.cuda_graph and device.type == "cuda" and alone
 
 
 class CapturedGraph:
@@ -33,6 +43,7 @@ class CapturedGraph:
         self.calls = 0
         self.graph: torch.cuda.CUDAGraph | None = None
         self.inputs: tuple[Tensor, ...] = ()
+        self.stream: torch.cuda.Stream | None = None
 
     def __call__(self, *inputs: Tensor) -> None:
         """Runs or replays the function.
@@ -42,6 +53,7 @@ class CapturedGraph:
 
         Raises:
             UserError: the function cannot be captured.
+            ValueError: a shape is another than at the call that was captured.
         """
         self.calls += 1
         if self.calls <= self.WARM_UP:
@@ -50,33 +62,39 @@ class CapturedGraph:
         if self.graph is None:
             self.graph = self._captured(inputs)
         for static, given in zip(self.inputs, inputs, strict=True):
+            if static.shape != given.shape:
+                raise ValueError(f"shape {given.shape} is not {static.shape}, as captured")
             static.copy_(given)
         self.graph.replay()
 
     def _warm_up(self, inputs: tuple[Tensor, ...]) -> None:
-        # On a stream of its own, as capturing will be.
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        # On the stream that it will be captured on, where libraries keep their workspaces.
+        self.stream = self.stream or torch.cuda.Stream()
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream):
             self.function(*inputs)
-        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.current_stream().wait_stream(self.stream)
 
     def _captured(self, inputs: tuple[Tensor, ...]) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
         self.inputs = tuple(tensor.clone() for tensor in inputs)
         try:
-            with self._capturable(), torch.cuda.graph(graph):
+            with self._capturable(), torch.cuda.graph(graph, stream=self.stream):
                 self.function(*self.inputs)
+        except torch.cuda.OutOfMemoryError:
+            raise
         except RuntimeError as error:
+            # Ending a capture that has failed raises once more, over the true cause.
+            cause = str(error.__context__ or error).splitlines()[0]
             raise UserError(
-                f"The update cannot be captured as a CUDA graph ({str(error).splitlines()[0]}). "
-                "Resume the run with trainer.cuda_graph=false"
+                f"The update cannot be captured as a CUDA graph ({cause}). "
+                "Start again with trainer.cuda_graph=false"
             ) from error
         return graph
 
     @contextmanager
     def _capturable(self) -> Iterator[None]:
-        """Tells the optimisers; only now, since they warn at every step outside of a graph."""
+        """Tells the optimisers; only for now, so that no checkpoint says it of a CPU's."""
         groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
         for group in groups:
             group["capturable"] = True

@@ -10,6 +10,10 @@ from artgan.data.pack import Pack
 from artgan.data.stream import PaintingStream
 from artgan.training.module import GAN
 
+# Images whose updates may come as one step: two such groups lie on the device at a time, and a
+# person who stops the run waits for one.
+MOST_TOGETHER = 4096
+
 
 class Paintings(pl.LightningDataModule):
     """Gives each rank its part of the stream, from where the run stands.
@@ -45,14 +49,15 @@ class Paintings(pl.LightningDataModule):
     def updates_together(self, images_seen: int) -> int:
         """How many updates Lightning sees as one step: as many as end at the next event.
 
-        A GPU is done with an update before Lightning has called all its hooks. Nothing but updates
-        happens between two points of the curves, grids or checkpoints, and at the end.
+        A GPU is done with an update before Lightning has called all its hooks. Between two points
+        of the curves, grids or checkpoints nothing but updates happens; whatever asks `due` with
+        another key must be named here.
         """
         config = self.config
         events = [config.log_every, config.sample_every, config.checkpoint.every]
         ends = [(images_seen // every + 1) * every for every in events]
         left = min(*ends, self.max_images) - images_seen
-        return max(1, math.ceil(left / config.batch_size))
+        return max(1, math.ceil(min(left, MOST_TOGETHER) / config.batch_size))
 
 
 def holds(device: torch.device, pack: Pack, where: str) -> bool:

@@ -50,9 +50,9 @@ def diversity(images: Tensor, reference: Tensor) -> float:
     """
 
     def spread(batch: Tensor) -> Tensor:
-        return batch.double().std(dim=0).mean()
+        return batch.float().std(dim=0).mean()
 
-    return float(spread(images) / spread(reference).clamp_min(torch.finfo(torch.double).tiny))
+    return float(spread(images) / spread(reference).clamp_min(torch.finfo(torch.float).tiny))
 
 
 def diversity_has_collapsed(ratio: float) -> str | None:

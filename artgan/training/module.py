@@ -13,7 +13,7 @@ from artgan import __version__
 from artgan.checkpoint import FORMAT, KEY
 from artgan.config import TrainConfig
 from artgan.networks.dcgan import Discriminator, Generator
-from artgan.training.capture import CapturedGraph
+from artgan.training.capture import CapturedGraph, captures
 from artgan.training.ema import update_ema
 from artgan.training.losses import bce_discriminator_loss, bce_generator_loss
 
@@ -81,14 +81,11 @@ class GAN(pl.LightningModule):
 
     def on_fit_start(self) -> None:
         self.metric_sums = self.metric_sums.to(self.device)
-        if self.captures_updates:
+        if captures(self.config.trainer, self.device):
             self._update = CapturedGraph(self.update, self.trainer.optimizers)
 
-    @property
-    def captures_updates(self) -> bool:
-        """Whether updates are replayed as a CUDA graph: on one GPU, unless switched off."""
-        alone = self.trainer.world_size == 1
-        return self.config.trainer.cuda_graph and self.device.type == "cuda" and alone
+    def on_fit_end(self) -> None:
+        self._update = self.update  # the graph's memory goes with it
 
     def train(self, mode: bool = True) -> "GAN":
         super().train(mode)
@@ -128,9 +125,8 @@ class GAN(pl.LightningModule):
             latents: float32 [N, latent_dim, 1, 1].
             mirrored: bool [N, 1, 1, 1], which paintings are shown mirrored.
         """
+        # Not those that Lightning wraps: their hooks would run once, when the update is captured.
         discriminator_optimizer, generator_optimizer = self.trainer.optimizers
-        # Autocast keeps casts of weights that the update before has changed since.
-        torch.clear_autocast_cache()
         real = paintings.to(memory_format=torch.channels_last) / 127.5 - 1
         real = torch.where(mirrored, real.flip(-1), real)
         fake = self.generator(latents)
@@ -142,8 +138,7 @@ class GAN(pl.LightningModule):
         self.manual_backward(discriminator_loss)
         discriminator_optimizer.step()
 
-        # The generator's loss has no use for the discriminator's own gradients. Without them,
-        # autocast also casts the weights that have just changed anew instead of reusing copies.
+        # The generator's loss has no use for the discriminator's own gradients.
         self.discriminator.requires_grad_(False)
         generator_loss = bce_generator_loss(self.discriminator(fake).float())
         generator_optimizer.zero_grad()

@@ -45,6 +45,7 @@ from artgan.training.callbacks import (
     SampleGrids,
     Stopping,
 )
+from artgan.training.capture import captures
 from artgan.training.datamodule import Paintings, holds
 from artgan.training.folder import clear_temporaries
 from artgan.training.memory import keep_freed_memory
@@ -242,9 +243,10 @@ def _choices(config: TrainerConfig, trainer: pl.Trainer, pack: Pack) -> str:
     device = trainer.strategy.root_device
     where = "on the device" if holds(device, pack, config.paintings) else "in their file"
     line = f"training on {device}, precision {trainer.precision}, paintings {where}"
-    if device.type == "cuda":
-        captured = config.cuda_graph and trainer.world_size == 1
-        line += ", updates as a CUDA graph" if captured else ", updates step by step"
+    if captures(config, device):
+        line += ", updates as a CUDA graph"
+    if device.type == "cpu" and trainer.precision == "bf16-mixed":
+        line += ", deep convolutions as matrix products"
     return line
 
 

@@ -87,6 +87,7 @@ def test_a_device_that_holds_the_paintings_cuts_the_same_squares() -> None:
     held = PaintingStream(pack, batch_size=4, seed=3, device=torch.device("cpu"))
     for one, other in zip(held, itertools.islice(PaintingStream(pack, 4, 3), 8), strict=False):
         assert torch.equal(one, other)
+        assert one.stride() == other.stride()
 
 
 def places(pack: Pack, epochs: int, seed: int = 0) -> NDArray[np.uint8]:

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -61,20 +62,37 @@ def test_as_matrices_a_convolution_can_be_differentiated_twice(
     assert torch.autograd.gradgradcheck(layer, features)
 
 
+@pytest.mark.parametrize(
+    ("device", "dtype", "channels", "expected"),
+    [
+        ("cpu", torch.bfloat16, 256, True),
+        ("cpu", torch.bfloat16, 128, False),
+        ("cpu", torch.float32, 256, False),
+        ("meta", torch.bfloat16, 256, False),
+    ],
+)
 def test_only_deep_bfloat16_convolutions_on_a_cpu_are_matrices(
     monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    dtype: torch.dtype,
+    channels: int,
+    expected: bool,
 ) -> None:
-    seen: list[int] = []
+    used: list[str] = []
+    for function in (convolution._Patches, convolution._Fold):
+        apply = function.apply
 
-    def patches(features: Tensor) -> Tensor:
-        seen.append(features.shape[1])
-        return features.new_zeros(1, 2, 2, 16 * features.shape[1])
+        def noting(features: Tensor, apply: Any = apply) -> Tensor:
+            used.append("matrix")
+            return apply(features)
 
-    monkeypatch.setattr(convolution._Patches, "apply", patches)
-    with torch.no_grad():
-        for channels, dtype in ((256, torch.bfloat16), (256, torch.float32), (8, torch.bfloat16)):
-            Downsampling(channels, 4).to(dtype)(torch.zeros(1, channels, 4, 4, dtype=dtype))
-    assert seen == [256]
+        monkeypatch.setattr(function, "apply", noting)
+    with torch.no_grad(), torch.device(device):
+        # What counts is the side with the larger pictures, which the patches are taken from.
+        for layer in (Downsampling(channels, 4), Upsampling(4, channels)):
+            used.clear()
+            layer.to(dtype)(torch.zeros(1, layer.in_channels, 4, 4, dtype=dtype))
+            assert bool(used) is expected
 
 
 @pytest.mark.parametrize("size", [1, 3])

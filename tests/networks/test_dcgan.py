@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from artgan.networks.dcgan import Discriminator, Generator
+from benchmarks.plain import discriminator_of, generator_of
 
 
 def parameters(network: nn.Module) -> int:
@@ -12,6 +13,20 @@ def parameters(network: nn.Module) -> int:
 def test_64_px_has_the_parameters_of_the_tutorial() -> None:
     assert parameters(Generator(64)) == 3_576_704
     assert parameters(Discriminator(64)) == 2_765_568
+
+
+@pytest.mark.parametrize("resolution", [32, 64, 128])
+def test_the_networks_are_those_written_out_plainly(resolution: int) -> None:
+    """The yardstick of the benchmarks: the tutorial's layers, and no line of ours."""
+    latents, images = torch.randn(3, 100, 1, 1), torch.randn(3, 3, resolution, resolution)
+    for ours, plain, inputs in (
+        (Generator(resolution, width=4), generator_of(resolution, 4), latents),
+        (Discriminator(resolution, width=4), discriminator_of(resolution, 4), images),
+    ):
+        plain.load_state_dict(
+            {name.removeprefix("layers."): value for name, value in ours.state_dict().items()}
+        )
+        torch.testing.assert_close(ours(inputs), plain(inputs))
 
 
 @pytest.mark.parametrize(("resolution", "layers"), [(32, 4), (64, 5), (128, 6), (256, 7)])
