@@ -98,7 +98,11 @@ def test_in_bfloat16_the_generator_learns_from_the_updated_discriminator(
 
 
 def test_one_update_in_bfloat16_is_near_that_in_float32(configure: Configure) -> None:
-    """Wide enough for matrix products; each network's gradient keeps its direction and length."""
+    """Wide enough for matrix products, which are no less near than convolutions are.
+
+    The bounds are about 1.5 times what eight bits give, through twice as many layers for the
+    generator's gradient.
+    """
     gradients, metrics = [], []
     for precision in ("32-true", "bf16-mixed"):
         module = GAN(configure(model__width=128), "key")
@@ -110,8 +114,8 @@ def test_one_update_in_bfloat16_is_near_that_in_float32(configure: Configure) ->
         )
     torch.testing.assert_close(metrics[0], metrics[1], rtol=0.02, atol=0.02)
     assert not torch.equal(metrics[0], metrics[1])
-    for exact, rounded in zip(*gradients, strict=True):
-        assert (exact - rounded).norm() < 0.1 * exact.norm()
+    for exact, rounded, bound in zip(*gradients, (0.1, 0.2), strict=True):
+        assert 0 < (exact - rounded).norm() < bound * exact.norm()
 
 
 def test_each_rank_and_each_step_draws_its_own_latents(
