@@ -69,3 +69,13 @@ def test_a_script_starts_without_torch(name: str) -> None:
 def test_a_command_is_settled_without_torch() -> None:
     code = "import sys, artgan.training.folder; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_painting_needs_nothing_of_training() -> None:
+    code = "import sys, artgan.sampling; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    loaded = set(done.stdout.split())
+    assert "torch" in loaded
+    assert not loaded & {"pytorch_lightning", "torchvision", "tensorboard", "requests", "imageio"}

@@ -36,4 +36,5 @@ def update_ema(
 
 def _floating_state(module: nn.Module) -> list[torch.Tensor]:
     """Parameters and buffers, without BatchNorm's integer count of batches."""
-    return [tensor for tensor in module.state_dict().values() if tensor.is_floating_point()]
+    tensors = (*module.parameters(), *module.buffers())
+    return [tensor for tensor in tensors if tensor.is_floating_point()]
