@@ -40,7 +40,7 @@ HELP_ENDING = """\
 --cfg job shows the whole configuration of a command without running it;
 -m runs every combination of comma-separated values, as in -m seed=0,1,2."""
 
-Config = TypeVar("Config", "TrainConfig", "SampleConfig")
+Config = TypeVar("Config", "TrainConfig", "SampleConfig", "EvaluateConfig")
 Typed = TypeVar("Typed")
 
 
@@ -61,6 +61,7 @@ class DatasetConfig:
     crop: str = _choice("center", "random", "tiles")
     border: str = _choice("keep", "trim")
     deduplicate: bool = MISSING
+    holdout: float = _number(0, 1, below=True)
     default_epochs: int | None = _number(1)
     default_max_time: str | None = MISSING
     address: str | None = MISSING
@@ -140,6 +141,21 @@ class SampleConfig:
     layout: str = _choice("single", "scroll")
     length: float = _number(1, 1000)
     from_image: str | None = MISSING
+    device: str = _choice("auto", "cpu", "cuda", "mps")
+
+
+@dataclass
+class EvaluateConfig:
+    """Everything that `evaluate.py` takes; see `configs/evaluate.yaml` for each key's meaning."""
+
+    ckpt: str | None = MISSING
+    root: str | None = MISSING
+    holdout: float | None = _number(0, 1, below=True)
+    features: str = MISSING
+    num: int = _number(16)
+    seed: int = _number(0, 2**32 - 1)
+    ema: bool = MISSING
+    out: str | None = MISSING
     device: str = _choice("auto", "cpu", "cuda", "mps")
 
 
@@ -231,14 +247,14 @@ def load_config(folder: Path, overrides: list[str] | None = None) -> TrainConfig
     try:
         given = OmegaConf.load(path), OmegaConf.from_dotlist(overrides or [])
         # Under it the values of today, for keys that the version that began the run did not have.
-        values = OmegaConf.merge(_defaults(), *given)
+        values = OmegaConf.merge(config_defaults(), *given)
     except (OmegaConfBaseException, yaml.YAMLError, ValueError, OSError) as error:
         raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]}).") from error
     return typed(TrainConfig, values, str(path))
 
 
-def _defaults() -> dict[str, Any]:
-    """The values in `configs/`, for keys of every dataset and model."""
+def config_defaults() -> dict[str, Any]:
+    """The values in `configs/`: those of `train.yaml`, of every dataset, and of the plain model."""
     files = {"": "train", "dataset": "dataset/_common", "model": "model/dcgan"}
     defaults: dict[str, Any] = {}
     for group, name in files.items():

@@ -31,6 +31,7 @@ def pack_of(rows: NDArray[np.uint8]) -> Pack:
     nothing = Checkup(Path(), [], [], {})
     return Pack(
         rows=rows.reshape(-1, *rows.shape[2:]),
+        starts=np.arange(count) * length,
         lengths=np.full(count, length),
         lying=np.zeros(count, bool),
         files=[str(number) for number in range(count)],

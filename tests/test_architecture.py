@@ -19,6 +19,8 @@ MAY_IMPORT = {
     "networks": set(),
     "data": {*LEAVES, "config"},
     "sampling": {*LEAVES, "config", "checkpoint", "pictures", "networks", "data"},
+    "metrics": LEAVES,
+    "evaluation": {*LEAVES, "config", "checkpoint", "pictures", "data", "sampling", "metrics"},
     "training": {
         *LEAVES,
         "config",
@@ -59,7 +61,7 @@ def test_each_part_imports_only_what_it_may(path: Path) -> None:
         assert part in ONLY_IN.get(top, {part}), name
 
 
-@pytest.mark.parametrize("name", ["train.py", "sample.py"])
+@pytest.mark.parametrize("name", ["train.py", "sample.py", "evaluate.py"])
 def test_a_script_starts_without_torch(name: str) -> None:
     code = f"import sys; sys.argv = ['{name}', '--help']; import runpy; runpy.run_path('{name}', "
     code += "run_name='__main__'); assert 'torch' not in sys.modules"

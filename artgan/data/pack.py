@@ -17,8 +17,8 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from functools import cached_property, partial
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -65,6 +65,7 @@ class Pack:
 
     Attributes:
         rows: uint8 [rows, resolution, 3] in [0, 255], the strips one after another.
+        starts: int64 [N], where in `rows` each strip begins.
         lengths: int64 [N], rows of each strip, ≥ resolution.
         lying: bool [N], whether the rows of a strip are columns of its painting.
         files: the file each strip came from, relative to the folder.
@@ -74,6 +75,7 @@ class Pack:
     """
 
     rows: NDArray[np.uint8]
+    starts: NDArray[np.int64]
     lengths: NDArray[np.int64]
     lying: NDArray[np.bool_]
     files: list[str]
@@ -88,9 +90,33 @@ class Pack:
     def resolution(self) -> int:
         return self.rows.shape[1]
 
-    @cached_property
-    def _starts(self) -> NDArray[np.int64]:
-        return np.cumsum(self.lengths) - self.lengths
+    def split(self, holdout: float) -> tuple["Pack", "Pack"]:
+        """Sets paintings aside that are never trained on.
+
+        Which ones follows from their names alone, so it is the same for every run on them. Strips
+        of one painting stay together, and so do paintings that show the same.
+
+        Args:
+            holdout: share of the paintings, 0 ≤ holdout < 1.
+
+        Returns:
+            Those to train on, and those held out, none for a share of 0.
+        """
+        first = {name: min(group) for group in self.checkup.duplicates for name in group}
+        names = [first.get(name, name) for name in self.files]
+        lots = {name: hashlib.sha256(os.fsencode(name)).digest() for name in names}
+        drawn = set(sorted(lots, key=lots.__getitem__)[: round(holdout * len(lots))])
+        held = np.array([name in drawn for name in names])
+        return self._only(~held), self._only(held)
+
+    def _only(self, chosen: NDArray[np.bool_]) -> "Pack":
+        return replace(
+            self,
+            starts=self.starts[chosen],
+            lengths=self.lengths[chosen],
+            lying=self.lying[chosen],
+            files=[file for file, kept in zip(self.files, chosen, strict=True) if kept],
+        )
 
     def forget_read(self) -> None:
         """Takes what was read of a mapped file out of memory; the system may keep it cached.
@@ -105,7 +131,7 @@ class Pack:
     ) -> NDArray[np.int64]:
         """Where in `rows` one square of each of some strips begins; arguments as of `squares`."""
         slack = self.lengths[strips] - self.resolution
-        return self._starts[strips] + (places * (slack + 1)).astype(np.int64)
+        return self.starts[strips] + (places * (slack + 1)).astype(np.int64)
 
     def squares(self, strips: NDArray[np.int64], places: NDArray[np.float64]) -> NDArray[np.uint8]:
         """Cuts one square from each of some strips.
@@ -216,6 +242,7 @@ def _read_pack(checkup: Checkup, folder: Path, how: Cut) -> Pack:
         raise ValueError(rows.shape)
     return Pack(
         rows,
+        np.cumsum(lengths) - lengths,
         np.array(lengths, np.int64),
         np.array(lying, bool),
         list(files),

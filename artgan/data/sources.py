@@ -118,12 +118,13 @@ def _refuse_another(root: Path, asked: dict[str, Any]) -> None:
             )
 
 
-def announce(pack: Pack, crop: str) -> None:
+def announce(pack: Pack, crop: str, held_out: Pack) -> None:
     """Says on the screen what is in the folder, and what is made of it.
 
     Args:
-        pack: the paintings.
+        pack: the paintings to train on.
         crop: how they were cut.
+        held_out: those that are not trained on.
     """
     checkup = pack.checkup
     more = (
@@ -132,8 +133,9 @@ def announce(pack: Pack, crop: str) -> None:
     print(checkup.summary() + more, file=sys.stderr)
     count = len(set(pack.files))
     side = f"{pack.resolution}×{pack.resolution} px"
+    rest = f"; {len(set(held_out.files)):,} are held out" if len(held_out) else ""
     if crop == "tiles":
         squares = f"{len(pack):,} squares of {side}, at most {MOST_TILES} from one painting"
-        print(f"Training on {squares}: {count:,} paintings", file=sys.stderr)
+        print(f"Training on {squares}: {count:,} paintings{rest}", file=sys.stderr)
     else:
-        print(f"Training on {count:,} paintings at {side}", file=sys.stderr)
+        print(f"Training on {count:,} paintings at {side}{rest}", file=sys.stderr)

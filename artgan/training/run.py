@@ -66,7 +66,7 @@ def train(config: TrainConfig, folder: Path, pack: Pack) -> bool:
     Args:
         config: of the run.
         folder: of the run; it exists.
-        pack: the paintings.
+        pack: the paintings; those held out are taken off here.
 
     Returns:
         Whether the budget is used up.
@@ -76,6 +76,7 @@ def train(config: TrainConfig, folder: Path, pack: Pack) -> bool:
             or the run is finished.
     """
     is_first_process = RUN_FOLDER not in os.environ
+    pack, held_out = pack.split(config.dataset.holdout)
     checkpoint, progress = last_state(folder, config, pack.key)
     stopping = Stopping(*_budget(config, len(pack)))
     if stopping.share(progress) >= 1:
@@ -97,7 +98,7 @@ def train(config: TrainConfig, folder: Path, pack: Pack) -> bool:
     with _quiet_lightning(), _restored_environment(), _full_disk_said_once(folder):
         trainer = _make_trainer(config.trainer, logger, _callbacks(config, folder, stopping, grids))
         if is_first_process:
-            announce(pack, config.dataset.crop)
+            announce(pack, config.dataset.crop, held_out)
             print(f"{folder}: {_choices(config.trainer, trainer, pack)}", file=sys.stderr)
             clear_temporaries(folder)
             save_config(config, folder)

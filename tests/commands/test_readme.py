@@ -89,6 +89,10 @@ def test_every_command_of_the_readme_works(paintings: Path, web: str, tmp_path: 
         if name == "-m":
             subprocess.run([sys.executable, name, *arguments], cwd=tmp_path, check=True)
             continue
+        if name == "evaluate.py":
+            arguments.append("num=16")
+            if "features=" not in command:
+                arguments.append("features=none")  # the network would be fetched
         if "dataset=chinese_art" in arguments:
             arguments += [f"dataset.address={web}", "dataset.archives=[paintings.zip]"]
         if name == "train.py" and "resume=" in command:

@@ -283,3 +283,30 @@ def test_what_was_read_of_the_file_leaves_memory(root: Path) -> None:
     pack.forget_read()
     assert resident() == 0
     np.testing.assert_array_equal(middles(pack), before)
+
+
+def test_a_share_of_the_paintings_is_held_out(root: Path) -> None:
+    pack = load(root)
+    training, held_out = pack.split(0.25)
+    assert (len(training), len(held_out)) == (30, 10)
+    assert sorted(training.files + held_out.files) == pack.files
+    assert load(root).split(0.25)[1].files == held_out.files
+    whole = dict(zip(pack.files, middles(pack), strict=True))
+    for part in (training, held_out):
+        for file, square in zip(part.files, middles(part), strict=True):
+            np.testing.assert_array_equal(square, whole[file])
+
+
+def test_nothing_is_held_out_unless_asked(root: Path) -> None:
+    training, held_out = load(root).split(0.0)
+    assert (len(training), len(held_out)) == (40, 0)
+
+
+def test_what_shows_the_same_is_never_on_both_sides(root: Path) -> None:
+    for path in sorted(root.rglob("*.jpg"))[:20]:
+        shutil.copy(path, path.with_name(f"copy-{path.name}"))
+    pack = load(root, crop="tiles")
+    training, held_out = pack.split(0.5)
+    seen = {name.replace("copy-", "") for name in training.files}
+    assert not seen & {name.replace("copy-", "") for name in held_out.files}
+    assert any(name.count("copy-") for name in held_out.files)

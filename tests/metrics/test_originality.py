@@ -1,0 +1,42 @@
+import pytest
+import torch
+
+from artgan.metrics.originality import nearest
+
+
+def points(*values: float) -> torch.Tensor:
+    return torch.tensor(values)[:, None]
+
+
+def test_each_sample_gets_its_nearest_painting_and_the_nearest_come_first() -> None:
+    copies = nearest(points(0.5, 9.9, 3.0), points(0.0, 10.0, 4.0))
+    assert copies.neighbours.tolist() == [0, 1, 2]
+    assert copies.order.tolist() == [1, 0, 2]
+
+
+def test_figures_of_a_line_of_points_are_those_worked_out_by_hand() -> None:
+    training, held_out = points(0, 10, 20), points(1, 12, 23)
+    figures = nearest(points(0.5, 10.5, 26), training, held_out).figures
+    assert figures["distance"] == pytest.approx(0.5)
+    assert figures["distance of paintings"] == pytest.approx(2)  # of 1, 2 and 3
+    assert figures["ratio"] == pytest.approx(0.25)
+    assert figures["near"] == pytest.approx(2 / 3)  # below 1.1, the 5 % quantile of 1, 2 and 3
+
+
+def test_without_held_out_paintings_each_is_compared_with_the_others() -> None:
+    figures = nearest(points(5), points(0, 10, 30)).figures
+    assert figures["distance of paintings"] == pytest.approx(10)
+
+
+def test_copies_are_found_and_new_paintings_are_not() -> None:
+    random = torch.Generator().manual_seed(0)
+    paintings = torch.randint(0, 256, (1500, 3, 32, 32), dtype=torch.uint8, generator=random)
+    training, held_out, new = paintings[:1100], paintings[1100:1300], paintings[1300:]
+    noise = torch.randint(0, 3, (200, 3, 32, 32), dtype=torch.uint8, generator=random)
+    copied = nearest((training[:200] // 4 * 4 + noise), training, held_out)
+    assert copied.figures["near"] == 1
+    assert copied.figures["ratio"] < 0.2
+    assert copied.neighbours.tolist() == list(range(200))
+    fresh = nearest(new, training, held_out)
+    assert fresh.figures["ratio"] == pytest.approx(1, abs=0.05)
+    assert fresh.figures["near"] == pytest.approx(0.05, abs=0.05)
