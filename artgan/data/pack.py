@@ -101,12 +101,21 @@ class Pack:
 
         Returns:
             Those to train on, and those held out, none for a share of 0.
+
+        Raises:
+            UserError: it leaves fewer than 16 paintings to train on.
         """
         first = {name: min(group) for group in self.checkup.duplicates for name in group}
         names = [first.get(name, name) for name in self.files]
         lots = {name: hashlib.sha256(os.fsencode(name)).digest() for name in names}
         drawn = set(sorted(lots, key=lots.__getitem__)[: round(holdout * len(lots))])
         held = np.array([name in drawn for name in names])
+        left = len(lots) - len(drawn)
+        if drawn and left < FEWEST_PAINTINGS:
+            raise UserError(
+                f"dataset.holdout: {holdout:g} leaves {left} of {len(lots)} paintings to train on; "
+                f"at least {FEWEST_PAINTINGS} are needed."
+            )
         return self._only(~held), self._only(held)
 
     def _only(self, chosen: NDArray[np.bool_]) -> "Pack":

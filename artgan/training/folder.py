@@ -32,6 +32,7 @@ def prepare(config: TrainConfig, command: Command) -> tuple[TrainConfig, Path, P
         return config, folder, sources.load_paintings(config.dataset, config.resolution)
     settle(config)
     pack = sources.load_paintings(config.dataset, config.resolution)
+    pack.split(config.dataset.holdout)  # refuses too large a share before there is a folder
     return config, claim_folder(config, command.job_number), pack
 
 

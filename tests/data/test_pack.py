@@ -297,6 +297,11 @@ def test_a_share_of_the_paintings_is_held_out(root: Path) -> None:
             np.testing.assert_array_equal(square, whole[file])
 
 
+def test_holding_out_too_many_is_a_clear_error(root: Path) -> None:
+    with pytest.raises(UserError, match=r"dataset\.holdout: 0\.7 leaves 12 of 40 .* at least 16"):
+        load(root).split(0.7)
+
+
 def test_nothing_is_held_out_unless_asked(root: Path) -> None:
     training, held_out = load(root).split(0.0)
     assert (len(training), len(held_out)) == (40, 0)
