@@ -121,5 +121,5 @@ def test_ctrl_c_leaves_no_processes(tmp_path: Path) -> None:
         os.killpg(process.pid, signal.SIGINT)
         _, errors = process.communicate(timeout=30)  # ends when the last worker closes its pipes
 
-    assert process.returncode == -signal.SIGINT
+    assert process.returncode == -signal.SIGINT, errors
     assert errors.rstrip().endswith("KeyboardInterrupt")
