@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from artgan.checkpoint import KEY, find_checkpoint, load_checkpoint
+from artgan.checkpoint import find_checkpoint
 from artgan.config import DatasetConfig, EvaluateConfig, config_defaults, typed
-from artgan.data.pack import Pack
+from artgan.data.pack import FEWEST_PAINTINGS, Pack
 from artgan.data.sources import load_paintings
 from artgan.errors import UserError
 from artgan.files import atomic_write
@@ -23,9 +23,8 @@ from artgan.metrics.features import Features, load_features
 from artgan.metrics.originality import Copies, nearest
 from artgan.metrics.wasserstein import sliced_wasserstein
 from artgan.pictures import save_png, tile
-from artgan.sampling import draw_latents, load_painter, paint, pick_device
+from artgan.sampling import Painter, draw_latents, load_painter, paint, pick_device
 
-FEWEST = 16
 PAIRS = 16
 
 
@@ -57,13 +56,13 @@ def evaluate(config: EvaluateConfig) -> tuple[dict[str, Any], Path]:
         raise UserError("ckpt: say which run to measure, as in ckpt=checkpoints/RUN")
     device = pick_device(config.device)
     painter = load_painter(find_checkpoint(Path(config.ckpt)), config.ema, device)
-    dataset = _dataset(painter.checkpoint, config)
+    dataset = _dataset(painter, config)
     extract = None if config.features == "none" else load_features(config.features, device)
     pack = load_paintings(dataset, painter.resolution)
     parts = [
         _part(name, part, config.num, extract)
         for name, part in zip(("training", "held-out"), pack.split(dataset.holdout), strict=True)
-        if len(part) >= FEWEST
+        if len(part) >= FEWEST_PAINTINGS
     ]
     latents = draw_latents(config.seed, config.num, painter.latent_dim)
     samples = paint(painter.generator, tqdm(latents, desc="painting", unit=" pictures"))
@@ -92,14 +91,12 @@ def evaluate(config: EvaluateConfig) -> tuple[dict[str, Any], Path]:
     return figures, folder
 
 
-def _dataset(checkpoint: Path, config: EvaluateConfig) -> DatasetConfig:
+def _dataset(painter: Painter, config: EvaluateConfig) -> DatasetConfig:
     try:
-        values = (
-            config_defaults()["dataset"] | load_checkpoint(checkpoint)[KEY]["config"]["dataset"]
-        )
+        values = config_defaults()["dataset"] | painter.config["dataset"]
     except (KeyError, TypeError) as error:
-        raise UserError(f"{checkpoint}: says too little of its run ({error!r}).") from error
-    dataset = typed(DatasetConfig, values, str(checkpoint))
+        raise UserError(f"{painter.checkpoint}: says too little of its run ({error!r}).") from error
+    dataset = typed(DatasetConfig, values, str(painter.checkpoint))
     if config.root is not None:
         dataset.source, dataset.root = "folder", str(Path(config.root).expanduser().absolute())
     if config.holdout is not None:

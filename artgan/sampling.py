@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,6 +33,7 @@ class Painter:
         resolution: side of its squares in pixels.
         images_seen: images it was trained on.
         ema: whether it is the averaged generator.
+        config: of its run, as the checkpoint holds it.
     """
 
     generator: Generator
@@ -41,6 +43,7 @@ class Painter:
     resolution: int
     images_seen: int
     ema: bool
+    config: dict[str, Any]
 
 
 def load_painter(path: Path, ema: bool = True, device: str = "cpu") -> Painter:
@@ -75,7 +78,16 @@ def load_painter(path: Path, ema: bool = True, device: str = "cpu") -> Painter:
         generator.to(device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device: there is no {device} on this machine.") from error
-    return Painter(generator, path, sha256(path), model["latent_dim"], resolution, images_seen, ema)
+    return Painter(
+        generator,
+        path,
+        sha256(path),
+        model["latent_dim"],
+        resolution,
+        images_seen,
+        ema,
+        config,
+    )
 
 
 def draw_latents(first_seed: int, count: int, latent_dim: int, truncation: float = 1.0) -> Tensor:

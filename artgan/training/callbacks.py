@@ -185,7 +185,7 @@ class SampleGrids(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: GAN) -> None:  # type: ignore[override]
         if trainer.is_global_zero and module.progress.images_seen == 0:
-            _show(trainer, "paintings", self.paintings, self.folder / "paintings.png")
+            _show(trainer, "paintings", self.paintings, self.folder / "paintings.png", 0)
             self._paint(trainer, module)
 
     def on_train_batch_end(  # type: ignore[override]
@@ -199,7 +199,7 @@ class SampleGrids(pl.Callback):
         latents = draw_latents(0, GRID_SIDE**2, module.config.model.latent_dim)
         samples = paint(module.generator_ema, latents)
         self.latest = self.folder / f"images-{seen:09d}.png"
-        _show(trainer, "samples", samples, self.latest)
+        _show(trainer, "samples", samples, self.latest, seen)
         ratio = diversity(samples, self.paintings)
         _writer(trainer).add_scalar(DIVERSITY, ratio, seen)
         warning = diversity_has_collapsed(ratio) if seen > EARLY else None
@@ -306,7 +306,7 @@ def _writer(trainer: pl.Trainer) -> SummaryWriter:
     return trainer.logger.experiment
 
 
-def _show(trainer: pl.Trainer, tag: str, images: Tensor, path: Path) -> None:
+def _show(trainer: pl.Trainer, tag: str, images: Tensor, path: Path, step: int) -> None:
     """Writes a grid of uint8 [N, 3, H, W] as PNG, and the same bytes to TensorBoard."""
     grid = tile(images, GRID_SIDE)
     png = encode_png(grid)
@@ -316,10 +316,7 @@ def _show(trainer: pl.Trainer, tag: str, images: Tensor, path: Path) -> None:
     image = Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=png)
     file_writer = _writer(trainer).file_writer
     assert file_writer is not None
-    module = trainer.lightning_module
-    assert isinstance(module, GAN)
-    summary = Summary(value=[Summary.Value(tag=tag, image=image)])
-    file_writer.add_summary(summary, module.progress.images_seen)
+    file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
 
 def _diverged(module: GAN, folder: Path) -> str:
