@@ -108,7 +108,9 @@ def test_a_generated_set_holds_the_painted_pixels_and_nothing_else(tmp_path: Pat
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT to a process group")
 def test_ctrl_c_leaves_no_processes(tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from artgan.data.inkwash import generate\n"
+        "import signal, sys; from pathlib import Path; from artgan.data.inkwash import generate\n"
+        # A shell has what it starts in the background ignore Ctrl-C, and so its children.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "generate(Path(sys.argv[1]), progress=lambda done: print(done, flush=True))"
     )
     command = [sys.executable, "-c", program, str(tmp_path)]
