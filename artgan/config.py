@@ -82,7 +82,20 @@ class DatasetConfig:
 class ModelConfig:
     latent_dim: int = _number(1)
     width: int = _number(1)
+    loss: str = _choice("bce", "hinge", "lsgan", "wgan_gp", "rpgan")
+    label_smoothing: float = _number(0, 0.5)
+    normalization: str = _choice("batch", "spectral", "none")
+    minibatch_std: bool = MISSING
+    r1: float = _number(0)
+    r2: float = _number(0)
+    gradient_penalty: float = _number(0)
+    penalty_every: int = _number(1)
+    penalty_final: float = _number(0, 1)
+    augment: list[str] = MISSING
+    augment_probability: float = _number(0, 1)
+    augment_target: float | None = _number(0, 1)
     learning_rate: float = _number(0)
+    learning_rate_final: float = _number(0, 1)
     beta1: float = _number(0, 1, below=True)
     beta2: float = _number(0, 1, below=True)
     ema_half_life: float = _number(0)

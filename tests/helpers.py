@@ -23,6 +23,20 @@ ROOT = Path(__file__).resolve().parent.parent
 # A network and batch that a test can train in a moment, and where it gives the same bits.
 SMALL = {"resolution": 32, "model.width": 4, "batch_size": 8, "log_every": 16}
 ON_CPU = {"trainer.accelerator": "cpu", "trainer.precision": "32"}
+# Every option of the model at work, as keywords of the fixtures.
+EVERYTHING = {
+    "model__loss": "rpgan",
+    "model__normalization": "none",
+    "model__minibatch_std": "true",
+    "model__r1": 0.5,
+    "model__r2": 0.25,
+    "model__gradient_penalty": 2,
+    "model__penalty_every": 2,
+    "model__penalty_final": 0.1,
+    "model__augment": "[color,translation,cutout]",
+    "model__augment_target": 0.6,
+    "model__learning_rate_final": 0.1,
+}
 
 
 def pack_of(rows: NDArray[np.uint8]) -> Pack:

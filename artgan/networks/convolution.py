@@ -20,22 +20,23 @@ FEWEST_CHANNELS = 256
 
 
 class Downsampling(nn.Conv2d):
-    """Halves the side: a convolution with kernel 4, stride 2, padding 1, without bias.
+    """Halves the side: a convolution with kernel 4, stride 2, padding 1.
 
     Args:
         in_channels: of the features it reads.
         out_channels: of those it gives.
+        bias: whether a number is added to each channel.
     """
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__(in_channels, out_channels, KERNEL, stride=2, padding=1, bias=False)
+    def __init__(self, in_channels: int, out_channels: int, bias: bool = False) -> None:
+        super().__init__(in_channels, out_channels, KERNEL, stride=2, padding=1, bias=bias)
 
     def forward(self, features: Tensor) -> Tensor:
         """[N, in_channels, H, W], H and W even, to [N, out_channels, H/2, W/2]."""
         if not _as_matrices(features, self.in_channels):
             return super().forward(features)
         weights = self.weight.permute(0, 2, 3, 1).flatten(1)
-        return F.linear(_Patches.apply(features), weights).permute(0, 3, 1, 2)
+        return F.linear(_Patches.apply(features), weights, self.bias).permute(0, 3, 1, 2)
 
 
 class Upsampling(nn.ConvTranspose2d):

@@ -6,11 +6,13 @@ Convolutional Generative Adversarial Networks" (arXiv:1511.06434).
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 from artgan.networks.convolution import Downsampling, FromLatents, ToLogit, Upsampling
 
 RESOLUTIONS = (32, 64, 128, 256)
 IMAGE_CHANNELS = 3
+SLOPE = 0.2  # of LeakyReLU below zero
 
 
 def _stages(resolution: int) -> int:
@@ -69,57 +71,92 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Tells paintings from generated pictures: strided convolutions, BatchNorm and LeakyReLU.
+    """Tells paintings from generated pictures: strided convolutions and LeakyReLU.
 
-    At 64 px and width 64 it has 2,765,568 parameters. It ends in a logit; the sigmoid is in the
-    loss.
+    At 64 px, width 64 and with BatchNorm it has 2,765,568 parameters. It ends in a logit; the
+    sigmoid is in the loss.
 
     Args:
         resolution: side of the square pictures: 32, 64, 128 or 256.
         width: channels of the first layer.
+        normalization: batch, spectral or none. Without BatchNorm, convolutions have biases.
+        minibatch_std: whether the last layer sees how much the pictures of a batch differ.
 
     Raises:
         ValueError: the resolution is another.
 
     Source: Radford et al. 2016, section 3; LeakyReLU with slope 0.2, no BatchNorm on the first
-    layer.
+    layer. Spectral normalisation: Miyato et al. 2018 (arXiv:1802.05957).
     """
 
-    def __init__(self, resolution: int = 64, width: int = 64) -> None:
+    def __init__(
+        self,
+        resolution: int = 64,
+        width: int = 64,
+        normalization: str = "batch",
+        minibatch_std: bool = False,
+    ) -> None:
         super().__init__()
+        bias = normalization != "batch"
         layers: list[nn.Module] = [
-            Downsampling(IMAGE_CHANNELS, width),
-            nn.LeakyReLU(0.2, inplace=True),
+            Downsampling(IMAGE_CHANNELS, width, bias),
+            nn.LeakyReLU(SLOPE, inplace=True),
         ]
         channels = width
         for _ in range(_stages(resolution)):
-            layers += [
-                Downsampling(channels, 2 * channels),
-                nn.BatchNorm2d(2 * channels),
-                nn.LeakyReLU(0.2, inplace=True),
-            ]
+            layers.append(Downsampling(channels, 2 * channels, bias))
             channels *= 2
+            if normalization == "batch":
+                layers.append(nn.BatchNorm2d(channels))
+            layers.append(nn.LeakyReLU(SLOPE, inplace=True))
+        if minibatch_std:
+            layers.append(MinibatchStd())
+            channels += 1
         self.layers = nn.Sequential(*layers, ToLogit(channels))
-        self.apply(initialize)
+        self.apply(initialize if normalization == "batch" else initialize_by_fan_in)
+        if normalization == "spectral":
+            for layer in self.layers:
+                if isinstance(layer, nn.Conv2d):
+                    spectral_norm(layer)
 
     def forward(self, images: Tensor, batches: int = 1) -> Tensor:
         """Scores pictures.
 
         Args:
             images: [N, 3, resolution, resolution] in [-1, 1].
-            batches: how many batches of one size `images` holds, one after another. In training,
-                BatchNorm normalises each by itself, as if they had come in calls of their own.
+            batches: how many batches of one size `images` holds, one after another. Layers that
+                look at a batch as a whole see each by itself, as if they had come in calls of
+                their own.
 
         Returns:
             Logits [N], above zero for what it takes for a painting.
         """
         features = images
         for layer in self.layers:
-            if batches > 1 and isinstance(layer, nn.BatchNorm2d | nn.SyncBatchNorm):
+            if batches > 1 and isinstance(layer, SEES_WHOLE_BATCH):
                 features = torch.cat([layer(batch) for batch in features.chunk(batches)])
             else:
                 features = layer(features)
         return features
+
+
+class MinibatchStd(nn.Module):
+    """Adds one channel: how much the pictures of a batch differ, the same number everywhere.
+
+    A generator that paints one picture again and again is found out by it.
+
+    Source: Karras et al. 2018 (arXiv:1710.10196), section 3.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[N, C, H, W] to [N, C + 1, H, W]."""
+        exact = features.to(torch.promote_types(features.dtype, torch.float))
+        deviations = exact.var(dim=0, correction=0).add(1e-8).sqrt().mean()
+        channel = deviations.to(features.dtype).expand(len(features), 1, *features.shape[2:])
+        return torch.cat([features, channel], dim=1)
+
+
+SEES_WHOLE_BATCH = (nn.BatchNorm2d, nn.SyncBatchNorm, MinibatchStd)
 
 
 def initialize(module: nn.Module) -> None:
@@ -132,3 +169,14 @@ def initialize(module: nn.Module) -> None:
     elif isinstance(module, nn.BatchNorm2d):
         nn.init.normal_(module.weight, 1.0, 0.02)
         nn.init.zeros_(module.bias)
+
+
+def initialize_by_fan_in(module: nn.Module) -> None:
+    """Draws weights so that LeakyReLU layers without normalisation keep the variance; no bias.
+
+    Source: He et al. 2015 (arXiv:1502.01852), equation 14.
+    """
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, SLOPE)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

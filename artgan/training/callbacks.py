@@ -34,6 +34,7 @@ PATIENCE = 5
 # Images before which there is no diversity yet that could have collapsed.
 EARLY = 20_000
 GRADIENT_NORM, RATE, DIVERSITY = "gradient norm/generator", "images per second", "diversity"
+AUGMENT = "augment probability"
 FIGURES = (*GAN.METRICS, GRADIENT_NORM, RATE, DIVERSITY)
 
 
@@ -70,6 +71,7 @@ class Stopping(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: GAN) -> None:  # type: ignore[override]
         self._began = time.monotonic() - module.progress.seconds
+        module.time_used = module.progress.seconds / self.max_seconds
         # Lightning's own handlers, set before this, would end the run without a checkpoint.
         for number in (signal.SIGINT, signal.SIGTERM):
             self._handlers[number] = signal.signal(number, self._on_signal)
@@ -87,6 +89,7 @@ class Stopping(pl.Callback):
     ) -> None:
         progress = module.progress
         progress.seconds = time.monotonic() - self._began
+        module.time_used = progress.seconds / self.max_seconds
         stop = (
             self._interrupted
             or progress.images_seen >= self.max_images
@@ -147,11 +150,15 @@ class Curves(pl.Callback):
             GRADIENT_NORM: gradient_norm,
             RATE: rate,
         }
+        if module.config.model.augment_target is not None:
+            self.figures[AUGMENT] = module.augment_probability.item()
         if not all(math.isfinite(value) for value in self.figures.values()):
             raise UserError(_diverged(module, self.folder))
         for tag, value in self.figures.items():
             _writer(trainer).add_scalar(tag, value, module.progress.images_seen)
-        self._warn(gradient_norm)
+        # Only that loss makes probabilities of the logits.
+        if module.config.model.loss == "bce":
+            self._warn(gradient_norm)
 
     def _warn(self, gradient_norm: float) -> None:
         """Warns once, when it has lasted; again only after it has been well in between."""

@@ -5,11 +5,14 @@ import os
 import shlex
 from pathlib import Path
 
-from artgan.config import Command, TrainConfig, load_config, seconds
+from artgan.config import Command, ModelConfig, TrainConfig, load_config, seconds
 from artgan.data import sources
 from artgan.data.pack import Pack
 from artgan.errors import UserError
 
+AUGMENTATIONS = ("color", "translation", "cutout")
+PENALTIES = ("r1", "r2", "gradient_penalty")
+SMOOTHED = ("bce", "lsgan")
 BUDGETS = ("epochs", "max_images", "max_time")
 # What may change in a run that goes on: these keys, and all keys of these groups.
 CHANGEABLE = {*BUDGETS, "resume", "dataset.root", "log_every", "sample_every"}
@@ -62,11 +65,41 @@ def settle(config: TrainConfig) -> None:
 def _check_together(config: TrainConfig) -> None:
     if config.max_time is not None:
         seconds(config.max_time)  # refuses a mistyped one
+    _check_model(config.model)
     devices = config.trainer.devices
     if config.batch_size % devices:
         raise UserError(
             f"batch_size: {config.batch_size} cannot be shared by {devices} devices. "
             f"Take a multiple of {devices}."
+        )
+
+
+def _check_model(model: ModelConfig) -> None:
+    unknown = set(model.augment) - set(AUGMENTATIONS)
+    if unknown:
+        raise UserError(
+            f"model.augment: '{min(unknown)}' is none of {', '.join(AUGMENTATIONS)}. "
+            "Write model.augment=[translation,cutout]"
+        )
+    if model.augment_target is not None and not model.augment:
+        raise UserError(
+            "model.augment_target: there is no augmentation to adapt. "
+            "Add model.augment=[translation,cutout]"
+        )
+    if model.loss == "wgan_gp" and not model.gradient_penalty:
+        raise UserError(
+            "model.loss: wgan_gp has no bounds without its penalty. Add model.gradient_penalty=10"
+        )
+    penalties = [name for name in PENALTIES if getattr(model, name)]
+    if penalties and model.normalization == "batch":
+        raise UserError(
+            f"model.{penalties[0]}: a gradient is that of one picture only where each is scored by "
+            "itself, which BatchNorm does not. Add model.normalization=none"
+        )
+    if model.label_smoothing and model.loss not in SMOOTHED:
+        raise UserError(
+            f"model.label_smoothing: the loss {model.loss} has no labels. "
+            f"It is for {' and '.join(SMOOTHED)}."
         )
 
 

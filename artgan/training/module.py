@@ -1,7 +1,9 @@
 """The Lightning module: two networks, two optimisers, one update of each per batch."""
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,9 +15,11 @@ from artgan import __version__
 from artgan.checkpoint import FORMAT, KEY
 from artgan.config import TrainConfig
 from artgan.networks.dcgan import Discriminator, Generator
+from artgan.training.augment import DRAWS, adapted, augment
 from artgan.training.capture import CapturedGraph, captures
 from artgan.training.ema import update_ema
-from artgan.training.losses import bce_discriminator_loss, bce_generator_loss
+from artgan.training.losses import RELATIVISTIC, discriminator_loss, generator_loss
+from artgan.training.penalties import gradient_penalty, squared_gradient_norms
 
 
 @dataclass
@@ -41,22 +45,29 @@ class GAN(pl.LightningModule):
     Args:
         config: the whole configuration of the run.
         dataset_key: hash of the paintings, kept in checkpoints to notice another dataset.
+        max_images: budget of the run in images, or infinite, which the schedules go by.
     """
 
+    augment_probability: Tensor
     METRICS = ("loss/discriminator", "loss/generator", "D(x)", "D(G(z))")
 
-    def __init__(self, config: TrainConfig, dataset_key: str) -> None:
+    def __init__(self, config: TrainConfig, dataset_key: str, max_images: float = math.inf) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.config = config
         self.dataset_key = dataset_key
+        self.max_images = max_images
         self.progress = Progress()
+        # Share of the budget in time that is used up; whoever knows the clock sets it.
+        self.time_used = 0.0
 
         model = config.model
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.generator = Generator(config.resolution, model.latent_dim, model.width)
-            self.discriminator = Discriminator(config.resolution, model.width)
+            self.discriminator = Discriminator(
+                config.resolution, model.width, model.normalization, model.minibatch_std
+            )
         self.generator_ema = Generator(config.resolution, model.latent_dim, model.width)
         self.generator_ema.load_state_dict(self.generator.state_dict())
         self.generator_ema.eval().requires_grad_(False)
@@ -65,14 +76,22 @@ class GAN(pl.LightningModule):
         # Not a buffer: DDP would overwrite the sums of the other ranks with those of the first.
         self.metric_sums = torch.zeros(len(self.METRICS))
         self.metric_steps = 0
-        self._update: Callable[[Tensor, Tensor, Tensor], None] = self.update
+        # Like the sums; shares of the learning rate and of the penalties, by the schedules.
+        self.learning_rate = torch.tensor(model.learning_rate)
+        self.penalty_share = torch.tensor(1.0)
+        if model.augment:
+            first = 0.0 if model.augment_target is not None else model.augment_probability
+            self.register_buffer("augment_probability", torch.tensor(first))
+        self._updates: dict[bool, Callable[..., None]] = {
+            penalized: partial(self.update, penalized) for penalized in (False, True)
+        }
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         model = self.config.model
         return [
             torch.optim.Adam(
                 network.parameters(),
-                lr=model.learning_rate,
+                lr=self.learning_rate,
                 betas=(model.beta1, model.beta2),
                 fused=True,
             )
@@ -81,11 +100,23 @@ class GAN(pl.LightningModule):
 
     def on_fit_start(self) -> None:
         self.metric_sums = self.metric_sums.to(self.device)
+        self.penalty_share = self.penalty_share.to(self.device)
         if captures(self.config.trainer, self.device):
-            self._update = CapturedGraph(self.update, self.trainer.optimizers)
+            self._updates = {
+                penalized: CapturedGraph(update, self.trainer.optimizers)
+                for penalized, update in self._updates.items()
+            }
+
+    def on_train_start(self) -> None:
+        self.learning_rate = self.learning_rate.to(self.device)
+        # A tensor that a captured graph reads anew each time, also where a checkpoint held another.
+        for optimizer in self.trainer.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.learning_rate
 
     def on_fit_end(self) -> None:
-        self._update = self.update  # the graph's memory goes with it
+        # The graphs' memory goes with them.
+        self._updates = {one: partial(self.update, one) for one in (False, True)}
 
     def train(self, mode: bool = True) -> "GAN":
         super().train(mode)
@@ -99,12 +130,16 @@ class GAN(pl.LightningModule):
             paintings: this rank's parts of the batches, uint8 [updates, N, 3, H, W].
             batch_idx: not used; progress is counted in images.
         """
+        model = self.config.model
+        penalties = bool(model.r1 or model.r2 or model.gradient_penalty)
         for batch in paintings:
-            self._update(batch, *self._draw(len(batch)))
+            self._follow_schedules()
+            update = self.progress.images_seen // self.config.batch_size
+            penalized = penalties and update % model.penalty_every == 0
+            self._updates[penalized](batch, *self._draw(len(batch)))
             self.metric_steps += 1
             images = len(batch) * self.trainer.world_size
             self.progress.images_seen += images
-            model = self.config.model
             update_ema(
                 self.generator_ema,
                 self.generator,
@@ -114,50 +149,111 @@ class GAN(pl.LightningModule):
                 model.ema_ramp,
             )
 
-    def update(self, paintings: Tensor, latents: Tensor, mirrored: Tensor) -> None:
+    def _follow_schedules(self) -> None:
+        """Sets the learning rate and the penalties to where their cosines stand."""
+        model = self.config.model
+        used = min(max(self.progress.images_seen / self.max_images, self.time_used), 1.0)
+        remaining = (1 + math.cos(math.pi * used)) / 2
+        final = model.learning_rate_final
+        self.learning_rate.fill_(model.learning_rate * (final + (1 - final) * remaining))
+        self.penalty_share.fill_(model.penalty_final + (1 - model.penalty_final) * remaining)
+
+    def update(
+        self,
+        penalized: bool,
+        paintings: Tensor,
+        latents: Tensor,
+        mirrored: Tensor,
+        shares: Tensor,
+        draws: Tensor,
+    ) -> None:
         """One update of the discriminator and one of the generator.
 
         Nothing in it waits for the device or depends on anything but tensors, so that it can be
         captured as a CUDA graph.
 
         Args:
+            penalized: whether the discriminator's gradient is penalised this time.
             paintings: uint8 [N, 3, H, W].
             latents: float32 [N, latent_dim, 1, 1].
             mirrored: bool [N, 1, 1, 1], which paintings are shown mirrored.
+            shares: float32 [N, 1, 1, 1], of paintings in the mixtures of the gradient penalty.
+            draws: float32 [3, N, DRAWS], for the augmentation of the paintings, and of the
+                generated pictures as the discriminator and as the generator learn from them.
         """
         # Not those that Lightning wraps: their hooks would run once, when the update is captured.
         discriminator_optimizer, generator_optimizer = self.trainer.optimizers
+        model = self.config.model
         real = paintings.to(memory_format=torch.channels_last) / 127.5 - 1
         real = torch.where(mirrored, real.flip(-1), real)
         fake = self.generator(latents)
+        real = self._augmented(real.to(fake.dtype), draws[0])
 
-        both = torch.cat([real.to(fake.dtype), fake.detach()])
-        real_logits, fake_logits = self.discriminator(both, batches=2).float().chunk(2)
-        discriminator_loss = bce_discriminator_loss(real_logits, fake_logits)
+        both = torch.cat([real, self._augmented(fake.detach(), draws[1])])
+        both.requires_grad_(penalized)
+        logits = self.discriminator(both, batches=2).float()
+        real_logits, fake_logits = logits.chunk(2)
+        loss = discriminator_loss(model.loss, real_logits, fake_logits, model.label_smoothing)
+        penalty = self._penalty(logits, both, shares) if penalized else 0.0
         discriminator_optimizer.zero_grad()
-        self.manual_backward(discriminator_loss)
+        self.manual_backward(loss + model.penalty_every * penalty)
         discriminator_optimizer.step()
 
         # The generator's loss has no use for the discriminator's own gradients.
         self.discriminator.requires_grad_(False)
-        generator_loss = bce_generator_loss(self.discriminator(fake).float())
+        judged = self._augmented(fake, draws[2])
+        if model.loss in RELATIVISTIC:
+            judged = torch.cat([real, judged])
+            real_against, fake_against = self.discriminator(judged, batches=2).float().chunk(2)
+        else:
+            real_against, fake_against = None, self.discriminator(judged).float()
+        against = generator_loss(model.loss, fake_against, real_against)
         generator_optimizer.zero_grad()
-        self.manual_backward(generator_loss)
+        self.manual_backward(against)
         generator_optimizer.step()
         self.discriminator.requires_grad_(True)
 
-        self._record(discriminator_loss, generator_loss, real_logits, fake_logits)
+        self._record(loss, against, real_logits, fake_logits)
 
-    def _draw(self, count: int) -> tuple[Tensor, Tensor]:
-        """This step's latents, and which paintings are mirrored: half of them if `dataset.flip`."""
+    def _augmented(self, images: Tensor, draws: Tensor) -> Tensor:
+        policy = self.config.model.augment
+        return augment(images, draws, policy, self.augment_probability) if policy else images
+
+    def _penalty(self, logits: Tensor, both: Tensor, shares: Tensor) -> Tensor:
+        """What is added to the discriminator's loss for its gradient.
+
+        Args:
+            logits: [2N], of `both`.
+            both: [2N, 3, H, W], paintings and generated pictures, that require a gradient.
+            shares: [N, 1, 1, 1], of the paintings in mixtures of both.
+        """
+        model = self.config.model
+        penalty = torch.zeros((), device=logits.device)
+        if model.r1 or model.r2:
+            on_real, on_fake = squared_gradient_norms(logits, both).chunk(2)
+            penalty = (model.r1 / 2 * on_real + model.r2 / 2 * on_fake).mean() * self.penalty_share
+        if model.gradient_penalty:
+            real, fake = both.detach().chunk(2)
+            distance = gradient_penalty(self.discriminator, real, fake, shares)
+            penalty = penalty + model.gradient_penalty * distance
+        return penalty
+
+    def _draw(self, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """All that is random in this update, as `update` takes it.
+
+        Half of the paintings are mirrored if `dataset.flip`.
+        """
         key = [self.config.seed, self.global_rank, self.progress.images_seen]
         seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
         random = torch.Generator(self.device).manual_seed(seed)
+
+        def uniform(*shape: int) -> Tensor:
+            return torch.rand(*shape, generator=random, device=self.device)
+
         shape = (count, self.config.model.latent_dim, 1, 1)
         latents = torch.randn(shape, generator=random, device=self.device)
-        share = 0.5 if self.config.dataset.flip else 0.0
-        draws = torch.rand(count, 1, 1, 1, generator=random, device=self.device)
-        return latents, draws < share
+        mirrored = uniform(count, 1, 1, 1) < (0.5 if self.config.dataset.flip else 0.0)
+        return latents, mirrored, uniform(count, 1, 1, 1), uniform(3, count, DRAWS)
 
     def _record(
         self,
@@ -174,6 +270,14 @@ class GAN(pl.LightningModule):
             fake_logits.detach().sigmoid().mean(),
         )
         self.metric_sums += torch.stack(values)
+        model = self.config.model
+        if model.augment_target is not None:
+            ahead = real_logits - fake_logits if model.loss in RELATIVISTIC else real_logits
+            sign_mean = ahead.detach().sign().mean()
+            images = self.config.batch_size
+            self.augment_probability.copy_(
+                adapted(self.augment_probability, sign_mean, images, model.augment_target)
+            )
 
     def mean_metrics(self) -> dict[str, float]:
         """Means of the metrics since the last call; every rank must call it at the same step."""

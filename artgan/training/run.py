@@ -29,6 +29,7 @@ from artgan.config import (
     RUN_FOLDER,
     TrainConfig,
     TrainerConfig,
+    config_defaults,
     load_config,
     save_config,
     seconds,
@@ -85,7 +86,7 @@ def train(config: TrainConfig, folder: Path, pack: Pack) -> bool:
             f"{_duration(progress)}. To go on, give it more in all: "
             f"resume={shlex.quote(str(folder))} max_images=… (or epochs=… or max_time=…)"
         )
-    module = GAN(config, pack.key)
+    module = GAN(config, pack.key, stopping.max_images)
     grids = SampleGrids(config.sample_every, folder, pack)
     logger = EventLog(
         folder,
@@ -138,7 +139,9 @@ def last_state(folder: Path, config: TrainConfig, dataset_key: str) -> tuple[Pat
         return None, Progress()
     checkpoint, described = newest[0], newest[1][KEY]
     try:
-        model, resolution = described["config"]["model"], described["config"]["resolution"]
+        # As in `load_config`, for keys that the version that wrote it did not have.
+        model = config_defaults()["model"] | described["config"]["model"]
+        resolution = described["config"]["resolution"]
         progress = Progress(**described["progress"])
         trained_on = described["dataset_key"]
     except (KeyError, TypeError) as error:

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from artgan.networks.dcgan import Discriminator, Generator
+from artgan.networks.dcgan import Discriminator, Generator, MinibatchStd
 from benchmarks.plain import discriminator_of, generator_of
 
 
@@ -61,3 +61,60 @@ def test_weights_are_drawn_from_n_0_002() -> None:
     assert weights.std().item() == pytest.approx(0.02, rel=1e-2)
     assert scales.mean().item() == pytest.approx(1, abs=5e-3)
     assert scales.std().item() == pytest.approx(0.02, rel=0.1)
+
+
+@pytest.mark.parametrize("normalization", ["spectral", "none"])
+def test_without_batchnorm_a_picture_is_scored_by_itself(normalization: str) -> None:
+    network = Discriminator(32, 4, normalization)
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules())
+    images = torch.randn(4, 3, 32, 32)
+    network.eval()  # so that the power iteration stands still
+    torch.testing.assert_close(network(images)[:1], network(images[:1]))
+    with torch.no_grad():
+        last = next(layer for layer in network.layers if isinstance(layer, nn.Conv2d))
+        assert last.bias is not None
+        last.bias += 1
+    assert not torch.allclose(network(images), network(images - images))
+
+
+def test_spectral_normalization_brings_each_layer_to_one() -> None:
+    network = Discriminator(32, 4, "spectral")
+    for _ in range(50):  # of the power iteration
+        network(torch.randn(2, 3, 32, 32))
+    layers = [layer for layer in network.layers if isinstance(layer, nn.Conv2d)]
+    assert len(layers) == 4
+    for layer in layers:
+        largest = torch.linalg.svdvals(layer.weight.flatten(1))[0].item()
+        assert largest == pytest.approx(1, abs=0.01)
+
+
+def test_without_normalization_the_variance_is_kept_through_the_layers() -> None:
+    torch.manual_seed(0)
+    network = Discriminator(64, 32, "none")
+    features = torch.randn(64, 3, 64, 64)
+    for layer in network.layers[:-1]:
+        features = layer(features)
+        if isinstance(layer, nn.Conv2d):
+            # Half of it is lost at the padded borders at most.
+            assert 0.5 < features.var().item() < 2.2
+            assert layer.bias is not None and not layer.bias.any()
+
+
+def test_minibatch_std_adds_the_mean_deviation_of_a_batch() -> None:
+    features = torch.randn(6, 5, 4, 4)
+    seen = MinibatchStd()(features)
+    assert seen.shape == (6, 6, 4, 4)
+    assert torch.equal(seen[:, :5], features)
+    expected = features.numpy().std(axis=0).mean()
+    torch.testing.assert_close(seen[:, 5], torch.full((6, 4, 4), expected.item()))
+
+
+def test_batches_side_by_side_are_scored_as_in_calls_of_their_own() -> None:
+    network = Discriminator(32, 4, "none", minibatch_std=True)
+    images = (
+        torch.randn(8, 3, 32, 32)
+        * torch.tensor([1.0, 3.0]).repeat_interleave(4)[:, None, None, None]
+    )
+    apart = torch.cat([network(images[:4]), network(images[4:])])
+    torch.testing.assert_close(network(images, batches=2), apart)
+    assert not torch.allclose(network(images), apart)

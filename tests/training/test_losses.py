@@ -1,26 +1,89 @@
+import math
+
+import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from artgan.training.losses import bce_discriminator_loss, bce_generator_loss
+from artgan.training.losses import discriminator_loss, generator_loss
 
+LOSSES = ["bce", "hinge", "lsgan", "wgan_gp", "rpgan"]
 REAL = torch.tensor([3.0, -1.0, 0.0, 40.0])
 FAKE = torch.tensor([-2.0, 5.0, 0.5, -90.0])
+BCE = F.binary_cross_entropy_with_logits
 
 
-def test_discriminator_loss_is_binary_cross_entropy_with_labels_1_and_0() -> None:
-    expected = F.binary_cross_entropy_with_logits(
-        REAL, torch.ones(4)
-    ) + F.binary_cross_entropy_with_logits(FAKE, torch.zeros(4))
-    torch.testing.assert_close(bce_discriminator_loss(REAL, FAKE), expected)
+def log_sigmoid(logit: float) -> float:
+    return -math.log1p(math.exp(-logit)) if logit > -30 else logit
 
 
-def test_generator_loss_is_binary_cross_entropy_with_label_1() -> None:
-    expected = F.binary_cross_entropy_with_logits(FAKE, torch.ones(4))
-    torch.testing.assert_close(bce_generator_loss(FAKE), expected)
+def mean(values: list[float]) -> Tensor:
+    return torch.tensor(sum(values) / len(values))
 
 
-def test_a_hopeless_generator_still_has_a_gradient() -> None:
+PAIRS = list(zip(REAL.tolist(), FAKE.tolist(), strict=True))
+# Written out number by number, from the papers.
+DISCRIMINATOR = {
+    "bce": [-log_sigmoid(real) - log_sigmoid(-fake) for real, fake in PAIRS],
+    "hinge": [max(0, 1 - real) + max(0, 1 + fake) for real, fake in PAIRS],
+    "lsgan": [(real - 1) ** 2 / 2 + fake**2 / 2 for real, fake in PAIRS],
+    "wgan_gp": [fake - real for real, fake in PAIRS],
+    "rpgan": [-log_sigmoid(real - fake) for real, fake in PAIRS],
+}
+GENERATOR = {
+    "bce": [-log_sigmoid(fake) for _, fake in PAIRS],
+    "hinge": [-fake for _, fake in PAIRS],
+    "lsgan": [(fake - 1) ** 2 / 2 for _, fake in PAIRS],
+    "wgan_gp": [-fake for _, fake in PAIRS],
+    "rpgan": [-log_sigmoid(fake - real) for real, fake in PAIRS],
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_each_loss_is_that_of_its_paper(name: str) -> None:
+    torch.testing.assert_close(discriminator_loss(name, REAL, FAKE), mean(DISCRIMINATOR[name]))
+    torch.testing.assert_close(generator_loss(name, FAKE, REAL), mean(GENERATOR[name]))
+
+
+def test_bce_is_binary_cross_entropy_with_labels_1_and_0() -> None:
+    ones, zeros = torch.ones(4), torch.zeros(4)
+    torch.testing.assert_close(
+        discriminator_loss("bce", REAL, FAKE), BCE(REAL, ones) + BCE(FAKE, zeros)
+    )
+    torch.testing.assert_close(generator_loss("bce", FAKE), BCE(FAKE, ones))
+
+
+def test_smoothed_labels_are_0_9_for_paintings_alone() -> None:
+    smoothed, zeros = torch.full((4,), 0.9), torch.zeros(4)
+    torch.testing.assert_close(
+        discriminator_loss("bce", REAL, FAKE, 0.1), BCE(REAL, smoothed) + BCE(FAKE, zeros)
+    )
+    torch.testing.assert_close(
+        discriminator_loss("lsgan", REAL, FAKE, 0.1),
+        (F.mse_loss(REAL, smoothed) + F.mse_loss(FAKE, zeros)) / 2,
+    )
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_gradients_are_those_of_finite_differences(name: str) -> None:
+    # Away from the corners of the hinge.
+    real = torch.tensor([0.3, -1.7, 2.1], dtype=torch.float64, requires_grad=True)
+    fake = torch.tensor([-0.2, 1.4, -2.5], dtype=torch.float64, requires_grad=True)
+    torch.autograd.gradcheck(lambda r, f: discriminator_loss(name, r, f), (real, fake))
+    torch.autograd.gradcheck(lambda f: generator_loss(name, f, real.detach()), (fake,))
+
+
+@pytest.mark.parametrize("name", ["bce", "rpgan"])
+def test_a_hopeless_generator_still_has_a_gradient(name: str) -> None:
     logits = torch.full((4,), -200.0, requires_grad=True)
-    bce_generator_loss(logits).backward()
+    generator_loss(name, logits, torch.zeros(4)).backward()
     assert logits.grad is not None
     torch.testing.assert_close(logits.grad, torch.full((4,), -0.25))
+
+
+def test_in_the_relativistic_loss_only_differences_count() -> None:
+    for shift in (-7.0, 30.0):
+        torch.testing.assert_close(
+            discriminator_loss("rpgan", REAL + shift, FAKE + shift),
+            discriminator_loss("rpgan", REAL, FAKE),
+        )

@@ -15,7 +15,7 @@ from artgan.data.stream import PaintingStream
 from artgan.training.datamodule import Paintings
 from artgan.training.module import GAN
 from artgan.training.run import pick_precision
-from tests.helpers import assert_same, pack_of
+from tests.helpers import EVERYTHING, assert_same, pack_of
 
 Configure = Callable[..., TrainConfig]
 
@@ -74,6 +74,122 @@ def test_one_update_is_that_of_the_tutorial(configure: Configure) -> None:
             # zero, rounding decides its sign. Those few are left out by their quantile.
             error = (tensor - expected).abs().float().flatten()
             assert error.quantile(0.99) < 1e-6, name
+
+
+def test_one_relativistic_update_with_penalties_is_that_written_out(configure: Configure) -> None:
+    module = GAN(
+        configure(
+            dataset__flip="false",
+            model__loss="rpgan",
+            model__normalization="none",
+            model__r1=0.5,
+            model__r2=0.25,
+            model__gradient_penalty=2,
+            model__penalty_every=4,
+        ),
+        "key",
+    )
+    generator, discriminator = copy.deepcopy((module.generator, module.discriminator))
+    latents, _, shares, _ = module._draw(8)
+    one_update(module, paintings())
+
+    real, fake = paintings().float() / 127.5 - 1, generator(latents)
+    mixed = shares * real + (1 - shares) * fake.detach()
+
+    def norms(images: Tensor) -> Tensor:
+        images = images.detach().requires_grad_()
+        gradients = torch.autograd.grad(discriminator(images).sum(), images, create_graph=True)[0]
+        return gradients.square().sum(dim=(1, 2, 3))
+
+    against = discriminator(real) - discriminator(fake.detach())
+    penalty = 0.5 / 2 * norms(real).mean() + 0.25 / 2 * norms(fake).mean()
+    penalty = penalty + 2 * (norms(mixed).sqrt() - 1).square().mean()
+    (-F.logsigmoid(against).mean() + 4 * penalty).backward()
+    expected = [p.grad for p in discriminator.parameters()]
+    # The module's own gradients are of its last backward pass, before its step.
+    for ours, theirs in zip(module.discriminator.parameters(), expected, strict=True):
+        torch.testing.assert_close(ours.grad, theirs, rtol=1e-3, atol=1e-6)
+
+    discriminator.load_state_dict(module.discriminator.state_dict())
+    generator.zero_grad()
+    (-F.logsigmoid(discriminator(fake) - discriminator(real)).mean()).backward()
+    for ours, theirs in zip(module.generator.parameters(), generator.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-6)
+
+
+def test_penalties_come_every_so_many_updates(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = GAN(configure(model__r1=1, model__penalty_every=3), "key")
+    module.progress.images_seen = 8  # as if it went on after one update
+    penalized: list[bool] = []
+    module._updates = {one: lambda *_, one=one: penalized.append(one) for one in (False, True)}
+    monkeypatch.setattr(GAN, "_follow_schedules", lambda _: None)
+    fit(module, paintings(48).view(6, 1, 8, 3, 32, 32), steps=6)
+    assert penalized == [False, False, True, False, False, True]
+
+
+def test_schedules_fall_along_a_cosine_over_the_budget(configure: Configure) -> None:
+    config = configure(model__r1=1, model__penalty_final=0.2, model__learning_rate_final=0.1)
+    module = GAN(config, "key", max_images=32)
+    seen: list[tuple[float, float]] = []
+    update = module._updates[True]
+
+    def watched(*inputs: Tensor) -> None:
+        seen.append((module.learning_rate.item(), module.penalty_share.item()))
+        update(*inputs)
+
+    module._updates[True] = watched
+    fit(module, paintings(40).view(5, 1, 8, 3, 32, 32), steps=5)
+    cosine = [(1 + np.cos(np.pi * used)) / 2 for used in (0, 0.25, 0.5, 0.75, 1)]
+    expected = [(2e-4 * (0.1 + 0.9 * left), 0.2 + 0.8 * left) for left in cosine]
+    assert seen == [pytest.approx(pair, rel=1e-5) for pair in expected]
+
+
+def test_schedules_follow_the_clock_where_that_is_the_budget(configure: Configure) -> None:
+    module = GAN(configure(model__learning_rate_final=0), "key")
+    module.time_used = 0.5
+    one_update(module, paintings())
+    assert module.learning_rate.item() == pytest.approx(1e-4)
+
+
+def test_the_learning_rate_is_the_one_that_adam_steps_with(configure: Configure) -> None:
+    """Adam's first step is as long as its learning rate, wherever there is a gradient."""
+    module = GAN(configure(model__learning_rate_final=0), "key", max_images=32)
+    module.progress.images_seen = 16
+    before = copy.deepcopy(module.generator)
+    one_update(module, paintings())
+    steps = [
+        (new - old).abs().median().item()
+        for new, old in zip(module.generator.parameters(), before.parameters(), strict=True)
+    ]
+    assert steps == [pytest.approx(1e-4, rel=0.01)] * len(steps)
+
+
+def test_all_that_the_discriminator_sees_is_augmented(configure: Configure) -> None:
+    module = GAN(configure(model__augment="[cutout]", dataset__flip="false"), "key")
+    shown: list[Tensor] = []
+    module.discriminator.register_forward_pre_hook(
+        lambda _, inputs: shown.append(inputs[0].detach())
+    )
+    one_update(module, torch.full((8, 3, 32, 32), 255, dtype=torch.uint8))
+    both, fake = shown
+    hidden = (both[:8] == 0).all(dim=1).flatten(1).sum(dim=1)
+    # A square of half the side, of which a quarter is in the picture at the least.
+    assert ((hidden >= 8 * 8) & (hidden <= 16 * 16)).all()
+    # Neither paintings, nor generated pictures in the two losses, are cut alike.
+    masks = [(images == 0).all(dim=1) for images in (both[:8], both[8:], fake)]
+    assert not any(torch.equal(masks[i], masks[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+
+
+def test_the_augmentation_grows_while_the_discriminator_is_sure(configure: Configure) -> None:
+    module = GAN(configure(model__augment="[cutout]", model__augment_target=0.6), "key")
+    assert module.augment_probability.item() == 0
+    for sign, expected in ((1.0, 8 / 500_000), (-1.0, 0.0)):
+        logits = torch.full((8,), sign)
+        module._record(torch.zeros(()), torch.zeros(()), logits, logits)
+        assert module.augment_probability.item() == pytest.approx(expected)
+    assert "augment_probability" in module.state_dict()
 
 
 def test_each_update_moves_the_average_towards_the_generator(configure: Configure) -> None:
@@ -190,17 +306,18 @@ def test_updates_in_one_step_of_lightning_are_those_of_several(configure: Config
 
 def test_an_update_draws_nothing_itself(configure: Configure) -> None:
     """What is captured must follow from its inputs: replayed, it would draw the same again."""
-    module = GAN(configure(), "key")
+    module = GAN(configure(**EVERYTHING), "key")
     one_update(module, paintings())
     state = torch.get_rng_state()
-    module.update(paintings(), *module._draw(8))
+    module.update(True, paintings(), *module._draw(8))
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_an_update_never_waits_for_the_device(configure: Configure) -> None:
     """On the meta device a tensor has no values: reading one on the way raises."""
-    module = GAN(configure(), "key").to("meta")
+    module = GAN(configure(**EVERYTHING), "key").to("meta")
     module.metric_sums = module.metric_sums.to("meta")
+    module.penalty_share = module.penalty_share.to("meta")
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     trainer.strategy.connect(module)
     module.trainer = trainer
@@ -208,9 +325,8 @@ def test_an_update_never_waits_for_the_device(configure: Configure) -> None:
         torch.optim.SGD(network.parameters(), lr=0.1)  # Adam has no meta kernels
         for network in (module.discriminator, module.generator)
     ]
-    latents = torch.empty(8, 100, 1, 1, device="meta")
-    mirrored = torch.empty(8, 1, 1, 1, dtype=torch.bool, device="meta")
-    module.update(paintings().to("meta"), latents, mirrored)
+    draws = [tensor.to("meta") for tensor in GAN(configure(), "key")._draw(8)]
+    module.update(True, paintings().to("meta"), *draws)
     with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
         module.metric_sums.tolist()
 

@@ -17,7 +17,7 @@ from artgan.config import TrainConfig, load_config
 from artgan.errors import UserError
 from artgan.training.callbacks import FIGURES
 from artgan.training.folder import claim_folder, settle
-from tests.helpers import assert_same_state
+from tests.helpers import EVERYTHING, assert_same_state
 
 Run = Callable[..., Path]
 Configure = Callable[..., TrainConfig]
@@ -46,6 +46,55 @@ def test_resume_in_bfloat16_equals_the_uninterrupted_run(run: Run) -> None:
     run(resume=part, max_images=40)
 
     assert_same_state(part / "last.ckpt", whole / "last.ckpt")
+
+
+def test_resume_with_every_option_equals_the_uninterrupted_run(run: Run) -> None:
+    """Lazy penalties, schedules and the adapted probability go on where they stood."""
+    folder = run(name="mine", max_images=160, checkpoint__every=72, **EVERYTHING)
+    whole = folder.rename(folder.with_name("whole"))
+    folder.mkdir()
+    for name in ("config.yaml", "images-000000072.ckpt"):
+        (folder / name).write_bytes((whole / name).read_bytes())
+
+    run(resume=folder)
+
+    assert_same_state(folder / "last.ckpt", whole / "last.ckpt")
+
+
+def test_a_run_of_a_version_without_the_newer_keys_goes_on(run: Run) -> None:
+    whole = run(name="whole", max_images=96)
+    folder = run(name="mine", max_images=64)
+    for name in ("last.ckpt", "images-000000064.ckpt"):
+        checkpoint = load_checkpoint(folder / name)
+        for key in ("loss", "normalization", "augment", "learning_rate_final"):
+            del checkpoint["artgan"]["config"]["model"][key]
+        for optimizer in checkpoint["optimizer_states"]:
+            optimizer["param_groups"][0]["lr"] = 2e-4  # was a number
+        torch.save(checkpoint, folder / f"{name}.old")
+        (folder / f"{name}.old").replace(folder / name)
+
+    run(resume=folder, max_images=96)
+
+    assert_same_state(folder / "last.ckpt", whole / "last.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"augment": "[cutuot]"}, "model.augment: 'cutuot' is none of color, translation, cutout"),
+        ({"augment_target": 0.6}, r"Add model.augment=\[translation,cutout\]"),
+        ({"loss": "wgan_gp", "normalization": "none"}, "Add model.gradient_penalty=10"),
+        ({"r1": 1}, "model.r1: .* Add model.normalization=none"),
+        ({"gradient_penalty": 10}, "model.gradient_penalty: .* Add model.normalization=none"),
+        ({"loss": "hinge", "label_smoothing": 0.1}, "the loss hinge has no labels"),
+    ],
+)
+def test_options_that_make_no_sense_together_are_refused_before_there_is_a_folder(
+    run: Run, tmp_path: Path, options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        run(**{f"model__{key}": value for key, value in options.items()})
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_seed_makes_a_run_repeatable(run: Run) -> None:
@@ -301,15 +350,13 @@ def test_a_device_that_is_not_there_is_a_clear_error(run: Run, tmp_path: Path) -
 
 
 def test_a_discriminator_that_wins_is_told_once(
-    run: Run, capsys: pytest.CaptureFixture[str]
+    run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A generator that cannot learn leaves the field to the discriminator.
-    folder = run(name="mine", max_images=8)
-    checkpoint = torch.load(folder / "last.ckpt", weights_only=True)
-    for optimizer, rate in zip(checkpoint["optimizer_states"], (2e-3, 0.0), strict=True):
-        optimizer["param_groups"][0]["lr"] = rate
-    torch.save(checkpoint, folder / "last.ckpt")
-    run(resume=folder, max_images=1200)
+    # A generator that does not learn leaves the field to the discriminator.
+    monkeypatch.setattr(
+        "artgan.training.module.generator_loss", lambda _, fake_logits, __: 0 * fake_logits.mean()
+    )
+    run(model__learning_rate=2e-3, max_images=1200)
     assert capsys.readouterr().err.count("The discriminator has won") == 1
 
 
