@@ -31,6 +31,11 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 GROUPS = ("dataset", "model")
 # Other keys of a training, as they suit one dataset: files of the datasets' names.
 SUITED = CONFIGS / "suited_to"
+# Figures that tell which state of a run is the best, and those of them that are taken on features.
+MONITORS = ("kid", "fid", "swd")
+ON_FEATURES = ("kid", "fid")
+# Networks of features whose weights are fetched.
+NAMED_FEATURES = ("inception", "squeezenet")
 CONFIG_FILE = "config.yaml"
 # Set for the processes that Lightning starts for the other devices: the run they belong to.
 RUN_FOLDER = "ARTGAN_RUN_FOLDER"
@@ -92,9 +97,16 @@ class ModelConfig:
 
 
 @dataclass
+class EvaluationConfig:
+    features: str = MISSING
+    num: int = _number(16)
+
+
+@dataclass
 class CheckpointConfig:
     every: int = _number(1)
     keep: int = _number(1)
+    monitor: str | None = _choice(*MONITORS)
 
 
 @dataclass
@@ -124,6 +136,8 @@ class TrainConfig:
     output: str = MISSING
     log_every: int = _number(1)
     sample_every: int = _number(1)
+    evaluate_every: int | None = _number(1)
+    evaluate: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
 
