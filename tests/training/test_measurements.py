@@ -10,11 +10,12 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from torch import Tensor
 
 from artgan.checkpoint import load_checkpoint
 from artgan.config import CONFIGS, DatasetConfig, EvaluateConfig, TrainConfig, documented_keys
 from artgan.errors import UserError
-from artgan.evaluation import evaluate
+from artgan.evaluation import Part, evaluate
 from artgan.metrics import features
 from artgan.metrics.features import Features
 from artgan.training import measurements
@@ -45,18 +46,20 @@ def measured(run: Run, weights: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Has measurements give these values for KID, one after the other."""
-    measure = measurements.measure
+    """Has measurements give these values for every figure, one after the other."""
 
     def scripted(*values: float) -> None:
         left = list(values)
 
-        def scripted_measure(*arguments: Any) -> tuple[dict[str, Any], torch.Tensor]:
-            figures, sheet = measure(*arguments)
-            value = left.pop(0)
-            parts = [part for part in ("training", "held-out") if part in figures]
-            figures[parts[-1]]["kid"] = value
-            return figures, sheet
+        def scripted_measure(
+            _: Any, latents: Tensor, parts: list[Part], extract: Features | None
+        ) -> tuple[dict[str, Any], Tensor]:
+            keys = ("kid", "fid", "precision", "recall", "swd", "ratio", "near")
+            figures = dict.fromkeys(keys, left.pop(0))
+            names = [*(part.name for part in parts), "originality"]
+            described = {"samples": len(latents), "features": extract and extract.name}
+            sheet = torch.zeros(3, 8, 8, dtype=torch.uint8)
+            return described | dict.fromkeys(names, figures), sheet
 
         monkeypatch.setattr(measurements, "measure", scripted_measure)
 
@@ -147,7 +150,7 @@ def test_features_of_the_paintings_are_computed_once(
     computed: list[int] = []
     compute = Features.__call__
 
-    def counting(self: Features, images: torch.Tensor, progress: str | None = None) -> torch.Tensor:
+    def counting(self: Features, images: Tensor, progress: str | None = None) -> Tensor:
         computed.append(len(images))
         return compute(self, images, progress)
 
@@ -204,33 +207,27 @@ def test_but_not_where_the_best_is_told_by_them(measured: Run, nowhere: None) ->
         measured(name="mine", evaluate__features="squeezenet", checkpoint__monitor="kid")
 
 
+SWD = {"evaluate__features": "none", "checkpoint__monitor": "swd"}
+
+
 def test_a_better_state_replaces_the_best_and_a_worse_one_does_not(
     measured: Run, scripted: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     scripted(0.5, 0.2, 0.3)
-    folder = measured(
-        name="mine", checkpoint__monitor="kid", checkpoint__every=8, checkpoint__keep=1
-    )
+    folder = measured(name="mine", **SWD, checkpoint__every=24, checkpoint__keep=2)
     assert best(folder) == (48, 0.2)
-    assert not (folder / "images-000000048.ckpt").exists()  # it survives what is kept
+    # The state of that very moment, also after 24 and 64 images have come and gone.
+    assert_same_state(folder / "best.ckpt", folder / "images-000000048.ckpt")
     said = capsys.readouterr().out
-    assert f"{folder / 'best.ckpt'}, evaluate/kid held-out (squeezenet1_0-" in said
+    assert f"the best     {folder / 'best.ckpt'}, evaluate/swd held-out 0.2" in said
     assert not list(folder.glob(".*"))
 
 
-def test_the_best_is_the_state_of_that_moment(measured: Run, scripted: Callable[..., None]) -> None:
-    scripted(0.5, 0.2, 0.3)
-    folder = measured(
-        name="mine", checkpoint__monitor="kid", checkpoint__every=24, checkpoint__keep=9
-    )
-    assert_same_state(folder / "best.ckpt", folder / "images-000000048.ckpt")
-
-
-def test_the_best_so_far_is_known_to_a_resumed_run(
+def test_the_best_so_far_is_known_to_a_resumed_run_and_survives_what_is_kept(
     measured: Run, scripted: Callable[..., None]
 ) -> None:
     scripted(0.5, 0.2, 0.3)
-    folder = measured(name="mine", checkpoint__monitor="kid")
+    folder = measured(name="mine", **SWD, checkpoint__every=8, checkpoint__keep=1)
     scripted(0.4, 0.25)
     measured(resume=folder, max_images=96)
     assert best(folder) == (48, 0.2)
@@ -244,7 +241,7 @@ def test_a_best_state_later_than_the_checkpoint_is_known_too(
     measured: Run, scripted: Callable[..., None]
 ) -> None:
     scripted(0.5, 0.2, 0.3)
-    folder = measured(name="mine", checkpoint__monitor="kid", checkpoint__every=24)
+    folder = measured(name="mine", **SWD, checkpoint__every=24)
     # As if killed after 48 images with the last checkpoint at 24.
     shutil.copy(folder / "images-000000024.ckpt", folder / "last.ckpt")
     scripted(0.3, 0.3)
@@ -296,12 +293,13 @@ def test_the_best_can_be_measured_and_painted_with(measured: Run) -> None:
 
 
 def test_time_spent_measuring_is_not_time_of_training(
-    measured: Run, monkeypatch: pytest.MonkeyPatch
+    measured: Run, scripted: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    scripted(1, 1, 1, 1)
     measure = measurements.measure
 
-    def slowly(*arguments: Any) -> tuple[dict[str, Any], torch.Tensor]:
-        time.sleep(2)
+    def slowly(*arguments: Any) -> tuple[dict[str, Any], Tensor]:
+        time.sleep(1)
         return measure(*arguments)
 
     monkeypatch.setattr(measurements, "measure", slowly)
@@ -310,11 +308,11 @@ def test_time_spent_measuring_is_not_time_of_training(
     assert list(points(folder)) == [8, 16, 24, 32]
     took = time.monotonic() - began
     progress = load_checkpoint(folder / "last.ckpt")["artgan"]["progress"]
-    assert progress["seconds"] < took - 8
+    assert progress["seconds"] < took - 4
     rates = [point.value for point in events(folder).Scalars("images per second")]
-    # Two measurements before the second point, of which the first point knows nothing yet.
+    # Two of the measurements lie between the points.
     assert len(rates) == 2
-    assert sum(16 / rate for rate in rates) == pytest.approx(progress["seconds"], abs=0.5)
+    assert sum(16 / rate for rate in rates) == pytest.approx(progress["seconds"], abs=0.7)
 
 
 def test_a_paused_clock_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -360,9 +358,14 @@ def test_another_monitor_is_refused(configure: Callable[..., TrainConfig]) -> No
 
 
 def test_a_file_of_features_is_found_from_any_folder(
-    measured: Run, weights: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    measured: Run,
+    scripted: Callable[..., None],
+    weights: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     monkeypatch.chdir(weights.parent)
+    scripted(1, 1, 1, 1)
     folder = measured(name="mine", evaluate__features=weights.name)
     monkeypatch.chdir(tmp_path)
     measured(resume=folder, max_images=72)
