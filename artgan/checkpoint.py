@@ -19,6 +19,7 @@ from artgan.errors import UserError
 FORMAT = 1
 KEY = "artgan"
 LAST = "last.ckpt"
+BEST = "best.ckpt"
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

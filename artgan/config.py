@@ -9,8 +9,8 @@ import itertools
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,13 +22,20 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
 from artgan.errors import UserError, plain_errors
 from artgan.files import atomic_write
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 GROUPS = ("dataset", "model")
+# Other keys of a training, as they suit one dataset: files of the datasets' names.
+SUITED = CONFIGS / "suited_to"
+# Figures that tell which state of a run is the best, and those of them that are taken on features.
+MONITORS = ("kid", "fid", "swd")
+ON_FEATURES = ("kid", "fid")
+# Networks of features whose weights are fetched.
+NAMED_FEATURES = ("inception", "squeezenet")
 CONFIG_FILE = "config.yaml"
 # Set for the processes that Lightning starts for the other devices: the run they belong to.
 RUN_FOLDER = "ARTGAN_RUN_FOLDER"
@@ -103,9 +110,16 @@ class ModelConfig:
 
 
 @dataclass
+class EvaluationConfig:
+    features: str = MISSING
+    num: int = _number(16)
+
+
+@dataclass
 class CheckpointConfig:
     every: int = _number(1)
     keep: int = _number(1)
+    monitor: str | None = _choice(*MONITORS)
 
 
 @dataclass
@@ -135,6 +149,8 @@ class TrainConfig:
     output: str = MISSING
     log_every: int = _number(1)
     sample_every: int = _number(1)
+    evaluate_every: int | None = _number(1)
+    evaluate: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
 
@@ -159,11 +175,13 @@ class SampleConfig:
 
 @dataclass
 class EvaluateConfig:
-    """Everything that `evaluate.py` takes; see `configs/evaluate.yaml` for each key's meaning."""
+    """Everything that `evaluate.py` takes; see `configs/evaluate.yaml` for each key's meaning.
+
+    A key of the dataset that is MISSING is as the run has it.
+    """
 
     ckpt: str | None = MISSING
-    root: str | None = MISSING
-    holdout: float | None = _number(0, 1, below=True)
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
     features: str = MISSING
     num: int = _number(16)
     seed: int = _number(0, 2**32 - 1)
@@ -210,12 +228,13 @@ def seconds(duration: str) -> float:
     return total
 
 
-def check(config: Any, prefix: str = "") -> None:
+def check(config: Any, prefix: str = "", left_open: Sequence[str] = ()) -> None:
     """Refuses a value outside the range or choices of its key.
 
     Args:
         config: a dataclass of this module, filled.
         prefix: what stands before the names of its keys, such as `model.`.
+        left_open: groups whose keys may be MISSING.
 
     Raises:
         UserError: naming the key, the value, and what is allowed.
@@ -223,7 +242,10 @@ def check(config: Any, prefix: str = "") -> None:
     for key in fields(config):
         value, name, allowed = getattr(config, key.name), prefix + key.name, key.metadata
         if is_dataclass(value):
-            check(value, name + ".")
+            check(value, name + ".", left_open)
+        elif value == MISSING:
+            if prefix.removesuffix(".") not in left_open:
+                raise UserError(f"{name}: a value is needed. Add {name}=… to the command.")
         elif value == "":
             raise UserError(f"{name}: is empty. Give a value, or null for none.")
         elif value is None or not allowed:
@@ -289,11 +311,26 @@ def typed(schema: type[Typed], values: Any, origin: str) -> Typed:
         raise UserError(f"{origin}: {_explain(error)}") from error
 
 
-def _filled(schema: type[Typed], values: Any) -> Typed:
-    filled = OmegaConf.to_object(values)
-    assert isinstance(filled, schema)
-    check(filled)
+def replaced(own: Typed, given: Typed) -> Typed:
+    """A dataclass of this module with those keys of another on top that are not MISSING."""
+    chosen = {key: value for key, value in vars(given).items() if value != MISSING}
+    return replace(own, **chosen)  # type: ignore[type-var]
+
+
+def _filled(schema: type[Typed], values: Any, left_open: Sequence[str] = ()) -> Typed:
+    """The dataclass of checked values; only those of groups left open may be MISSING."""
+    filled = _built(schema, OmegaConf.to_container(values, resolve=True))
+    check(filled, left_open=left_open)
     return filled
+
+
+def _built(schema: Any, values: Any) -> Any:
+    # Not OmegaConf.to_object, which has no place for a value that is MISSING.
+    parts = {
+        key.name: _built(key.type, values[key.name]) if is_dataclass(key.type) else values[key.name]
+        for key in fields(schema)
+    }
+    return schema(**parts)
 
 
 @dataclass(frozen=True)
@@ -343,7 +380,8 @@ def launch(schema: type[Config], config_name: str, run: Callable[[Config, Comman
         # arguments of its own making.
         HydraConfig.instance().cfg = None
         try:
-            run(_filled(schema, composed), command)
+            left_open = [group for group, choice in cfg.runtime.choices.items() if choice is None]
+            run(_filled(schema, composed, left_open), command)
         except (UserError, OmegaConfBaseException) as error:
             # Kept rather than raised: Hydra would print more, and end a multirun here.
             mistakes.append(_explain(error))
@@ -417,8 +455,6 @@ def _explain(error: Exception) -> str:
     """Says in one line which value was wrong."""
     if isinstance(error, UserError):
         return str(error)
-    if isinstance(error, MissingMandatoryValue):
-        return f"{error.full_key}: a value is needed. Add {error.full_key}=… to the command."
     cause: BaseException = error
     while cause.__cause__ is not None and not isinstance(cause, OmegaConfBaseException):
         cause = cause.__cause__
@@ -468,6 +504,9 @@ def help_text(schema: type, config_name: str) -> str:
             for choice in sorted((CONFIGS / group).glob("*.yaml")):
                 title = f"{group}={choice.stem}: " if choice in _choices(group) else ""
                 lines += ["", title + _opening(choice), *_help_lines(choice)]
+                suited = SUITED / choice.name
+                if suited.is_file() and schema is TrainConfig:
+                    lines += _help_lines(suited)
     return "\n".join([*lines, "", HELP_ENDING])
 
 

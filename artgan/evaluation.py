@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from artgan.checkpoint import find_checkpoint
-from artgan.config import DatasetConfig, EvaluateConfig, config_defaults, typed
+from artgan.config import DatasetConfig, EvaluateConfig, config_defaults, replaced, typed
 from artgan.data.pack import FEWEST_PAINTINGS, Pack
-from artgan.data.sources import load_paintings
+from artgan.data.sources import load_paintings, settle
 from artgan.errors import UserError
 from artgan.files import atomic_write
 from artgan.metrics.distances import frechet_distance, kernel_distance, precision_recall
@@ -26,6 +27,7 @@ from artgan.pictures import save_png, tile
 from artgan.sampling import Painter, draw_latents, load_painter, paint, pick_device
 
 PAIRS = 16
+SHEET = "nearest.png"
 
 
 @dataclass(frozen=True)
@@ -56,52 +58,103 @@ def evaluate(config: EvaluateConfig) -> tuple[dict[str, Any], Path]:
         raise UserError("ckpt: say which run to measure, as in ckpt=checkpoints/RUN")
     device = pick_device(config.device)
     painter = load_painter(find_checkpoint(Path(config.ckpt)), config.ema, device)
-    dataset = _dataset(painter, config)
+    dataset = _dataset(painter, config.dataset)
     extract = None if config.features == "none" else load_features(config.features, device)
     pack = load_paintings(dataset, painter.resolution)
-    parts = [
-        _part(name, part, config.num, extract)
-        for name, part in zip(("training", "held-out"), pack.split(dataset.holdout), strict=True)
-        if len(part) >= FEWEST_PAINTINGS
-    ]
+    parts = parts_of(*pack.split(dataset.holdout), config.num, extract)
     latents = draw_latents(config.seed, config.num, painter.latent_dim)
-    samples = paint(painter.generator, tqdm(latents, desc="painting", unit=" pictures"))
-    features = extract(samples, progress="features of the samples") if extract else None
-
-    figures: dict[str, Any] = {
+    measured, sheet = measure(painter.generator, latents, parts, extract)
+    figures = {
         "checkpoint": str(painter.checkpoint),
         "images_seen": painter.images_seen,
-        "samples": config.num,
         "seed": config.seed,
         "ema": config.ema,
+    } | measured
+    own = figures_folder(painter.checkpoint.parent, painter.images_seen)
+    folder = own if config.out is None else Path(config.out)
+    save_png(sheet, folder / SHEET)
+    write_figures(figures, folder)
+    return figures, folder
+
+
+def _dataset(painter: Painter, given: DatasetConfig) -> DatasetConfig:
+    """The dataset of the run, with the keys that the command gave."""
+    try:
+        own = config_defaults()["dataset"] | painter.config["dataset"]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{painter.checkpoint}: says too little of its run ({error!r}).") from error
+    dataset = replaced(typed(DatasetConfig, own, str(painter.checkpoint)), given)
+    settle(dataset)
+    return dataset
+
+
+def parts_of(
+    training: Pack, held_out: Pack, most: int, extract: Features | None = None
+) -> list[Part]:
+    """The parts of a set to measure against; one that is too small is told of and left out.
+
+    Args:
+        training: paintings that are trained on.
+        held_out: those that are not; may be empty.
+        most: paintings of each part, at most.
+        extract: gives their features.
+
+    Returns:
+        The training part, and the held-out part unless it is too small.
+    """
+    parts = [_part("training", training, most, extract)]
+    if len(held_out) >= FEWEST_PAINTINGS:
+        parts.append(_part("held-out", held_out, most, extract))
+    elif len(held_out):
+        print(
+            f"Only {len(held_out)} paintings are held out, too few to measure against: it takes "
+            f"at least {FEWEST_PAINTINGS}. A larger dataset.holdout sets more aside.",
+            file=sys.stderr,
+        )
+    return parts
+
+
+def measure(
+    generator: torch.nn.Module, latents: Tensor, parts: list[Part], extract: Features | None
+) -> tuple[dict[str, Any], Tensor]:
+    """Measures what a generator paints from latents.
+
+    Args:
+        generator: in evaluation mode.
+        latents: [N, latent_dim, 1, 1], N of at least 16.
+        parts: the paintings, those trained on first.
+        extract: gives the features of pictures, as it gave those of the parts.
+
+    Returns:
+        The figures, a dict for each part and for originality among them, and a sheet of the samples
+        that are nearest to a training painting, uint8 [3, H, W].
+    """
+    # Below another bar, such as that of a training, the bars vanish once they are full.
+    bar = tqdm(latents, desc="painting", unit="img", leave=None, disable=None)
+    samples = paint(generator, bar)
+    features = extract(samples, progress="features of the samples") if extract else None
+    figures: dict[str, Any] = {
+        "samples": len(samples),
         "features": extract.name if extract else None,
         "similarity": mean_similarity(samples),
     }
     for part in parts:
-        figures[part.name] = _measure(samples, features, part)
+        figures[part.name] = _against(samples, features, part)
     seen, *unseen = (part.images if part.features is None else part.features for part in parts)
     copies = nearest(samples if features is None else features, seen, *unseen)
     figures["originality"] = copies.figures
-    folder = (
-        Path(config.out)
-        if config.out is not None
-        else painter.checkpoint.parent / "evaluated" / f"images-{painter.images_seen:09d}"
-    )
-    _write(folder, figures, _sheet(samples, parts[0].images, copies))
-    return figures, folder
+    return figures, _sheet(samples, parts[0].images, copies)
 
 
-def _dataset(painter: Painter, config: EvaluateConfig) -> DatasetConfig:
-    try:
-        values = config_defaults()["dataset"] | painter.config["dataset"]
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{painter.checkpoint}: says too little of its run ({error!r}).") from error
-    dataset = typed(DatasetConfig, values, str(painter.checkpoint))
-    if config.root is not None:
-        dataset.source, dataset.root = "folder", str(Path(config.root).expanduser().absolute())
-    if config.holdout is not None:
-        dataset.holdout = config.holdout
-    return dataset
+def figures_folder(run: Path, images_seen: int) -> Path:
+    """Where the figures of one state of a run lie, if not told otherwise."""
+    return run / "evaluated" / f"images-{images_seen:09d}"
+
+
+def write_figures(figures: dict[str, Any], folder: Path) -> None:
+    """Writes `metrics.json`."""
+    with atomic_write(folder / "metrics.json") as file:
+        file.write(json.dumps(figures, indent=1).encode())
 
 
 def _part(name: str, pack: Pack, most: int, extract: Features | None) -> Part:
@@ -130,7 +183,7 @@ def _cached_features(name: str, pack: Pack, images: Tensor, extract: Features) -
     return features
 
 
-def _measure(samples: Tensor, features: Tensor | None, part: Part) -> dict[str, float]:
+def _against(samples: Tensor, features: Tensor | None, part: Part) -> dict[str, float]:
     swd = sliced_wasserstein(samples, part.images)
     figures = {f"swd/{side}": value for side, value in swd.items()}
     figures["swd"] = sum(swd.values()) / len(swd)
@@ -148,12 +201,6 @@ def _sheet(samples: Tensor, paintings: Tensor, copies: Copies) -> Tensor:
     closest = copies.order[:PAIRS]
     pairs = [samples[closest], paintings[copies.neighbours[closest]]]
     return tile(torch.cat(pairs), len(closest))
-
-
-def _write(folder: Path, figures: dict[str, Any], sheet: Tensor) -> None:
-    save_png(sheet, folder / "nearest.png")
-    with atomic_write(folder / "metrics.json") as file:
-        file.write(json.dumps(figures, indent=1).encode())
 
 
 def table(figures: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
+from torchvision.models import squeezenet1_0
 
 from artgan.config import CONFIGS, Command, TrainConfig, check, register
 from artgan.data import inkwash
@@ -30,6 +31,15 @@ def paintings(tmp_path_factory: pytest.TempPathFactory) -> Path:
         picture = Image.fromarray(inkwash.paint(0, index)).resize((100, 80))
         picture.save(folder / f"{index:03d}.jpg", quality=95)
     return root
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A state dict of a SqueezeNet that was never trained, to take features with."""
+    path = tmp_path_factory.mktemp("weights") / "squeezenet.pth"
+    torch.manual_seed(0)
+    torch.save(squeezenet1_0(weights=None).state_dict(), path)
+    return path
 
 
 @pytest.fixture

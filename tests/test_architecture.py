@@ -29,6 +29,8 @@ MAY_IMPORT = {
         "networks",
         "data",
         "sampling",
+        "metrics",
+        "evaluation",
     },
 }
 ONLY_IN = {"hydra": {"config"}, "pytorch_lightning": {"training"}}

@@ -8,6 +8,7 @@ import yaml
 from artgan.config import (
     CONFIGS,
     Command,
+    EvaluateConfig,
     SampleConfig,
     TrainConfig,
     _keys,
@@ -133,7 +134,9 @@ def test_another_time_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("schema", "name"), [(TrainConfig, "train"), (SampleConfig, "sample")], ids=["train", "sample"]
+    ("schema", "name"),
+    [(TrainConfig, "train"), (SampleConfig, "sample"), (EvaluateConfig, "evaluate")],
+    ids=["train", "sample", "evaluate"],
 )
 def test_help_explains_every_key_with_its_default(schema: type, name: str) -> None:
     text = help_text(schema, name)

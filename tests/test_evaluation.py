@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -6,10 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from torchvision.models import squeezenet1_0
 
 from artgan.checkpoint import load_checkpoint
-from artgan.config import EvaluateConfig
+from artgan.config import DatasetConfig, EvaluateConfig
 from artgan.errors import UserError
 from artgan.evaluation import evaluate, table
 from artgan.metrics.features import Features
@@ -24,19 +24,10 @@ def measured(run: Run) -> Path:
     return run(name="measured", dataset__holdout=0.5)
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "squeezenet.pth"
-    torch.manual_seed(0)
-    torch.save(squeezenet1_0(weights=None).state_dict(), path)
-    return path
-
-
 def settings(ckpt: Path, **chosen: object) -> EvaluateConfig:
     config = EvaluateConfig(
         ckpt=str(ckpt),
-        root=None,
-        holdout=None,
+        dataset=DatasetConfig(),  # the run's own
         features="none",
         num=24,
         seed=0,
@@ -89,8 +80,41 @@ def test_a_run_without_held_out_paintings_is_measured_on_its_own(run: Run) -> No
     figures, _ = evaluate(settings(run(name="whole")))
     assert figures["training"]["paintings"] == 24
     assert "held-out" not in figures
-    with_some, _ = evaluate(settings(run(name="other"), holdout=0.5))
+    with_some, _ = evaluate(settings(run(name="other"), dataset=DatasetConfig(holdout=0.5)))
     assert with_some["held-out"]["paintings"] == 20
+
+
+def test_too_few_held_out_paintings_are_told_of(
+    measured: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures, _ = evaluate(settings(measured, dataset=DatasetConfig(holdout=0.3)))
+    assert "held-out" not in figures
+    assert figures["training"]["paintings"] == 24
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if "held out" in line)
+    assert line.startswith("Only 12 paintings are held out, too few to measure against")
+
+
+def test_another_dataset_is_measured_against_whole(
+    measured: Path, paintings: Path, tmp_path: Path
+) -> None:
+    river = shutil.copytree(paintings / "river", tmp_path / "river")
+    arguments = ["features=none", "num=40", "dataset=folder", f"dataset.root={river}"]
+    succeed("evaluate.py", f"ckpt={measured}", "out=figures", *arguments, cwd=tmp_path)
+    figures = json.loads((tmp_path / "figures" / "metrics.json").read_text())
+    # Nothing is held out, as it is in the run's own dataset.
+    assert figures["training"]["paintings"] == 20
+    assert "held-out" not in figures
+
+
+def test_a_key_of_the_dataset_alone_replaces_that_of_the_run(
+    measured: Path, paintings: Path, tmp_path: Path
+) -> None:
+    river = shutil.copytree(paintings / "river", tmp_path / "a (b), 河")
+    shutil.copytree(paintings / "landscape", river / "more")
+    arguments = ["features=none", "num=40", f"dataset.root={river}"]
+    succeed("evaluate.py", f"ckpt={measured}", "out=figures", *arguments, cwd=tmp_path)
+    figures = json.loads((tmp_path / "figures" / "metrics.json").read_text())
+    assert [figures[part]["paintings"] for part in ("training", "held-out")] == [20, 20]
 
 
 def test_features_of_the_paintings_are_kept_and_those_of_other_pixels_are_not_taken(
@@ -110,7 +134,7 @@ def test_features_of_the_paintings_are_kept_and_those_of_other_pixels_are_not_ta
     assert computed == [24]  # the samples alone
     assert first["training"] == again["training"]
     computed.clear()
-    evaluate(settings(measured, features=str(weights), holdout=0.4))
+    evaluate(settings(measured, features=str(weights), dataset=DatasetConfig(holdout=0.4)))
     assert computed == [24, 16, 24]  # other paintings on both sides, and the samples
 
 
@@ -143,7 +167,13 @@ def test_evaluate_py_prints_a_table_and_where_the_rest_lies(measured: Path, tmp_
     [
         ("features=nowhere.pth", "nowhere.pth"),
         ("num=3", "num: 3 must be at least 16"),
-        ("root=nowhere", "no folder"),
+        ("dataset.root=nowhere", "dataset.root: there is no folder"),
+        ("dataset=folder", "dataset.root: a value is needed. Add dataset.root=… to the command."),
+        ("dataset.holdout=2", "dataset.holdout: 2.0 must be at least 0 and below 1."),
+        ("dataset.holdout=0.9", "dataset.holdout: 0.9 leaves 4 of 40 paintings"),
+        ("dataset.artist=x", "dataset.artist: means nothing to source folder"),
+        ("holdout=0.5", "Did you mean 'dataset.holdout'?"),
+        ("dataset=fodler", "Did you mean 'folder'?"),
         ("fetures=none", "Did you mean 'features'?"),
     ],
 )

@@ -68,7 +68,14 @@ class Features:
             float32 [N, D] on the CPU.
         """
         rows = []
-        bar = tqdm(total=len(images), desc=progress, unit="img", disable=None if progress else True)
+        # Below another bar, such as that of a training, it vanishes once it is full.
+        bar = tqdm(
+            total=len(images),
+            desc=progress,
+            unit="img",
+            leave=None,
+            disable=None if progress else True,
+        )
         # TensorFloat-32 would round to ten bits, and give other figures on a GPU than on a CPU.
         with bar, torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
             for batch in images.split(BATCH):

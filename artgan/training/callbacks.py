@@ -5,6 +5,8 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -52,6 +54,24 @@ def say(text: str) -> None:
     tqdm.write(text, file=sys.stderr)
 
 
+class Clock:
+    """Seconds of training, from any moment on: time that is spent `paused` does not pass."""
+
+    def __init__(self) -> None:
+        self._paused = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() - self._paused
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._paused += time.monotonic() - began
+
+
 class Stopping(pl.Callback):
     """Ends the run when its budget is used up, or when a person or the system asks for it.
 
@@ -61,16 +81,18 @@ class Stopping(pl.Callback):
     Args:
         max_images: budget in images, or infinite.
         max_seconds: budget in seconds of training, or infinite.
+        clock: of the training.
     """
 
-    def __init__(self, max_images: float, max_seconds: float) -> None:
+    def __init__(self, max_images: float, max_seconds: float, clock: Clock) -> None:
         self.max_images = max_images
         self.max_seconds = max_seconds
+        self.clock = clock
         self._interrupted = False
         self._handlers: dict[int, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, module: GAN) -> None:  # type: ignore[override]
-        self._began = time.monotonic() - module.progress.seconds
+        self._began = self.clock() - module.progress.seconds
         module.time_used = module.progress.seconds / self.max_seconds
         # Lightning's own handlers, set before this, would end the run without a checkpoint.
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -88,7 +110,7 @@ class Stopping(pl.Callback):
         self, trainer: pl.Trainer, module: GAN, *_: object
     ) -> None:
         progress = module.progress
-        progress.seconds = time.monotonic() - self._began
+        progress.seconds = self.clock() - self._began
         module.time_used = progress.seconds / self.max_seconds
         stop = (
             self._interrupted
@@ -122,26 +144,28 @@ class Curves(pl.Callback):
     Args:
         every: images between two points.
         folder: of the run, to name its last good checkpoint.
+        clock: of the training.
 
     Raises:
         UserError: a loss is no longer a number.
     """
 
-    def __init__(self, every: int, folder: Path) -> None:
+    def __init__(self, every: int, folder: Path, clock: Clock) -> None:
         self.every = every
         self.folder = folder
+        self.clock = clock
         self.figures: dict[str, float] = {}
         self._lopsided = 0
 
     def on_train_start(self, trainer: pl.Trainer, module: GAN) -> None:  # type: ignore[override]
-        self._since = (module.progress.images_seen, time.monotonic())
+        self._since = (module.progress.images_seen, self.clock())
 
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: pl.Trainer, module: GAN, *_: object
     ) -> None:
         if not (due(module, self.every) or trainer.should_stop):
             return
-        now = (module.progress.images_seen, time.monotonic())
+        now = (module.progress.images_seen, self.clock())
         rate = (now[0] - self._since[0]) / max(now[1] - self._since[1], 1e-9)
         self._since = now
         gradients = [p.grad for p in module.generator.parameters() if p.grad is not None]
@@ -155,7 +179,7 @@ class Curves(pl.Callback):
         if not all(math.isfinite(value) for value in self.figures.values()):
             raise UserError(_diverged(module, self.folder))
         for tag, value in self.figures.items():
-            _writer(trainer).add_scalar(tag, value, module.progress.images_seen)
+            writer(trainer).add_scalar(tag, value, module.progress.images_seen)
         # Only that loss makes probabilities of the logits.
         if module.config.model.loss == "bce":
             self._warn(gradient_norm)
@@ -192,7 +216,8 @@ class SampleGrids(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: GAN) -> None:  # type: ignore[override]
         if trainer.is_global_zero and module.progress.images_seen == 0:
-            _show(trainer, "paintings", self.paintings, self.folder / "paintings.png", 0)
+            grid = tile(self.paintings, GRID_SIDE)
+            show(trainer, "paintings", grid, self.folder / "paintings.png", 0)
             self._paint(trainer, module)
 
     def on_train_batch_end(  # type: ignore[override]
@@ -206,9 +231,9 @@ class SampleGrids(pl.Callback):
         latents = draw_latents(0, GRID_SIDE**2, module.config.model.latent_dim)
         samples = paint(module.generator_ema, latents)
         self.latest = self.folder / f"images-{seen:09d}.png"
-        _show(trainer, "samples", samples, self.latest, seen)
+        show(trainer, "samples", tile(samples, GRID_SIDE), self.latest, seen)
         ratio = diversity(samples, self.paintings)
-        _writer(trainer).add_scalar(DIVERSITY, ratio, seen)
+        writer(trainer).add_scalar(DIVERSITY, ratio, seen)
         warning = diversity_has_collapsed(ratio) if seen > EARLY else None
         if warning and not self._collapsed:
             say(warning)
@@ -307,21 +332,20 @@ class ProgressBar(pl.Callback):
             self._bar.close()
 
 
-def _writer(trainer: pl.Trainer) -> SummaryWriter:
+def writer(trainer: pl.Trainer) -> SummaryWriter:
     """The event file; on ranks other than the first, one that writes nothing."""
     assert isinstance(trainer.logger, TensorBoardLogger)
     return trainer.logger.experiment
 
 
-def _show(trainer: pl.Trainer, tag: str, images: Tensor, path: Path, step: int) -> None:
-    """Writes a grid of uint8 [N, 3, H, W] as PNG, and the same bytes to TensorBoard."""
-    grid = tile(images, GRID_SIDE)
-    png = encode_png(grid)
+def show(trainer: pl.Trainer, tag: str, picture: Tensor, path: Path, step: int) -> None:
+    """Writes a picture uint8 [3, H, W] as PNG, and the same bytes to TensorBoard."""
+    png = encode_png(picture)
     with atomic_write(path) as file:
         file.write(png)
-    channels, height, width = grid.shape
+    channels, height, width = picture.shape
     image = Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=png)
-    file_writer = _writer(trainer).file_writer
+    file_writer = writer(trainer).file_writer
     assert file_writer is not None
     file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 

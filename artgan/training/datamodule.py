@@ -50,11 +50,12 @@ class Paintings(pl.LightningDataModule):
         """How many updates Lightning sees as one step: as many as end at the next event.
 
         A GPU is done with an update before Lightning has called all its hooks. Between two points
-        of the curves, grids or checkpoints nothing but updates happens; whatever asks `due` with
-        another key must be named here.
+        of the curves, grids, measurements or checkpoints nothing but updates happens; whatever
+        asks `due` with another key must be named here.
         """
         config = self.config
         events = [config.log_every, config.sample_every, config.checkpoint.every]
+        events += [config.evaluate_every] if config.evaluate_every else []
         ends = [(images_seen // every + 1) * every for every in events]
         left = min(*ends, self.max_images) - images_seen
         return max(1, math.ceil(min(left, MOST_TOGETHER) / config.batch_size))

@@ -5,7 +5,15 @@ import os
 import shlex
 from pathlib import Path
 
-from artgan.config import Command, ModelConfig, TrainConfig, load_config, seconds
+from artgan.config import (
+    NAMED_FEATURES,
+    ON_FEATURES,
+    Command,
+    ModelConfig,
+    TrainConfig,
+    load_config,
+    seconds,
+)
 from artgan.data import sources
 from artgan.data.pack import Pack
 from artgan.errors import UserError
@@ -15,8 +23,8 @@ PENALTIES = ("r1", "r2", "gradient_penalty")
 SMOOTHED = ("bce", "lsgan")
 BUDGETS = ("epochs", "max_images", "max_time")
 # What may change in a run that goes on: these keys, and all keys of these groups.
-CHANGEABLE = {*BUDGETS, "resume", "dataset.root", "log_every", "sample_every"}
-CHANGEABLE_GROUPS = ("checkpoint", "trainer")
+CHANGEABLE = {*BUDGETS, "resume", "dataset.root", "log_every", "sample_every", "evaluate_every"}
+CHANGEABLE_GROUPS = ("evaluate", "checkpoint", "trainer")
 
 
 def prepare(config: TrainConfig, command: Command) -> tuple[TrainConfig, Path, Pack]:
@@ -72,6 +80,30 @@ def _check_together(config: TrainConfig) -> None:
             f"batch_size: {config.batch_size} cannot be shared by {devices} devices. "
             f"Take a multiple of {devices}."
         )
+    _settle_measuring(config)
+
+
+def _settle_measuring(config: TrainConfig) -> None:
+    """Refuses what cannot be measured, and gives the file of features its absolute path."""
+    monitor, features = config.checkpoint.monitor, config.evaluate.features
+    if monitor and config.evaluate_every is None:
+        raise UserError(
+            f"checkpoint.monitor: {monitor} is never measured. Say how often, in images: "
+            "evaluate_every=50000"
+        )
+    if monitor in ON_FEATURES and features == "none":
+        raise UserError(
+            f"checkpoint.monitor: {monitor} needs features. Set evaluate.features=squeezenet, or "
+            "checkpoint.monitor=swd"
+        )
+    if config.evaluate_every is not None and features not in (*NAMED_FEATURES, "none"):
+        path = Path(features).expanduser().absolute()
+        if not path.is_file():
+            raise UserError(
+                f"evaluate.features: there is no file {path}. It takes "
+                f"{', '.join(NAMED_FEATURES)}, the file of a state dict of one of them, or none."
+            )
+        config.evaluate.features = str(path)
 
 
 def _check_model(model: ModelConfig) -> None:

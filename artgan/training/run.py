@@ -23,7 +23,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.utils.tensorboard.summary import hparams
 
-from artgan.checkpoint import KEY, LAST, newest_checkpoint
+from artgan.checkpoint import BEST, KEY, LAST, newest_checkpoint
 from artgan.config import (
     CONFIG_FILE,
     RUN_FOLDER,
@@ -41,6 +41,7 @@ from artgan.files import atomic_write, cannot_write, is_full
 from artgan.training.callbacks import (
     FIGURES,
     Checkpoints,
+    Clock,
     Curves,
     ProgressBar,
     SampleGrids,
@@ -49,6 +50,7 @@ from artgan.training.callbacks import (
 from artgan.training.capture import captures
 from artgan.training.datamodule import Paintings, holds
 from artgan.training.folder import clear_temporaries
+from artgan.training.measurements import Measurements
 from artgan.training.memory import keep_freed_memory
 from artgan.training.module import GAN, Progress
 
@@ -79,7 +81,7 @@ def train(config: TrainConfig, folder: Path, pack: Pack) -> bool:
     is_first_process = RUN_FOLDER not in os.environ
     pack, held_out = pack.split(config.dataset.holdout)
     checkpoint, progress = last_state(folder, config, pack.key)
-    stopping = Stopping(*_budget(config, len(pack)))
+    stopping = Stopping(*_budget(config, len(pack)), Clock())
     if stopping.share(progress) >= 1:
         raise UserError(
             f"{folder}: this run is finished, after {progress.images_seen:,} images in "
@@ -88,6 +90,7 @@ def train(config: TrainConfig, folder: Path, pack: Pack) -> bool:
         )
     module = GAN(config, pack.key, stopping.max_images)
     grids = SampleGrids(config.sample_every, folder, pack)
+    measurements = Measurements(config, folder, stopping) if config.evaluate_every else None
     logger = EventLog(
         folder,
         name="",
@@ -97,13 +100,18 @@ def train(config: TrainConfig, folder: Path, pack: Pack) -> bool:
         purge_step=progress.images_seen + 1 if checkpoint else 0,
     )
     with _quiet_lightning(), _restored_environment(), _full_disk_said_once(folder):
-        trainer = _make_trainer(config.trainer, logger, _callbacks(config, folder, stopping, grids))
+        callbacks = _callbacks(config, folder, stopping, grids, measurements)
+        trainer = _make_trainer(config.trainer, logger, callbacks)
         if is_first_process:
             announce(pack, config.dataset.crop, held_out)
             print(f"{folder}: {_choices(config.trainer, trainer, pack)}", file=sys.stderr)
             clear_temporaries(folder)
+            figures = [*FIGURES]
+            if measurements:
+                measurements.prepare(pack, held_out, str(trainer.strategy.root_device))
+                figures += measurements.tags
             save_config(config, folder)
-            _log_hyperparameters(logger, config)
+            _log_hyperparameters(logger, config, figures)
         if trainer.strategy.root_device.type == "cpu":
             keep_freed_memory()
         os.environ[RUN_FOLDER] = str(folder.resolve())
@@ -115,7 +123,8 @@ def train(config: TrainConfig, folder: Path, pack: Pack) -> bool:
         )
     finished = stopping.share(module.progress) >= 1
     if is_first_process:
-        _print_outcome(folder, module.progress, finished, grids.latest)
+        best = measurements.best if measurements else None
+        _print_outcome(folder, module.progress, finished, grids.latest, best)
     return finished
 
 
@@ -161,15 +170,20 @@ def last_state(folder: Path, config: TrainConfig, dataset_key: str) -> tuple[Pat
 
 
 def _callbacks(
-    config: TrainConfig, folder: Path, stopping: Stopping, grids: SampleGrids
+    config: TrainConfig,
+    folder: Path,
+    stopping: Stopping,
+    grids: SampleGrids,
+    measurements: Measurements | None,
 ) -> list[pl.Callback]:
-    curves = Curves(config.log_every, folder)
+    curves = Curves(config.log_every, folder, stopping.clock)
     return [
         stopping,
         curves,
         # Before the grids: a system that ends the run may not wait for those.
         Checkpoints(folder, config.checkpoint.every, config.checkpoint.keep),
         grids,
+        *([measurements] if measurements else []),
         ProgressBar(stopping, curves),
     ]
 
@@ -261,14 +275,16 @@ def _budget(config: TrainConfig, paintings: int) -> tuple[float, float]:
     return max_images, seconds(config.max_time) if config.max_time else math.inf
 
 
-def _log_hyperparameters(logger: TensorBoardLogger, config: TrainConfig) -> None:
+def _log_hyperparameters(
+    logger: TensorBoardLogger, config: TrainConfig, figures: list[str]
+) -> None:
     """Fills TensorBoard's HPARAMS tab, which takes each figure's latest value from its curve."""
     flat = {
         key: printable(value) if isinstance(value, str) else value
         for key, value in _flatten(asdict(config)).items()
         if isinstance(value, int | float | str)
     }
-    for summary in hparams(flat, dict.fromkeys(FIGURES, 0.0)):
+    for summary in hparams(flat, dict.fromkeys(figures, 0.0)):
         file_writer = logger.experiment.file_writer
         assert file_writer is not None
         file_writer.add_summary(summary)
@@ -329,17 +345,24 @@ def _restored_environment() -> Iterator[None]:
         os.environ.update(before)
 
 
-def _print_outcome(folder: Path, progress: Progress, finished: bool, grid: Path | None) -> None:
+def _print_outcome(
+    folder: Path,
+    progress: Progress,
+    finished: bool,
+    grid: Path | None,
+    best: dict[str, Any] | None,
+) -> None:
     run = shlex.quote(str(folder))
     if not finished:
         print(f"Paused at {progress.images_seen:,} images. Go on with:")
         print(f"  python train.py resume={run}")
         return
     rate = progress.images_seen / max(progress.seconds, 1e-9)
+    kept = f"\n  the best     {folder / BEST}, {best['figure']} {best['value']:.4g}" if best else ""
     print(
         f"Done: {progress.images_seen:,} images in {_duration(progress)}, {rate:,.0f} images/s\n"
         f"  samples      {grid}\n"
-        f"  checkpoint   {folder / LAST}\n"
+        f"  checkpoint   {folder / LAST}{kept}\n"
         f"  TensorBoard  {folder}\n"
         "Next:\n"
         f"  python sample.py ckpt={run}\n"

@@ -80,7 +80,9 @@ def test_the_readme_s_set_of_one_file_can_be_trained_on(web: str, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_every_command_of_the_readme_works(paintings: Path, web: str, tmp_path: Path) -> None:
+def test_every_command_of_the_readme_works(
+    paintings: Path, web: str, weights: Path, tmp_path: Path
+) -> None:
     for command in commands():
         if command in ELSEWHERE or command.startswith("pip"):
             continue  # the first command is run, whole, by the next test
@@ -101,6 +103,8 @@ def test_every_command_of_the_readme_works(paintings: Path, web: str, tmp_path: 
         elif name == "train.py" and "--help" not in arguments:
             short = {**SMALL, "max_images": 64}
             arguments += [f"{key}={short[key]}" for key in short if key not in command]
+            if "evaluate_every=" in command:  # the network would be fetched
+                arguments += [f"evaluate.features={weights}", "evaluate.num=16"]
         succeed(name, *arguments, cwd=tmp_path)
 
 

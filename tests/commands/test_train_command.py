@@ -122,11 +122,17 @@ def test_two_processes_train_as_one(paintings: Path, tmp_path: Path) -> None:
         *small_arguments(paintings),
         "max_images=64",
         "trainer.devices=2",
+        "evaluate_every=32",
+        "evaluate.features=none",
+        "evaluate.num=16",
+        "checkpoint.monitor=swd",
         "name=mine",
         cwd=tmp_path,
     )
     folder = tmp_path / "checkpoints" / "mine"
     assert images_seen(folder) == 64
+    assert len(list(folder.glob("evaluated/*/metrics.json"))) == 2
+    assert (folder / "best.ckpt").is_file()
     assert [path.name for path in folder.parent.iterdir()] == ["mine"]
     assert len(list(folder.glob("events.*"))) == 1
     assert output.count("Done:") == 1

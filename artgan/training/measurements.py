@@ -1,0 +1,144 @@
+"""How well a run paints, measured while it trains, and the best state of it kept."""
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from artgan.checkpoint import BEST, load_checkpoint
+from artgan.config import NAMED_FEATURES, ON_FEATURES, TrainConfig
+from artgan.data.pack import Pack
+from artgan.errors import UserError
+from artgan.evaluation import SHEET, Part, figures_folder, measure, parts_of, write_figures
+from artgan.metrics.features import Features, load_features
+from artgan.sampling import draw_latents
+from artgan.training.callbacks import Stopping, due, say, show, writer
+from artgan.training.module import GAN
+
+SEED = 1_000_000  # that of evaluate.py, so that its figures are the same
+SHOWN = (*ON_FEATURES, "precision", "recall")
+
+
+class Measurements(pl.Callback):
+    """Measures the averaged generator every so many images and when the budget is used up.
+
+    The figures are those that `evaluate.py` would give. They go to TensorBoard and to `evaluated/`
+    in the run's folder; the state that had the least of the monitored figure is kept as
+    `best.ckpt`. Nothing of the training is touched, and its clock stands still meanwhile.
+
+    Args:
+        config: of the run, with `evaluate_every`.
+        folder: of the run.
+        stopping: knows the budget and the clock.
+
+    Attributes:
+        tags: TensorBoard's name of each figure, and where in `metrics.json` it stands; once
+            prepared.
+        best: name, value and count of samples of the figure that `best.ckpt` was kept for, or None.
+    """
+
+    def __init__(self, config: TrainConfig, folder: Path, stopping: Stopping) -> None:
+        assert config.evaluate_every is not None
+        self.every = config.evaluate_every
+        self.config = config
+        self.folder = folder
+        self.stopping = stopping
+        self.tags: dict[str, tuple[str, str]] = {}
+        self.best: dict[str, Any] | None = None
+
+    def prepare(self, training: Pack, held_out: Pack, device: str) -> None:
+        """Does once what every measurement needs; only the first process measures.
+
+        Args:
+            training: the paintings that are trained on.
+            held_out: those that are not; may be empty.
+            device: for the network that gives features.
+
+        Raises:
+            UserError: the features cannot be had, and the command named their file or monitors a
+                figure on them; or `best.ckpt` is damaged.
+        """
+        num = self.config.evaluate.num
+        self.extract = _features(self.config, device)
+        self.parts = parts_of(training, held_out, num, self.extract)
+        self.latents = draw_latents(SEED, num, self.config.model.latent_dim)
+        self.tags = _tags(self.parts, self.extract)
+        self.best = _kept(self.folder / BEST)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best} if self.best else {}
+
+    def on_train_batch_end(  # type: ignore[override]
+        self, trainer: pl.Trainer, module: GAN, *_: object
+    ) -> None:
+        if not (due(module, self.every) or trainer.should_stop):
+            return
+        if module.device.type != "cpu":
+            torch.accelerator.synchronize(module.device)  # what is still to do there is training
+        with self.stopping.clock.paused():
+            better = trainer.is_global_zero and self._measure(trainer, module)
+            # Saving takes all ranks, which wait here for the first.
+            if trainer.strategy.broadcast(better):
+                trainer.save_checkpoint(self.folder / BEST)
+
+    def _measure(self, trainer: pl.Trainer, module: GAN) -> bool:
+        """Measures, and tells whether this state is the best so far."""
+        if not (due(module, self.every) or self.stopping.share(module.progress) >= 1):
+            return False  # someone who stops the run does not want to wait
+        seen = module.progress.images_seen
+        measured, sheet = measure(module.generator_ema, self.latents, self.parts, self.extract)
+        # The state may lie in no file.
+        state = {"checkpoint": None, "images_seen": seen, "seed": SEED, "ema": True}
+        folder = figures_folder(self.folder, seen)
+        show(trainer, "nearest", sheet, folder / SHEET, seen)
+        write_figures(state | measured, folder)
+        for tag, (section, key) in self.tags.items():
+            writer(trainer).add_scalar(tag, measured[section][key], seen)
+        return self.config.checkpoint.monitor is not None and self._is_best(measured)
+
+    def _is_best(self, measured: dict[str, Any]) -> bool:
+        monitored = (self.parts[-1].name, self.config.checkpoint.monitor)
+        (tag,) = (tag for tag, place in self.tags.items() if place == monitored)
+        part, key = self.tags[tag]
+        now = {"figure": tag, "samples": measured["samples"], "value": measured[part][key]}
+        # Of other features, paintings or counts, it does not compare.
+        same = self.best is not None and all(self.best[k] == now[k] for k in ("figure", "samples"))
+        if same and self.best is not None and now["value"] >= self.best["value"]:
+            return False
+        self.best = now
+        return True
+
+
+def _features(config: TrainConfig, device: str) -> Features | None:
+    """The network that gives features; None where there is none to be had, which is said."""
+    features = config.evaluate.features
+    if features == "none":
+        return None
+    try:
+        return load_features(features, device)
+    except UserError as error:
+        if features not in NAMED_FEATURES or config.checkpoint.monitor in ON_FEATURES:
+            raise
+        say(f"evaluate.features={features}: {error}\nMeasuring without it: no FID and no KID.")
+        return None
+
+
+def _tags(parts: list[Part], extract: Features | None) -> dict[str, tuple[str, str]]:
+    """Figures on features bear the features' name, for those on others do not compare."""
+    name = extract.name if extract else "thumbnails"
+    tags = {}
+    for part in parts:
+        for key in SHOWN if extract else ():
+            tags[f"evaluate/{key} {part.name} ({name})"] = (part.name, key)
+        tags[f"evaluate/swd {part.name}"] = (part.name, "swd")
+    for key in ("ratio", "near"):
+        tags[f"evaluate/originality {key} ({name})"] = ("originality", key)
+    return tags
+
+
+def _kept(path: Path) -> dict[str, Any] | None:
+    """For which figure the best state was kept; it says so itself."""
+    if not path.is_file():
+        return None
+    return load_checkpoint(path).get("callbacks", {}).get(Measurements.__name__, {}).get("best")
