@@ -29,8 +29,6 @@ from artgan.files import atomic_write
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 GROUPS = ("dataset", "model")
-# Other keys of a training, as they suit one dataset: files of the datasets' names.
-SUITED = CONFIGS / "suited_to"
 # Figures that tell which state of a run is the best, and those of them that are taken on features.
 MONITORS = ("kid", "fid", "swd")
 ON_FEATURES = ("kid", "fid")
@@ -504,9 +502,6 @@ def help_text(schema: type, config_name: str) -> str:
             for choice in sorted((CONFIGS / group).glob("*.yaml")):
                 title = f"{group}={choice.stem}: " if choice in _choices(group) else ""
                 lines += ["", title + _opening(choice), *_help_lines(choice)]
-                suited = SUITED / choice.name
-                if suited.is_file() and schema is TrainConfig:
-                    lines += _help_lines(suited)
     return "\n".join([*lines, "", HELP_ENDING])
 
 

@@ -21,7 +21,7 @@ from artgan.data.pack import Pack
 
 ROOT = Path(__file__).resolve().parent.parent
 # A network and batch that a test can train in a moment, and where it gives the same bits.
-SMALL = {"resolution": 32, "model.width": 4, "batch_size": 8, "log_every": 16}
+SMALL = {"model": "dcgan", "resolution": 32, "model.width": 4, "batch_size": 8, "log_every": 16}
 ON_CPU = {"trainer.accelerator": "cpu", "trainer.precision": "32"}
 # Every option of the model at work, as keywords of the fixtures.
 EVERYTHING = {

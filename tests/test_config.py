@@ -76,14 +76,19 @@ def test_a_mistake_is_refused_before_any_work(command: Launch, argument: str, me
     assert len(said.splitlines()) == 1
 
 
-def test_the_defaults_are_the_recipe_of_the_article(command: Launch) -> None:
-    (config,), _ = command("dataset=folder", "dataset.root=x")
+def test_the_plain_model_is_the_recipe_of_the_article(command: Launch) -> None:
+    (config,), _ = command("model=dcgan", "dataset=folder", "dataset.root=x")
     assert (config.resolution, config.batch_size, config.model.width) == (64, 64, 64)
     assert (config.model.latent_dim, config.model.learning_rate) == (100, 2e-4)
     assert (config.model.beta1, config.model.beta2) == (0.5, 0.999)
+    assert (config.model.loss, config.model.normalization, config.model.augment) == (
+        "bce",
+        "batch",
+        [],
+    )
 
 
-def test_the_built_in_set_brings_what_suits_it_and_the_command_line_wins(command: Launch) -> None:
+def test_a_recipe_brings_its_batch_size_and_the_command_line_wins(command: Launch) -> None:
     (config,), _ = command()
     assert (config.dataset.source, config.dataset.default_max_time) == ("inkwash", "4m")
     assert (config.batch_size, config.model.width) == (16, 32)
