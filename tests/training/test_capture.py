@@ -9,7 +9,7 @@ from torch import Tensor
 from artgan.config import TrainConfig
 from artgan.errors import UserError
 from artgan.training.capture import CapturedGraph, captures
-from tests.helpers import assert_same_state
+from tests.helpers import EVERYTHING, assert_same_state
 
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU on this machine")
 
@@ -125,11 +125,15 @@ def test_only_a_gpu_alone_replays(
 
 @NO_GPU
 @pytest.mark.parametrize("precision", ["32", "bf16"])
+@pytest.mark.parametrize("model", [{}, EVERYTHING], ids=["plain", "every option"])
 def test_on_a_gpu_replayed_updates_are_those_run_one_operation_at_a_time(
-    run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, precision: str
+    run: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    precision: str,
+    model: dict[str, object],
 ) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
-    options = {"trainer__accelerator": "gpu", "trainer__precision": precision}
+    options = {"trainer__accelerator": "gpu", "trainer__precision": precision, **model}
     replayed = run(name="replayed", max_images=80, **options)
     run_through = run(name="run", max_images=80, trainer__cuda_graph="false", **options)
     assert_same_state(replayed / "last.ckpt", run_through / "last.ckpt")
