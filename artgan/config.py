@@ -370,7 +370,7 @@ def _checked(argument: str, schema: type) -> str:
 
     Returns:
         The argument, quoted where Hydra's grammar could not read its value, such as a path with
-        brackets or Chinese characters in it.
+        brackets or Chinese characters in it, or a list of such names.
     """
     parser = OverridesParser.create()
     multirun = bool({*MULTIRUN} & set(sys.argv))
@@ -382,7 +382,11 @@ def _checked(argument: str, schema: type) -> str:
     if not readable:
         key, equals, value = argument.partition("=")
         escaped = value.replace("'", r"\'")
-        argument = f"{key}='{escaped}'"
+        if value[:1] + value[-1:] == "[]":
+            items = ",".join(f"'{item.strip()}'" for item in escaped[1:-1].split(","))
+            argument = f"{key}=[{items}]"
+        else:
+            argument = f"{key}='{escaped}'"
         try:
             override = parser.parse_override(argument if equals else "")
         except HydraException:
