@@ -23,7 +23,7 @@ from artgan.metrics.features import Features, load_features
 from artgan.metrics.originality import Copies, nearest
 from artgan.metrics.wasserstein import sliced_wasserstein
 from artgan.pictures import save_png, tile
-from artgan.sampling import Painter, draw_latents, load_painter, paint, pick_device
+from artgan.sampling import Painter, draw_inputs, load_painter, paint, pick_device
 
 PAIRS = 16
 
@@ -64,7 +64,7 @@ def evaluate(config: EvaluateConfig) -> tuple[dict[str, Any], Path]:
         for name, part in zip(("training", "held-out"), pack.split(dataset.holdout), strict=True)
         if len(part) >= FEWEST_PAINTINGS
     ]
-    latents = draw_latents(config.seed, config.num, painter.latent_dim)
+    latents = draw_inputs(painter, config.seed, config.num)
     samples = paint(painter.generator, tqdm(latents, desc="painting", unit=" pictures"))
     features = extract(samples, progress="features of the samples") if extract else None
 

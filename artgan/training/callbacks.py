@@ -24,7 +24,7 @@ from artgan.data.pack import Pack
 from artgan.errors import UserError
 from artgan.files import atomic_write
 from artgan.pictures import encode_png, tile
-from artgan.sampling import draw_latents, paint
+from artgan.sampling import draw_classes, draw_latents, paint
 from artgan.training.health import discriminator_has_won, diversity, diversity_has_collapsed
 from artgan.training.module import GAN, Progress
 
@@ -173,7 +173,8 @@ class Curves(pl.Callback):
 class SampleGrids(pl.Callback):
     """Paints the same latents again and again, as PNG and in TensorBoard.
 
-    The latents are those of `sample.py seed=0`, so the last grid is what sampling gives.
+    The latents and classes are those of `sample.py seed=0`, so the last grid is what sampling
+    gives.
 
     Args:
         every: images between two grids.
@@ -204,7 +205,8 @@ class SampleGrids(pl.Callback):
     def _paint(self, trainer: pl.Trainer, module: GAN) -> None:
         seen = module.progress.images_seen
         latents = draw_latents(0, GRID_SIDE**2, module.config.model.latent_dim)
-        samples = paint(module.generator_ema, latents)
+        classes = draw_classes(0, GRID_SIDE**2, module.classes)
+        samples = paint(module.generator_ema, torch.cat([latents, classes], dim=1))
         self.latest = self.folder / f"images-{seen:09d}.png"
         _show(trainer, "samples", samples, self.latest, seen)
         ratio = diversity(samples, self.paintings)

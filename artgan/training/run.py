@@ -34,6 +34,7 @@ from artgan.config import (
     save_config,
     seconds,
 )
+from artgan.data.classes import count_classes
 from artgan.data.pack import Pack
 from artgan.data.sources import announce, load_paintings
 from artgan.errors import UserError, printable
@@ -86,7 +87,8 @@ def train(config: TrainConfig, folder: Path, pack: Pack) -> bool:
             f"{_duration(progress)}. To go on, give it more in all: "
             f"resume={shlex.quote(str(folder))} max_images=… (or epochs=… or max_time=…)"
         )
-    module = GAN(config, pack.key, stopping.max_images)
+    classes = count_classes(pack) if config.model.conditional else {}
+    module = GAN(config, pack.key, stopping.max_images, classes)
     grids = SampleGrids(config.sample_every, folder, pack)
     logger = EventLog(
         folder,
@@ -99,7 +101,7 @@ def train(config: TrainConfig, folder: Path, pack: Pack) -> bool:
     with _quiet_lightning(), _restored_environment(), _full_disk_said_once(folder):
         trainer = _make_trainer(config.trainer, logger, _callbacks(config, folder, stopping, grids))
         if is_first_process:
-            announce(pack, config.dataset.crop, held_out)
+            announce(pack, config.dataset.crop, held_out, classes)
             print(f"{folder}: {_choices(config.trainer, trainer, pack)}", file=sys.stderr)
             clear_temporaries(folder)
             save_config(config, folder)

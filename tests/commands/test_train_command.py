@@ -122,6 +122,7 @@ def test_two_processes_train_as_one(paintings: Path, tmp_path: Path) -> None:
         *small_arguments(paintings),
         "max_images=64",
         "trainer.devices=2",
+        "model.conditional=true",
         "name=mine",
         cwd=tmp_path,
     )
