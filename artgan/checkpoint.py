@@ -1,7 +1,8 @@
 """What a checkpoint holds, and reading one that may come from anywhere.
 
 A checkpoint is a Lightning checkpoint of tensors and plain values, with one entry of ours:
-`artgan`, which makes it describe itself (format, version, configuration, images seen, dataset).
+`artgan`, which makes it describe itself (format, version, configuration, images seen, dataset,
+classes).
 """
 
 import hashlib

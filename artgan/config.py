@@ -9,7 +9,7 @@ import itertools
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -85,6 +85,7 @@ class DatasetConfig:
 
 @dataclass
 class ModelConfig:
+    conditional: bool = MISSING
     latent_dim: int = _number(1)
     width: int = _number(1)
     loss: str = _choice("bce", "hinge", "lsgan", "wgan_gp", "rpgan")
@@ -160,6 +161,7 @@ class SampleConfig:
     ckpt: str | None = MISSING
     num: int = _number(1)
     seed: int = _number(0, 2**32 - 1)
+    classes: list[str] = MISSING
     out: str | None = MISSING
     truncation: float = _number(0, 1)
     ema: bool = MISSING
@@ -199,6 +201,7 @@ class Recipe:
         ema: averaged generator, or the raw one.
         num: pictures in a grid.
         length: of a scroll, in its heights.
+        classes: that it is of, mixed in equal parts; none if its seed says.
     """
 
     kind: str = _choice("single", "grid", "scroll")
@@ -207,6 +210,7 @@ class Recipe:
     ema: bool = MISSING
     num: int = _number(1, 10_000)
     length: float = _number(1, 1000)
+    classes: list[str] = MISSING
 
 
 def seconds(duration: str) -> float:
@@ -250,7 +254,7 @@ def check(config: Any, prefix: str = "", left_open: Sequence[str] = ()) -> None:
             continue
         elif "choices" in allowed:
             if value not in allowed["choices"]:
-                raise UserError(f"{name}: {_not_among(value, allowed['choices'])}")
+                raise UserError(f"{name}: {not_among(value, allowed['choices'])}")
         else:
             low, high, below = allowed["low"], allowed["high"], allowed["below"]
             if not (low <= value <= high) or (below and value == high):
@@ -406,7 +410,7 @@ def _checked(argument: str, schema: type) -> str:
 
     Returns:
         The argument, quoted where Hydra's grammar could not read its value, such as a path with
-        brackets or Chinese characters in it.
+        brackets or Chinese characters in it, or a list of such names.
     """
     parser = OverridesParser.create()
     multirun = bool({*MULTIRUN} & set(sys.argv))
@@ -418,7 +422,11 @@ def _checked(argument: str, schema: type) -> str:
     if not readable:
         key, equals, value = argument.partition("=")
         escaped = value.replace("'", r"\'")
-        argument = f"{key}='{escaped}'"
+        if value[:1] + value[-1:] == "[]":
+            items = ",".join(f"'{item.strip()}'" for item in escaped[1:-1].split(","))
+            argument = f"{key}=[{items}]"
+        else:
+            argument = f"{key}='{escaped}'"
         try:
             override = parser.parse_override(argument if equals else "")
         except HydraException:
@@ -436,7 +444,7 @@ def _checked(argument: str, schema: type) -> str:
     if key in GROUPS and not override.is_sweep_override():
         choices = [path.stem for path in _choices(key)]
         if override.value() not in choices:
-            raise UserError(f"{key}: {_not_among(override.value(), choices)}")
+            raise UserError(f"{key}: {not_among(override.value(), choices)}")
     return argument
 
 
@@ -461,10 +469,12 @@ def _explain(error: Exception) -> str:
     return f"{full_key}: {message}" if full_key else message
 
 
-def _not_among(value: object, choices: Any) -> str:
-    near = difflib.get_close_matches(str(value), [str(choice) for choice in choices], n=1)
+def not_among(value: object, choices: Iterable[object]) -> str:
+    """Says what a value could have been, and which of it comes nearest."""
+    names = [str(choice) for choice in choices]
+    near = difflib.get_close_matches(str(value), names, n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
-    return f"'{value}' is none of {', '.join(str(choice) for choice in choices)}.{hint}"
+    return f"'{value}' is none of {', '.join(names)}.{hint}"
 
 
 def _keys(schema: type, prefix: str = "") -> list[str]:

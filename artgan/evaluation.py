@@ -24,7 +24,7 @@ from artgan.metrics.features import Features, load_features
 from artgan.metrics.originality import Copies, nearest
 from artgan.metrics.wasserstein import sliced_wasserstein
 from artgan.pictures import save_png, tile
-from artgan.sampling import Painter, draw_latents, load_painter, paint, pick_device
+from artgan.sampling import Painter, draw_inputs, load_painter, paint, pick_device
 
 PAIRS = 16
 SHEET = "nearest.png"
@@ -62,7 +62,7 @@ def evaluate(config: EvaluateConfig) -> tuple[dict[str, Any], Path]:
     extract = None if config.features == "none" else load_features(config.features, device)
     pack = load_paintings(dataset, painter.resolution)
     parts = parts_of(*pack.split(dataset.holdout), config.num, extract)
-    latents = draw_latents(config.seed, config.num, painter.latent_dim)
+    latents = draw_inputs(config.seed, config.num, painter.latent_dim, painter.classes)
     measured, sheet = measure(painter.generator, latents, parts, extract)
     figures = {
         "checkpoint": str(painter.checkpoint),

@@ -1,18 +1,22 @@
 """From a checkpoint to pictures."""
 
+import bisect
+import itertools
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from artgan import __version__
 from artgan.checkpoint import KEY, find_checkpoint, load_checkpoint, sha256
-from artgan.config import Recipe, SampleConfig, typed
+from artgan.config import Recipe, SampleConfig, not_among, typed
 from artgan.errors import UserError
 from artgan.networks.dcgan import Generator
 from artgan.pictures import read_provenance, save_gif, save_mp4, save_png, tile
@@ -34,6 +38,8 @@ class Painter:
         images_seen: images it was trained on.
         ema: whether it is the averaged generator.
         config: of its run, as the checkpoint holds it.
+        classes: the name of each class that it can paint, and how many paintings it saw of it;
+            none if it was not to tell them apart.
     """
 
     generator: Generator
@@ -44,6 +50,7 @@ class Painter:
     images_seen: int
     ema: bool
     config: dict[str, Any]
+    classes: dict[str, int]
 
 
 def load_painter(path: Path, ema: bool = True, device: str = "cpu") -> Painter:
@@ -63,7 +70,11 @@ def load_painter(path: Path, ema: bool = True, device: str = "cpu") -> Painter:
     try:
         config = described["config"]
         model, resolution = config["model"], config["resolution"]
-        generator = Generator(resolution, model["latent_dim"], model["width"])
+        # Older checkpoints name no classes.
+        classes = {str(name): int(count) for name, count in described.get("classes", {}).items()}
+        if any(count < 1 for count in classes.values()):
+            raise ValueError(f"classes {classes}")
+        generator = Generator(resolution, model["latent_dim"] + len(classes), model["width"])
         weights = {
             name.removeprefix(prefix): tensor
             for name, tensor in checkpoint["state_dict"].items()
@@ -87,6 +98,7 @@ def load_painter(path: Path, ema: bool = True, device: str = "cpu") -> Painter:
         images_seen,
         ema,
         config,
+        classes,
     )
 
 
@@ -112,13 +124,80 @@ def draw_latents(first_seed: int, count: int, latent_dim: int, truncation: float
     return truncation * torch.stack(latents)
 
 
+def draw_classes(
+    first_seed: int, count: int, classes: dict[str, int], chosen: Sequence[str] = ()
+) -> Tensor:
+    """The class of each of `count` seeds: the chosen one, or one drawn.
+
+    Drawn classes are as frequent as they are among the paintings, and have nothing to do with the
+    latents of the same seeds.
+
+    Args:
+        first_seed: seed of the first; each further one has the next seed.
+        count: N.
+        classes: the K names, and how many paintings are of each.
+        chosen: names, of which all seeds get a mixture in equal parts; one named twice counts
+            twice.
+
+    Returns:
+        float32 [N, K, 1, 1], whose sums are 1; K may be 0.
+
+    Raises:
+        UserError: there is no class of a chosen name.
+
+    Source: Mirza and Osindero 2014 (arXiv:1411.1784), section 3.2, for the one-hot numbers.
+    """
+    _refuse_unknown(chosen, classes)
+    names = list(classes)
+    shares = torch.zeros(count, len(names), 1, 1)
+    for name in chosen:
+        shares[:, names.index(name)] += 1 / len(chosen)
+    if names and not chosen:
+        ends = list(itertools.accumulate(classes.values()))
+        for index, row in enumerate(shares):
+            # The class of one painting, drawn from another source of numbers than the latents.
+            (drawn,) = np.random.SeedSequence(first_seed + index).generate_state(1, np.uint64)
+            row[bisect.bisect_right(ends, int(drawn) % ends[-1])] = 1
+    return shares
+
+
+def _refuse_unknown(chosen: Sequence[str], classes: dict[str, int]) -> None:
+    for name in chosen:
+        if not classes:
+            raise UserError(
+                f"classes: this checkpoint knows of none, so neither of '{name}'. "
+                "It takes a run with model.conditional=true."
+            )
+        if name not in classes:
+            raise UserError(f"classes: {not_among(name, classes)}")
+
+
+def draw_inputs(
+    first_seed: int,
+    count: int,
+    latent_dim: int,
+    classes: dict[str, int],
+    truncation: float = 1.0,
+    chosen: Sequence[str] = (),
+) -> Tensor:
+    """What a generator paints `count` seeds from: latents, followed by classes.
+
+    Arguments are those of `draw_latents` and `draw_classes`, which also say what is raised.
+
+    Returns:
+        float32 [N, latent_dim + K, 1, 1].
+    """
+    latents = draw_latents(first_seed, count, latent_dim, truncation)
+    return torch.cat([latents, draw_classes(first_seed, count, classes, chosen)], dim=1)
+
+
 @torch.no_grad()
 def paint(generator: torch.nn.Module, latents: Iterable[Tensor]) -> Tensor:
     """Paints latents one by one, so that a picture never depends on those painted with it.
 
     Args:
         generator: in evaluation mode.
-        latents: each [latent_dim, h, w].
+        latents: each [latent_dim, h, w]; or [latent_dim + K, h, w], with the class.
 
     Returns:
         uint8 [N, 3, H, W] on the CPU.
@@ -155,12 +234,15 @@ def spherical(start: Tensor, end: Tensor, share: float) -> Tensor:
     return direction * torch.lerp(*norms, share)
 
 
-def walk(latents: Tensor, frames: int) -> Tensor:
+def walk(
+    latents: Tensor, frames: int, between: Callable[[Tensor, Tensor, float], Tensor] = spherical
+) -> Tensor:
     """A closed walk through latents, back to the first.
 
     Args:
         latents: [N, latent_dim, 1, 1].
         frames: steps from one to the next.
+        between: the place at a share of the way from one to the next.
 
     Returns:
         [N · frames, latent_dim, 1, 1].
@@ -168,7 +250,7 @@ def walk(latents: Tensor, frames: int) -> Tensor:
     following = latents.roll(-1, dims=0)
     return torch.stack(
         [
-            spherical(start, end, frame / frames)
+            between(start, end, frame / frames)
             for start, end in zip(latents, following, strict=True)
             for frame in range(frames)
         ]
@@ -199,12 +281,18 @@ def scroll_latents(seed: int, length: float, latent_dim: int, truncation: float 
 
 def render(painter: Painter, recipe: Recipe) -> Tensor:
     """Paints what a recipe says, uint8 [3, H, W]."""
+    seed, classes = recipe.seed, recipe.classes
     if recipe.kind == "scroll":
-        latents = scroll_latents(recipe.seed, recipe.length, painter.latent_dim, recipe.truncation)
+        latents = scroll_latents(seed, recipe.length, painter.latent_dim, recipe.truncation)
+        # Four latents meet in each column, as in no square: a quarter of the class from each.
+        quarter = draw_classes(seed, 1, painter.classes, classes)[0] / 4
+        inputs = torch.cat([latents, quarter.expand(-1, 1, latents.shape[-1])])
         margin = round(SCROLL_MARGIN * painter.resolution)
-        return paint(painter.generator, latents[None])[0, :, :, margin:-margin]
-    latents = draw_latents(recipe.seed, recipe.num, painter.latent_dim, recipe.truncation)
-    pictures = paint(painter.generator, latents)
+        return paint(painter.generator, inputs[None])[0, :, :, margin:-margin]
+    inputs = draw_inputs(
+        seed, recipe.num, painter.latent_dim, painter.classes, recipe.truncation, classes
+    )
+    pictures = paint(painter.generator, inputs)
     return tile(pictures, columns(recipe.num)) if recipe.kind == "grid" else pictures[0]
 
 
@@ -233,9 +321,12 @@ def sample(config: SampleConfig) -> list[Path]:
         if config.out is not None
         else painter.checkpoint.parent / "painted" / f"images-{painter.images_seen:09d}"
     )
-    suffix = f"-truncation{config.truncation:g}" if config.truncation != 1 else ""
+    suffix = _file_name(config.classes)
+    suffix += f"-truncation{config.truncation:g}" if config.truncation != 1 else ""
     suffix += "" if config.ema else "-raw"
-    recipe = Recipe("single", config.seed, config.truncation, config.ema, num=1, length=1.0)
+    recipe = Recipe(
+        "single", config.seed, config.truncation, config.ema, 1, length=1.0, classes=config.classes
+    )
     if config.interpolate and config.layout == "scroll":
         raise UserError("interpolate: walks through single pictures. Leave out layout=scroll.")
     if config.interpolate:
@@ -257,13 +348,21 @@ def pick_device(device: str) -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+def _file_name(classes: list[str]) -> str:
+    """The names of classes as a part of a file name, which they need not be fit for."""
+    names = (re.sub(r"[^\w.-]", "_", name) for name in classes)
+    return f"-{'+'.join(names)}" if classes else ""
+
+
 def _paint_squares(
     painter: Painter, num: int, recipe: Recipe, folder: Path, suffix: str
 ) -> list[Path]:
-    latents = draw_latents(recipe.seed, num, painter.latent_dim, recipe.truncation)
+    inputs = draw_inputs(
+        recipe.seed, num, painter.latent_dim, painter.classes, recipe.truncation, recipe.classes
+    )
     pictures = []
     paths = []
-    for index, latent in enumerate(tqdm(latents, "Painting", unit="img", disable=None)):
+    for index, latent in enumerate(tqdm(inputs, "Painting", unit="img", disable=None)):
         pictures.append(paint(painter.generator, latent[None])[0])
         single = replace(recipe, seed=recipe.seed + index)
         paths.append(folder / f"seed{single.seed}{suffix}.png")
@@ -278,7 +377,9 @@ def _paint_walk(painter: Painter, config: SampleConfig, stem: Path) -> list[Path
     stops = draw_latents(config.seed, config.interpolate, painter.latent_dim)
     # Truncated only now: a truncation of 0 would leave the walk without a direction.
     latents = config.truncation * walk(stops, config.frames)
-    steps = tqdm(latents, "Painting", unit="frame", disable=None)
+    classes = draw_classes(config.seed, config.interpolate, painter.classes, config.classes)
+    inputs = torch.cat([latents, walk(classes, config.frames, torch.lerp)], dim=1)
+    steps = tqdm(inputs, "Painting", unit="frame", disable=None)
     frames = paint(painter.generator, steps)
     paths = [stem.with_name(stem.name + ending) for ending in (".gif", ".mp4")]
     save_gif(frames, paths[0])
@@ -298,7 +399,8 @@ def _save(picture: Tensor, path: Path, painter: Painter, recipe: Recipe) -> None
 
 def _paint_again(picture: Path, config: SampleConfig, device: str) -> Path:
     """Paints what the provenance of `picture` says, beside it or into `out`."""
-    provenance = read_provenance(picture)
+    # Pictures of an artgan without classes say nothing of them.
+    provenance = {"classes": []} | read_provenance(picture)
     origin = f"from_image: {picture}"
     recipe = typed(Recipe, {key.name: provenance.get(key.name) for key in fields(Recipe)}, origin)
     checkpoint, digest = provenance.get("checkpoint"), provenance.get("checkpoint_sha256")

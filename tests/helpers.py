@@ -25,6 +25,7 @@ SMALL = {"model": "dcgan", "resolution": 32, "model.width": 4, "batch_size": 8, 
 ON_CPU = {"trainer.accelerator": "cpu", "trainer.precision": "32"}
 # Every option of the model at work, as keywords of the fixtures.
 EVERYTHING = {
+    "model__conditional": "true",
     "model__loss": "rpgan",
     "model__normalization": "none",
     "model__minibatch_std": "true",

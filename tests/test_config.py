@@ -102,6 +102,11 @@ def test_any_path_can_be_given(command: Launch, path: str) -> None:
     assert config.dataset.root == path
 
 
+def test_any_names_can_be_given_as_a_list(command: Launch) -> None:
+    (config,), _ = command("dataset=folder", "dataset.root=x", "dataset.only=[山水, it's, Ming 画]")
+    assert config.dataset.only == ["山水", "it's", "Ming 画"]
+
+
 def test_a_multirun_is_one_job_for_each_combination(command: Launch, tmp_path: Path) -> None:
     jobs, _ = command(f"output={tmp_path}", "-m", "model.width=32,64", "seed=0,1")
     assert [(job.model.width, job.seed) for job in jobs] == [(32, 0), (32, 1), (64, 0), (64, 1)]

@@ -1,6 +1,6 @@
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from artgan.config import DatasetConfig, EvaluateConfig
 from artgan.errors import UserError
 from artgan.evaluation import evaluate, table
 from artgan.metrics.features import Features
+from artgan.sampling import draw_classes, paint
 from tests.helpers import script, succeed
 
 Run = Callable[..., Path]
@@ -188,3 +189,18 @@ def test_mistakes_get_one_clear_line(
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert not (measured / "evaluated").exists()
+
+
+def test_a_conditional_run_is_measured_in_the_classes_of_its_seeds(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    painted: list[torch.Tensor] = []
+
+    def watched(generator: torch.nn.Module, latents: Iterable[torch.Tensor]) -> torch.Tensor:
+        painted.extend(latents)
+        return paint(generator, painted)
+
+    monkeypatch.setattr("artgan.evaluation.paint", watched)
+    evaluate(settings(run(name="told", model__conditional="true")))
+    classes = draw_classes(0, 24, {"landscape": 20, "river": 20})
+    assert torch.equal(torch.stack(painted)[:, 100:], classes)

@@ -10,14 +10,17 @@ import torch
 from PIL import Image
 
 from artgan.checkpoint import load_checkpoint
-from artgan.config import SampleConfig
+from artgan.config import Recipe, SampleConfig
 from artgan.errors import UserError
 from artgan.networks.dcgan import Generator
 from artgan.pictures import read_provenance, save_png
 from artgan.sampling import (
+    draw_classes,
+    draw_inputs,
     draw_latents,
     load_painter,
     paint,
+    render,
     sample,
     scroll_latents,
     spherical,
@@ -27,21 +30,35 @@ from artgan.sampling import (
 Settings = Callable[..., SampleConfig]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder with a generator of random weights, at 32 px."""
-    folder = tmp_path_factory.mktemp("run")
+CLASSES = {"figure": 5, "landscape": 10, "river": 1}
+
+
+def make_run(folder: Path, **more: object) -> Path:
+    """A run folder with a generator of random weights, at 32 px, whose checkpoint says more."""
     torch.manual_seed(0)
-    networks = {"generator": Generator(32, width=8), "generator_ema": Generator(32, width=8)}
+    classes = more.get("classes", {})
+    assert isinstance(classes, dict)
     state = {
         f"{prefix}.{name}": tensor
-        for prefix, network in networks.items()
-        for name, tensor in network.state_dict().items()
+        for prefix in ("generator", "generator_ema")
+        for name, tensor in Generator(32, 100 + len(classes), 8).state_dict().items()
     }
     config = {"resolution": 32, "model": {"latent_dim": 100, "width": 8}}
     described = {"format": 1, "config": config, "progress": {"images_seen": 12, "seconds": 1.0}}
-    torch.save({"state_dict": state, "artgan": described}, folder / "last.ckpt")
+    torch.save({"state_dict": state, "artgan": described | more}, folder / "last.ckpt")
     return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That of a version that knew nothing of classes."""
+    return make_run(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def conditional(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """That of a run with classes."""
+    return str(make_run(tmp_path_factory.mktemp("conditional"), classes=CLASSES))
 
 
 @pytest.fixture
@@ -50,6 +67,7 @@ def settings(folder: Path, tmp_path: Path) -> Settings:
         ckpt=str(folder),
         num=4,
         seed=0,
+        classes=[],
         out=str(tmp_path / "out"),
         truncation=1.0,
         ema=True,
@@ -117,6 +135,28 @@ def test_a_picture_can_be_painted_again_the_same_bits(
         (again,) = sample(settings(ckpt=None, out=None, from_image=str(picture)))
         assert again != picture
         assert again.read_bytes() == picture.read_bytes()
+
+
+@pytest.mark.parametrize("layout", ["single", "scroll"])
+@pytest.mark.parametrize("classes", [[], ["river"], ["figure", "river"]], ids=str)
+def test_a_picture_of_a_class_can_be_painted_again_the_same_bits(
+    settings: Settings, conditional: str, classes: list[str], layout: str
+) -> None:
+    chosen = {"ckpt": conditional, "classes": classes, "layout": layout}
+    for picture in sample(settings(seed=11, **chosen))[:2]:
+        (again,) = sample(settings(ckpt=None, out=None, from_image=str(picture)))
+        assert again.read_bytes() == picture.read_bytes()
+
+
+def test_a_picture_from_before_there_were_classes_can_be_painted_again(
+    settings: Settings, tmp_path: Path
+) -> None:
+    picture, *_ = sample(settings(seed=11))
+    told = read_provenance(picture)
+    del told["classes"]
+    save_png(torch.zeros(3, 8, 8, dtype=torch.uint8), tmp_path / "old.png", told)
+    (again,) = sample(settings(ckpt=None, from_image=str(tmp_path / "old.png")))
+    assert again.read_bytes() == picture.read_bytes()
 
 
 def test_a_picture_finds_its_checkpoint_among_others_of_the_run(
@@ -202,6 +242,8 @@ def test_a_walk_along_a_scroll_is_refused(settings: Settings) -> None:
         {"truncation": None},
         {"kind": "foo"},
         {"ema": "no way"},
+        {"classes": "river"},
+        {"classes": ["river"]},
         {"checkpoint_sha256": 7},
     ],
     ids=str,
@@ -212,7 +254,7 @@ def test_an_altered_provenance_is_refused(
     grid, *_ = sample(settings())
     altered = tmp_path / "altered.png"
     save_png(torch.zeros(3, 8, 8, dtype=torch.uint8), altered, read_provenance(grid) | change)
-    with pytest.raises(UserError, match="from_image"):
+    with pytest.raises(UserError, match=r"from_image|classes: this checkpoint knows of none"):
         sample(settings(ckpt=None, from_image=str(altered)))
 
 
@@ -238,6 +280,99 @@ def test_a_scroll_keeps_the_variance_of_the_first_features() -> None:
     assert scroll.shape[-1] == 4 * 500
     squares = layer(draw_latents(0, 500, 100))
     assert scroll.std().item() == pytest.approx(squares.std().item(), rel=0.03)
+
+
+def test_seeds_draw_classes_as_frequent_as_the_paintings_whatever_their_latents() -> None:
+    classes = draw_classes(0, 3000, CLASSES)
+    assert classes.shape == (3000, 3, 1, 1)
+    assert torch.equal(classes.sum(1).flatten(), torch.ones(3000))
+    assert set(classes.unique().tolist()) == {0, 1}
+    shares = classes.mean(0).flatten()
+    torch.testing.assert_close(shares, torch.tensor([5, 10, 1]) / 16, atol=0.03, rtol=0)
+    both = torch.cat([classes, draw_latents(0, 3000, 20)], dim=1).flatten(1)
+    assert torch.corrcoef(both.T)[:3, 3:].abs().max() < 0.08
+    assert torch.equal(draw_classes(1234, 5, CLASSES), classes[1234:1239])
+
+
+def test_a_seed_has_the_same_latents_in_every_class(conditional: str) -> None:
+    painter = load_painter(Path(conditional) / "last.ckpt")
+    for chosen in ([], ["river"]):
+        inputs = draw_inputs(3, 4, 100, painter.classes, 0.5, chosen)
+        assert torch.equal(inputs[:, :100], draw_latents(3, 4, 100, 0.5))
+        assert torch.equal(inputs[:, 100:], draw_classes(3, 4, CLASSES, chosen))
+
+
+@pytest.mark.parametrize(
+    ("chosen", "shares"),
+    [
+        (["landscape"], [0, 1, 0]),
+        (["river", "figure"], [0.5, 0, 0.5]),
+        (["river", "figure", "river", "river"], [0.25, 0, 0.75]),
+    ],
+)
+def test_chosen_classes_are_mixed_in_equal_parts(chosen: list[str], shares: list[float]) -> None:
+    assert draw_classes(7, 2, CLASSES, chosen).flatten(1).tolist() == [shares, shares]
+
+
+def test_a_class_that_is_asked_for_is_painted(settings: Settings, conditional: str) -> None:
+    painter = load_painter(Path(conditional) / "last.ckpt")
+    one_hot = torch.tensor([0.0, 0, 1])[None, :, None, None]
+    expected = paint(painter.generator, torch.cat([draw_latents(5, 1, 100), one_hot], dim=1))[0]
+    _, river = sample(settings(ckpt=conditional, num=1, seed=5, classes=["river"]))
+    assert river.name == "seed5-river.png"
+    np.testing.assert_array_equal(pixels(river), expected.permute(1, 2, 0))
+    _, both = sample(settings(ckpt=conditional, num=1, seed=5, classes=["river", "figure"]))
+    assert both.name == "seed5-river+figure.png"
+    assert not np.array_equal(pixels(both), pixels(river))
+
+
+def test_a_class_that_is_not_there_is_refused(settings: Settings, conditional: str) -> None:
+    nearest = "'lanscape' is none of figure, landscape, river. Did you mean 'landscape'"
+    for options in ({}, {"layout": "scroll"}, {"interpolate": 2}):
+        with pytest.raises(UserError, match=f"^classes: {nearest}"):
+            sample(settings(ckpt=conditional, classes=["river", "lanscape"], **options))
+        with pytest.raises(UserError, match=r"^classes: .* model.conditional=true"):
+            sample(settings(classes=["river"], **options))
+
+
+def test_a_walk_between_classes_mixes_them(settings: Settings, conditional: str) -> None:
+    stops = draw_classes(0, 8, CLASSES)
+    steps = walk(stops, 4, torch.lerp)
+    torch.testing.assert_close(steps[::4], stops)
+    torch.testing.assert_close(steps[2::4], (stops + stops.roll(-1, 0)) / 2)
+    torch.testing.assert_close(steps.sum(1).flatten(), torch.ones(32))
+
+    river, _ = sample(settings(ckpt=conditional, interpolate=2, frames=2, classes=["river"]))
+    assert river.name == "walk-seed0-river.gif"
+
+
+def test_a_scroll_has_the_mean_of_its_class_in_every_column(conditional: str) -> None:
+    painter = load_painter(Path(conditional) / "last.ckpt")
+    features: list[torch.Tensor] = []
+    painter.generator.layers[0].register_forward_hook(lambda _, __, seen: features.append(seen))
+    for kind in ("scroll", "single"):
+        render(painter, Recipe(kind, 0, 0.0, True, 1, 3.0, ["river"]))
+    scroll, square = features
+    expected = square.mean(dim=-1, keepdim=True).expand(-1, -1, -1, 12)
+    torch.testing.assert_close(scroll[..., 3:-3], expected)
+
+
+def test_the_name_of_a_class_leads_nowhere_else(settings: Settings, tmp_path: Path) -> None:
+    folder = make_run(tmp_path, classes={"../山水 (1)": 1, "b": 1})
+    _, picture = sample(settings(ckpt=str(folder), num=1, classes=["../山水 (1)"]))
+    assert picture.name == "seed0-.._山水__1_.png"
+    assert picture.parent == tmp_path / "out"
+
+
+@pytest.mark.parametrize("classes", [["a", "b"], {"a": "b"}, {"a": 0}, {"a": 1}], ids=str)
+def test_classes_that_do_not_fit_are_refused(
+    settings: Settings, folder: Path, tmp_path: Path, classes: object
+) -> None:
+    content = load_checkpoint(folder / "last.ckpt")
+    content["artgan"]["classes"] = classes
+    torch.save(content, tmp_path / "odd.ckpt")
+    with pytest.raises(UserError, match="do not fit together"):
+        sample(settings(ckpt=str(tmp_path / "odd.ckpt")))
 
 
 def test_parts_that_do_not_fit_together_are_refused(settings: Settings, folder: Path) -> None:

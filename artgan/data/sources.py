@@ -118,13 +118,14 @@ def _refuse_another(root: Path, asked: dict[str, Any]) -> None:
             )
 
 
-def announce(pack: Pack, crop: str, held_out: Pack) -> None:
+def announce(pack: Pack, crop: str, held_out: Pack, classes: dict[str, int]) -> None:
     """Says on the screen what is in the folder, and what is made of it.
 
     Args:
         pack: the paintings to train on.
         crop: how they were cut.
         held_out: those that are not trained on.
+        classes: names of those told apart, and how many squares are of each.
     """
     checkup = pack.checkup
     more = (
@@ -139,3 +140,6 @@ def announce(pack: Pack, crop: str, held_out: Pack) -> None:
         print(f"Training on {squares}: {count:,} paintings{rest}", file=sys.stderr)
     else:
         print(f"Training on {count:,} paintings at {side}{rest}", file=sys.stderr)
+    if classes:
+        each = (f"{printable(name)} ({number:,})" for name, number in classes.items())
+        print(f"{len(classes)} classes: {', '.join(each)}", file=sys.stderr)

@@ -1,12 +1,13 @@
 """The order in which paintings are seen: a pure function of the seed and of the images seen."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from artgan.data.classes import one_hot
 from artgan.data.pack import Pack
 
 
@@ -26,9 +27,11 @@ class PaintingStream:
         world_size: number of processes that share each batch.
         together: how many batches come together, by the images seen before them.
         device: where to hold all paintings and cut their squares; None leaves them in their file.
+        classes: names of the K subfolders that are classes; none if they are not told apart.
 
     Yields:
-        uint8 [together, batch_size / world_size, 3, H, W], each batch in channels_last layout
+        Paintings, uint8 [together, batch_size / world_size, 3, H, W], each batch in channels_last
+        layout, and the class of each, float32 [together, batch_size / world_size, K] one-hot.
     """
 
     def __init__(
@@ -41,8 +44,10 @@ class PaintingStream:
         world_size: int = 1,
         together: Callable[[int], int] = lambda images_seen: 1,
         device: torch.device | None = None,
+        classes: Sequence[str] = (),
     ) -> None:
         self.pack = pack
+        self.classes = torch.from_numpy(one_hot(pack.files, classes))
         self.batch_size = batch_size
         self.seed = seed
         self.images_seen = images_seen
@@ -50,9 +55,9 @@ class PaintingStream:
         self.world_size = world_size
         self.together = together
         self._drawn: tuple[int, NDArray[np.int64], NDArray[np.float64]] | None = None
-        self._held = None if device is None else _Held(pack, device)
+        self._held = None if device is None else _Held(pack, self.classes, device)
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         share = self.batch_size // self.world_size
         seen = self.images_seen
         while True:
@@ -61,11 +66,13 @@ class PaintingStream:
             chosen = [self.chosen(start + i * self.batch_size, share) for i in range(batches)]
             strips, places = (np.concatenate(part) for part in zip(*chosen, strict=True))
             if self._held:
-                squares = self._held.squares(strips, places)
+                squares, classes = self._held.squares(strips, places)
             else:
                 squares = torch.from_numpy(self.pack.squares(strips, places))
+                classes = self.classes[strips]
                 self.pack.forget_read()
-            yield squares.unflatten(0, (batches, share)).permute(0, 1, 4, 2, 3)
+            paintings = squares.unflatten(0, (batches, share)).permute(0, 1, 4, 2, 3)
+            yield paintings, classes.unflatten(0, (batches, share))
             seen += batches * self.batch_size
 
     def chosen(self, start: int, length: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -92,15 +99,18 @@ class PaintingStream:
 class _Held:
     """A pack on a device, which cuts the squares there."""
 
-    def __init__(self, pack: Pack, device: torch.device) -> None:
+    def __init__(self, pack: Pack, classes: Tensor, device: torch.device) -> None:
         self.pack = pack
+        self.classes = classes.to(device)
         self.rows = torch.tensor(pack.rows, device=device)
         pack.forget_read()
         self.lying = torch.tensor(pack.lying, device=device)
         self.offsets = torch.arange(pack.resolution, device=device)
 
-    def squares(self, strips: NDArray[np.int64], places: NDArray[np.float64]) -> Tensor:
-        """As `Pack.squares`, on the device, and without waiting for it."""
+    def squares(
+        self, strips: NDArray[np.int64], places: NDArray[np.float64]
+    ) -> tuple[Tensor, Tensor]:
+        """As `Pack.squares`, and their classes, on the device, and without waiting for it."""
         first, numbers = (
             self._sent(torch.from_numpy(part))
             for part in (self.pack.first_rows(strips, places), strips)
@@ -108,7 +118,7 @@ class _Held:
         squares = self.rows[first[:, None] + self.offsets]
         lying = self.lying[numbers][:, None, None, None]
         # In this order, for `where` takes its first choice's layout.
-        return torch.where(~lying, squares, squares.transpose(1, 2))
+        return torch.where(~lying, squares, squares.transpose(1, 2)), self.classes[numbers]
 
     def _sent(self, numbers: Tensor) -> Tensor:
         if self.rows.is_cuda:

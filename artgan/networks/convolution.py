@@ -77,20 +77,21 @@ class FromLatents(nn.ConvTranspose2d):
         return features.view(-1, KERNEL, KERNEL, self.out_channels).permute(0, 3, 1, 2)
 
 
-class ToLogit(nn.Conv2d):
-    """The last layer of a discriminator: 4×4 features become one number.
+class ToLogits(nn.Conv2d):
+    """The last layer of a discriminator: 4×4 features become a few numbers.
 
     Args:
         in_channels: of the features.
+        count: of the numbers.
     """
 
-    def __init__(self, in_channels: int) -> None:
-        super().__init__(in_channels, 1, KERNEL, bias=False)
+    def __init__(self, in_channels: int, count: int = 1) -> None:
+        super().__init__(in_channels, count, KERNEL, bias=False)
 
     def forward(self, features: Tensor) -> Tensor:
-        """[N, in_channels, 4, 4] to [N]."""
+        """[N, in_channels, 4, 4] to [N, count]."""
         weights = self.weight.permute(0, 2, 3, 1).flatten(1)
-        return F.linear(features.permute(0, 2, 3, 1).flatten(1), weights).flatten()
+        return F.linear(features.permute(0, 2, 3, 1).flatten(1), weights)
 
 
 def _as_matrices(features: Tensor, channels: int) -> bool:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from artgan.networks.convolution import Downsampling, FromLatents, ToLogit, Upsampling
+from artgan.networks.convolution import Downsampling, FromLatents, ToLogits, Upsampling
 
 RESOLUTIONS = (32, 64, 128, 256)
 IMAGE_CHANNELS = 3
@@ -28,15 +28,18 @@ class Generator(nn.Module):
     At 64 px and width 64 it has 3,576,704 parameters. Each doubling of the resolution adds one
     layer, of twice as many channels, at the latent end.
 
+    It knows of no classes: a latent vector may end in one-hot numbers that say the class.
+
     Args:
         resolution: side of the square pictures: 32, 64, 128 or 256.
-        latent_dim: numbers in a latent vector.
+        latent_dim: numbers in a latent vector, those of the class included.
         width: channels of the last hidden layer.
 
     Raises:
         ValueError: the resolution is another.
 
-    Source: Radford et al. 2016, section 3 and figure 1.
+    Source: Radford et al. 2016, section 3 and figure 1; for classes, Mirza and Osindero 2014
+    (arXiv:1411.1784), section 3.2.
     """
 
     def __init__(self, resolution: int = 64, latent_dim: int = 100, width: int = 64) -> None:
@@ -81,12 +84,14 @@ class Discriminator(nn.Module):
         width: channels of the first layer.
         normalization: batch, spectral or none. Without BatchNorm, convolutions have biases.
         minibatch_std: whether the last layer sees how much the pictures of a batch differ.
+        classes: K, that paintings may be of; 0 if it is not to tell them apart.
 
     Raises:
         ValueError: the resolution is another.
 
     Source: Radford et al. 2016, section 3; LeakyReLU with slope 0.2, no BatchNorm on the first
-    layer. Spectral normalisation: Miyato et al. 2018 (arXiv:1802.05957).
+    layer. Spectral normalisation: Miyato et al. 2018 (arXiv:1802.05957). Classes: Miyato and
+    Koyama 2018 (arXiv:1802.05637), equation 3, where the last layer gives ψ(φ(x)), then V φ(x).
     """
 
     def __init__(
@@ -95,8 +100,10 @@ class Discriminator(nn.Module):
         width: int = 64,
         normalization: str = "batch",
         minibatch_std: bool = False,
+        classes: int = 0,
     ) -> None:
         super().__init__()
+        self.classes = classes
         bias = normalization != "batch"
         layers: list[nn.Module] = [
             Downsampling(IMAGE_CHANNELS, width, bias),
@@ -112,14 +119,14 @@ class Discriminator(nn.Module):
         if minibatch_std:
             layers.append(MinibatchStd())
             channels += 1
-        self.layers = nn.Sequential(*layers, ToLogit(channels))
+        self.layers = nn.Sequential(*layers, ToLogits(channels, 1 + classes))
         self.apply(initialize if normalization == "batch" else initialize_by_fan_in)
         if normalization == "spectral":
             for layer in self.layers:
                 if isinstance(layer, nn.Conv2d):
                     spectral_norm(layer)
 
-    def forward(self, images: Tensor, batches: int = 1) -> Tensor:
+    def forward(self, images: Tensor, batches: int = 1, classes: Tensor | None = None) -> Tensor:
         """Scores pictures.
 
         Args:
@@ -127,9 +134,10 @@ class Discriminator(nn.Module):
             batches: how many batches of one size `images` holds, one after another. Layers that
                 look at a batch as a whole see each by itself, as if they had come in calls of
                 their own.
+            classes: [N, K] one-hot, what each picture is to show; not read where K = 0.
 
         Returns:
-            Logits [N], above zero for what it takes for a painting.
+            Logits [N], above zero for what it takes for a painting, of that class.
         """
         features = images
         for layer in self.layers:
@@ -137,7 +145,10 @@ class Discriminator(nn.Module):
                 features = torch.cat([layer(batch) for batch in features.chunk(batches)])
             else:
                 features = layer(features)
-        return features
+        if not self.classes:
+            return features.flatten()
+        assert classes is not None
+        return features[:, 0] + (features[:, 1:] * classes).sum(dim=1)
 
 
 class MinibatchStd(nn.Module):

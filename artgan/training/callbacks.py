@@ -26,7 +26,7 @@ from artgan.data.pack import Pack
 from artgan.errors import UserError
 from artgan.files import atomic_write
 from artgan.pictures import encode_png, tile
-from artgan.sampling import draw_latents, paint
+from artgan.sampling import draw_inputs, paint
 from artgan.training.health import discriminator_has_won, diversity, diversity_has_collapsed
 from artgan.training.module import GAN, Progress
 
@@ -197,7 +197,8 @@ class Curves(pl.Callback):
 class SampleGrids(pl.Callback):
     """Paints the same latents again and again, as PNG and in TensorBoard.
 
-    The latents are those of `sample.py seed=0`, so the last grid is what sampling gives.
+    The latents and classes are those of `sample.py seed=0`, so the last grid is what sampling
+    gives.
 
     Args:
         every: images between two grids.
@@ -228,8 +229,9 @@ class SampleGrids(pl.Callback):
 
     def _paint(self, trainer: pl.Trainer, module: GAN) -> None:
         seen = module.progress.images_seen
-        latents = draw_latents(0, GRID_SIDE**2, module.config.model.latent_dim)
-        samples = paint(module.generator_ema, latents)
+        latent_dim = module.config.model.latent_dim
+        inputs = draw_inputs(0, GRID_SIDE**2, latent_dim, module.classes)
+        samples = paint(module.generator_ema, inputs)
         self.latest = self.folder / f"images-{seen:09d}.png"
         show(trainer, "samples", tile(samples, GRID_SIDE), self.latest, seen)
         ratio = diversity(samples, self.paintings)

@@ -44,6 +44,7 @@ class Paintings(pl.LightningDataModule):
             self.trainer.world_size,
             self.updates_together if device.type == "cuda" else lambda images_seen: 1,
             device if holds(device, self.pack, self.config.trainer.paintings) else None,
+            list(module.classes),
         )
 
     def updates_together(self, images_seen: int) -> int:

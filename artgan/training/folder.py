@@ -15,6 +15,7 @@ from artgan.config import (
     seconds,
 )
 from artgan.data import sources
+from artgan.data.classes import count_classes
 from artgan.data.pack import Pack
 from artgan.errors import UserError
 
@@ -43,7 +44,10 @@ def prepare(config: TrainConfig, command: Command) -> tuple[TrainConfig, Path, P
         return config, folder, sources.load_paintings(config.dataset, config.resolution)
     settle(config)
     pack = sources.load_paintings(config.dataset, config.resolution)
-    pack.split(config.dataset.holdout)  # refuses too large a share before there is a folder
+    # Too large a share, or a set without classes, is refused before there is a folder.
+    training, _ = pack.split(config.dataset.holdout)
+    if config.model.conditional:
+        count_classes(training)
     return config, claim_folder(config, command.job_number), pack
 
 

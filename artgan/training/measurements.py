@@ -12,7 +12,7 @@ from artgan.data.pack import Pack
 from artgan.errors import UserError
 from artgan.evaluation import SHEET, Part, figures_folder, measure, parts_of, write_figures
 from artgan.metrics.features import Features, load_features
-from artgan.sampling import draw_latents
+from artgan.sampling import draw_inputs
 from artgan.training.callbacks import Stopping, due, say, show, writer
 from artgan.training.module import GAN
 
@@ -59,10 +59,8 @@ class Measurements(pl.Callback):
             UserError: the features cannot be had, and the command named their file or monitors a
                 figure on them; or `best.ckpt` is damaged.
         """
-        num = self.config.evaluate.num
         self.extract = _features(self.config, device)
-        self.parts = parts_of(training, held_out, num, self.extract)
-        self.latents = draw_latents(SEED, num, self.config.model.latent_dim)
+        self.parts = parts_of(training, held_out, self.config.evaluate.num, self.extract)
         self.tags = _tags(self.parts, self.extract)
         self.best = _kept(self.folder / BEST)
 
@@ -87,7 +85,9 @@ class Measurements(pl.Callback):
         if not (due(module, self.every) or self.stopping.share(module.progress) >= 1):
             return False  # someone who stops the run does not want to wait
         seen = module.progress.images_seen
-        measured, sheet = measure(module.generator_ema, self.latents, self.parts, self.extract)
+        num, latent_dim = self.config.evaluate.num, self.config.model.latent_dim
+        inputs = draw_inputs(SEED, num, latent_dim, module.classes)
+        measured, sheet = measure(module.generator_ema, inputs, self.parts, self.extract)
         # The state may lie in no file.
         state = {"checkpoint": None, "images_seen": seen, "seed": SEED, "ema": True}
         folder = figures_folder(self.folder, seen)

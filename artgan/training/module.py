@@ -46,29 +46,43 @@ class GAN(pl.LightningModule):
         config: the whole configuration of the run.
         dataset_key: hash of the paintings, kept in checkpoints to notice another dataset.
         max_images: budget of the run in images, or infinite, which the schedules go by.
+        classes: the name of each class and how many paintings are of it, kept in checkpoints to
+            paint by; none if the networks are not to tell them apart.
     """
 
     augment_probability: Tensor
     METRICS = ("loss/discriminator", "loss/generator", "D(x)", "D(G(z))")
 
-    def __init__(self, config: TrainConfig, dataset_key: str, max_images: float = math.inf) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        dataset_key: str,
+        max_images: float = math.inf,
+        classes: dict[str, int] | None = None,
+    ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.config = config
         self.dataset_key = dataset_key
         self.max_images = max_images
+        self.classes = classes or {}
         self.progress = Progress()
         # Share of the budget in time that is used up; whoever knows the clock sets it.
         self.time_used = 0.0
 
         model = config.model
+        inputs = model.latent_dim + len(self.classes)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.generator = Generator(config.resolution, model.latent_dim, model.width)
+            self.generator = Generator(config.resolution, inputs, model.width)
             self.discriminator = Discriminator(
-                config.resolution, model.width, model.normalization, model.minibatch_std
+                config.resolution,
+                model.width,
+                model.normalization,
+                model.minibatch_std,
+                len(self.classes),
             )
-        self.generator_ema = Generator(config.resolution, model.latent_dim, model.width)
+        self.generator_ema = Generator(config.resolution, inputs, model.width)
         self.generator_ema.load_state_dict(self.generator.state_dict())
         self.generator_ema.eval().requires_grad_(False)
         # The layout that convolutions are fastest in, on CPUs and GPUs alike.
@@ -123,22 +137,23 @@ class GAN(pl.LightningModule):
         self.generator_ema.eval()
         return self
 
-    def training_step(self, paintings: Tensor, batch_idx: int) -> None:
+    def training_step(self, batches: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Some updates, one after another.
 
         Args:
-            paintings: this rank's parts of the batches, uint8 [updates, N, 3, H, W].
+            batches: this rank's parts of them: paintings, uint8 [updates, N, 3, H, W], and their
+                classes, float32 [updates, N, K] one-hot.
             batch_idx: not used; progress is counted in images.
         """
         model = self.config.model
         penalties = bool(model.r1 or model.r2 or model.gradient_penalty)
-        for batch in paintings:
+        for paintings, classes in zip(*batches, strict=True):
             self._follow_schedules()
             update = self.progress.images_seen // self.config.batch_size
             penalized = penalties and update % model.penalty_every == 0
-            self._updates[penalized](batch, *self._draw(len(batch)))
+            self._updates[penalized](paintings, classes, *self._draw(len(paintings)))
             self.metric_steps += 1
-            images = len(batch) * self.trainer.world_size
+            images = len(paintings) * self.trainer.world_size
             self.progress.images_seen += images
             update_ema(
                 self.generator_ema,
@@ -162,6 +177,7 @@ class GAN(pl.LightningModule):
         self,
         penalized: bool,
         paintings: Tensor,
+        classes: Tensor,
         latents: Tensor,
         mirrored: Tensor,
         shares: Tensor,
@@ -172,9 +188,14 @@ class GAN(pl.LightningModule):
         Nothing in it waits for the device or depends on anything but tensors, so that it can be
         captured as a CUDA graph.
 
+        Each generated picture is to be of the class of one painting. So classes are as frequent
+        among the generated as among the paintings, and a relativistic loss, which sets one
+        against the other, compares within a class.
+
         Args:
             penalized: whether the discriminator's gradient is penalised this time.
             paintings: uint8 [N, 3, H, W].
+            classes: float32 [N, K], the paintings' and the generated pictures', one-hot.
             latents: float32 [N, latent_dim, 1, 1].
             mirrored: bool [N, 1, 1, 1], which paintings are shown mirrored.
             shares: float32 [N, 1, 1, 1], of paintings in the mixtures of the gradient penalty.
@@ -186,15 +207,16 @@ class GAN(pl.LightningModule):
         model = self.config.model
         real = paintings.to(memory_format=torch.channels_last) / 127.5 - 1
         real = torch.where(mirrored, real.flip(-1), real)
-        fake = self.generator(latents)
+        fake = self.generator(torch.cat([latents, classes[:, :, None, None]], dim=1))
         real = self._augmented(real.to(fake.dtype), draws[0])
 
         both = torch.cat([real, self._augmented(fake.detach(), draws[1])])
         both.requires_grad_(penalized)
-        logits = self.discriminator(both, batches=2).float()
+        of_both = torch.cat([classes, classes])
+        logits = self.discriminator(both, batches=2, classes=of_both).float()
         real_logits, fake_logits = logits.chunk(2)
         loss = discriminator_loss(model.loss, real_logits, fake_logits, model.label_smoothing)
-        penalty = self._penalty(logits, both, shares) if penalized else 0.0
+        penalty = self._penalty(logits, both, classes, shares) if penalized else 0.0
         discriminator_optimizer.zero_grad()
         self.manual_backward(loss + model.penalty_every * penalty)
         discriminator_optimizer.step()
@@ -204,9 +226,11 @@ class GAN(pl.LightningModule):
         judged = self._augmented(fake, draws[2])
         if model.loss in RELATIVISTIC:
             judged = torch.cat([real, judged])
-            real_against, fake_against = self.discriminator(judged, batches=2).float().chunk(2)
+            logits = self.discriminator(judged, batches=2, classes=of_both).float()
+            real_against, fake_against = logits.chunk(2)
         else:
-            real_against, fake_against = None, self.discriminator(judged).float()
+            real_against = None
+            fake_against = self.discriminator(judged, classes=classes).float()
         against = generator_loss(model.loss, fake_against, real_against)
         generator_optimizer.zero_grad()
         self.manual_backward(against)
@@ -219,12 +243,13 @@ class GAN(pl.LightningModule):
         policy = self.config.model.augment
         return augment(images, draws, policy, self.augment_probability) if policy else images
 
-    def _penalty(self, logits: Tensor, both: Tensor, shares: Tensor) -> Tensor:
+    def _penalty(self, logits: Tensor, both: Tensor, classes: Tensor, shares: Tensor) -> Tensor:
         """What is added to the discriminator's loss for its gradient.
 
         Args:
             logits: [2N], of `both`.
             both: [2N, 3, H, W], paintings and generated pictures, that require a gradient.
+            classes: [N, K], of the paintings as of the generated pictures, and so of mixtures.
             shares: [N, 1, 1, 1], of the paintings in mixtures of both.
         """
         model = self.config.model
@@ -234,7 +259,8 @@ class GAN(pl.LightningModule):
             penalty = (model.r1 / 2 * on_real + model.r2 / 2 * on_fake).mean() * self.penalty_share
         if model.gradient_penalty:
             real, fake = both.detach().chunk(2)
-            distance = gradient_penalty(self.discriminator, real, fake, shares)
+            discriminator = partial(self.discriminator, classes=classes)
+            distance = gradient_penalty(discriminator, real, fake, shares)
             penalty = penalty + model.gradient_penalty * distance
         return penalty
 
@@ -293,6 +319,7 @@ class GAN(pl.LightningModule):
             "version": __version__,
             "config": asdict(self.config),
             "dataset_key": self.dataset_key,
+            "classes": self.classes,
             "progress": asdict(self.progress),
         }
 

@@ -34,6 +34,7 @@ from artgan.config import (
     save_config,
     seconds,
 )
+from artgan.data.classes import count_classes
 from artgan.data.pack import Pack
 from artgan.data.sources import announce, load_paintings
 from artgan.errors import UserError, printable
@@ -88,7 +89,8 @@ def train(config: TrainConfig, folder: Path, pack: Pack) -> bool:
             f"{_duration(progress)}. To go on, give it more in all: "
             f"resume={shlex.quote(str(folder))} max_images=… (or epochs=… or max_time=…)"
         )
-    module = GAN(config, pack.key, stopping.max_images)
+    classes = count_classes(pack) if config.model.conditional else {}
+    module = GAN(config, pack.key, stopping.max_images, classes)
     grids = SampleGrids(config.sample_every, folder, pack)
     measurements = Measurements(config, folder, stopping) if config.evaluate_every else None
     logger = EventLog(
@@ -103,7 +105,7 @@ def train(config: TrainConfig, folder: Path, pack: Pack) -> bool:
         callbacks = _callbacks(config, folder, stopping, grids, measurements)
         trainer = _make_trainer(config.trainer, logger, callbacks)
         if is_first_process:
-            announce(pack, config.dataset.crop, held_out)
+            announce(pack, config.dataset.crop, held_out, classes)
             print(f"{folder}: {_choices(config.trainer, trainer, pack)}", file=sys.stderr)
             clear_temporaries(folder)
             figures = [*FIGURES]

@@ -126,6 +126,7 @@ def test_two_processes_train_as_one(paintings: Path, tmp_path: Path) -> None:
         "evaluate.features=none",
         "evaluate.num=16",
         "checkpoint.monitor=swd",
+        "model.conditional=true",
         "name=mine",
         cwd=tmp_path,
     )

@@ -22,7 +22,7 @@ def numbered(count: int, length: int = 2) -> Pack:
 
 def numbers(stream: PaintingStream, batches: int) -> list[int]:
     taken = itertools.islice(stream, batches)
-    return [int(image[0, 0, 0]) for batch in taken for image in batch.flatten(0, 1)]
+    return [int(image[0, 0, 0]) for paintings, _ in taken for image in paintings.flatten(0, 1)]
 
 
 def test_each_painting_is_seen_once_an_epoch_also_where_batches_do_not_divide_it() -> None:
@@ -60,7 +60,8 @@ def test_fewer_paintings_than_a_batch_holds_are_repeated() -> None:
 
 
 def test_batches_are_uint8_tensors_in_the_layout_of_convolutions() -> None:
-    batch = next(iter(PaintingStream(numbered(10), batch_size=4, seed=0)))
+    batch, classes = next(iter(PaintingStream(numbered(10), batch_size=4, seed=0)))
+    assert classes.shape == (1, 4, 0)
     assert batch.shape == (1, 4, 3, 2, 2)
     assert batch.dtype == torch.uint8
     assert batch[0].is_contiguous(memory_format=torch.channels_last)
@@ -71,10 +72,10 @@ def test_batches_that_come_together_are_those_that_come_one_by_one(rank: int) ->
     def stream(**options: Any) -> PaintingStream:
         return PaintingStream(numbered(10, 5), 4, 3, rank=rank, world_size=2, **options)
 
-    alone = list(itertools.islice(stream(), 6))
+    alone = [paintings for paintings, _ in itertools.islice(stream(), 6)]
     together = stream(together=lambda seen: 1 + seen // 4)  # one, then two, then four
     sizes = []
-    for batches in itertools.islice(together, 3):
+    for batches, _ in itertools.islice(together, 3):
         sizes.append(len(batches))
         for batch in batches[: len(alone)]:
             assert torch.equal(batch, alone.pop(0)[0])
@@ -83,18 +84,34 @@ def test_batches_that_come_together_are_those_that_come_one_by_one(rank: int) ->
 
 def test_a_device_that_holds_the_paintings_cuts_the_same_squares() -> None:
     rows = np.random.default_rng(0).integers(0, 256, (10, 9, 4, 3), np.uint8)
-    pack = replace(pack_of(rows), lying=np.arange(10) % 2 == 0)
-    held = PaintingStream(pack, batch_size=4, seed=3, device=torch.device("cpu"))
-    for one, other in zip(held, itertools.islice(PaintingStream(pack, 4, 3), 8), strict=False):
-        assert torch.equal(one, other)
-        assert one.stride() == other.stride()
+    files = [f"{'ab'[number % 2]}/{number}" for number in range(10)]
+    pack = replace(pack_of(rows), lying=np.arange(10) % 2 == 0, files=files)
+    options: dict[str, Any] = {"batch_size": 4, "seed": 3, "classes": ["a", "b"]}
+    held = PaintingStream(pack, device=torch.device("cpu"), **options)
+    for pair in zip(held, itertools.islice(PaintingStream(pack, **options), 8), strict=False):
+        for one, other in zip(*pair, strict=True):
+            assert torch.equal(one, other)
+            assert one.stride() == other.stride()
+
+
+def test_each_painting_comes_with_its_class() -> None:
+    classes = ["a", "b", "c"]
+    pack = replace(numbered(10), files=[f"{'bca'[n % 3]}/deeper/{n}" for n in range(10)])
+    for images_seen, rank in ((0, 0), (8, 0), (8, 1)):
+        stream = PaintingStream(pack, 4, 3, images_seen, rank, 2, lambda _: 3, classes=classes)
+        paintings, one_hot = next(iter(stream))
+        assert one_hot.shape == (3, 2, 3)
+        assert one_hot.dtype == torch.float32
+        numbers = paintings[:, :, 0, 0, 0].int()
+        expected = [[["bca"[n % 3] == name for name in classes] for n in row] for row in numbers]
+        assert torch.equal(one_hot, torch.tensor(expected).float())
 
 
 def places(pack: Pack, epochs: int, seed: int = 0) -> NDArray[np.uint8]:
     """[epochs, strips]: the first row of each strip's square."""
     stream = PaintingStream(pack, batch_size=len(pack), seed=seed)
     seen = np.zeros((epochs, len(pack)), np.uint8)
-    for epoch, batch in enumerate(itertools.islice(stream, epochs)):
+    for epoch, (batch, _) in enumerate(itertools.islice(stream, epochs)):
         seen[epoch, batch[0, :, 0, 0, 0].numpy()] = batch[0, :, 1, 0, 0].numpy()
     return seen
 
@@ -111,5 +128,5 @@ def test_a_stream_begun_later_cuts_the_same_squares() -> None:
     pack = numbered(10, length=9)
     whole = list(itertools.islice(PaintingStream(pack, batch_size=4, seed=3), 7))
     later = PaintingStream(pack, batch_size=4, seed=3, images_seen=12)
-    for one, other in zip(whole[3:], later, strict=False):
+    for (one, _), (other, _) in zip(whole[3:], later, strict=False):
         assert torch.equal(one, other)

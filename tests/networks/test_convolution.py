@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from artgan.networks import convolution
-from artgan.networks.convolution import Downsampling, FromLatents, ToLogit, Upsampling
+from artgan.networks.convolution import Downsampling, FromLatents, ToLogits, Upsampling
 from artgan.networks.dcgan import Discriminator, Generator
 
 
@@ -103,9 +103,9 @@ def test_the_first_layer_of_a_generator_is_a_transposed_convolution(size: int) -
 
 
 def test_the_last_layer_of_a_discriminator_is_a_convolution() -> None:
-    layer = ToLogit(5)
+    layer = ToLogits(5, 3)
     features = torch.randn(2, 5, 4, 4)
-    torch.testing.assert_close(layer(features), torch.conv2d(features, layer.weight).flatten())
+    torch.testing.assert_close(layer(features), torch.conv2d(features, layer.weight).flatten(1))
 
 
 def test_in_bfloat16_both_ways_are_as_near_to_float32() -> None:

@@ -118,3 +118,32 @@ def test_batches_side_by_side_are_scored_as_in_calls_of_their_own() -> None:
     apart = torch.cat([network(images[:4]), network(images[4:])])
     torch.testing.assert_close(network(images, batches=2), apart)
     assert not torch.allclose(network(images), apart)
+
+
+@pytest.mark.parametrize("normalization", ["batch", "spectral", "none"])
+def test_the_logit_is_the_projection_onto_the_class(normalization: str) -> None:
+    """yᵀ V φ(x) + ψ(φ(x)), written out; also for a mixture of classes."""
+    network = Discriminator(32, 4, normalization, minibatch_std=True, classes=3).eval()
+    images, classes = (
+        torch.randn(4, 3, 32, 32),
+        torch.tensor([[1, 0, 0], [0, 0, 1], [0, 1, 0], [0.5, 0, 0.5]]),
+    )
+    *layers, last = network.layers
+    features = nn.Sequential(*layers)(images).flatten(1)
+    assert isinstance(last, nn.Conv2d)
+    psi, *embedding = last.weight.flatten(1)
+    logits = network(images, classes=classes)
+    for picture, shares, logit in zip(features, classes, logits, strict=True):
+        projected = sum(share * v @ picture for share, v in zip(shares, embedding, strict=True))
+        torch.testing.assert_close(logit, picture @ psi + projected)
+
+
+def test_classes_add_numbers_to_the_last_layer_and_nothing_else() -> None:
+    plain, told = Discriminator(32, 4), Discriminator(32, 4, classes=3)
+    assert {
+        name: (one.shape, other.shape)
+        for (name, one), other in zip(
+            plain.state_dict().items(), told.state_dict().values(), strict=True
+        )
+        if one.shape != other.shape
+    } == {"layers.8.weight": ((1, 16, 4, 4), (4, 16, 4, 4))}

@@ -18,6 +18,7 @@ from artgan.training.run import pick_precision
 from tests.helpers import EVERYTHING, assert_same, pack_of
 
 Configure = Callable[..., TrainConfig]
+CLASSES = {"figure": 3, "landscape": 5, "river": 1}
 
 
 def paintings(count: int = 8) -> Tensor:
@@ -26,12 +27,21 @@ def paintings(count: int = 8) -> Tensor:
     )
 
 
+def classes_of(module: GAN, count: int) -> Tensor:
+    """float32 [count, K]: one-hot, one class after the other."""
+    known = len(module.classes)
+    return torch.eye(known)[torch.arange(count) % max(known, 1)] if known else torch.zeros(count, 0)
+
+
 def one_update(module: GAN, batch: Tensor, precision: Any = "32-true") -> None:
     fit(module, batch[None, None], steps=1, precision=precision)
 
 
 def fit(module: GAN, steps_batches: Tensor, steps: int, precision: Any = "32-true") -> None:
     """Trains on uint8 [steps, updates, N, 3, H, W]."""
+    updates, count = steps_batches.shape[1:3]
+    classes = classes_of(module, count).expand(updates, -1, -1)
+    data = [(batches, classes) for batches in steps_batches]
     trainer = pl.Trainer(
         accelerator="cpu",
         max_epochs=1,
@@ -42,7 +52,7 @@ def fit(module: GAN, steps_batches: Tensor, steps: int, precision: Any = "32-tru
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(module, DataLoader(steps_batches, batch_size=None))  # type: ignore[arg-type]
+    trainer.fit(module, DataLoader(data, batch_size=None))  # type: ignore[arg-type]
 
 
 def test_one_update_is_that_of_the_tutorial(configure: Configure) -> None:
@@ -76,7 +86,10 @@ def test_one_update_is_that_of_the_tutorial(configure: Configure) -> None:
             assert error.quantile(0.99) < 1e-6, name
 
 
-def test_one_relativistic_update_with_penalties_is_that_written_out(configure: Configure) -> None:
+@pytest.mark.parametrize("named", [None, CLASSES], ids=["plain", "conditional"])
+def test_one_relativistic_update_with_penalties_is_that_written_out(
+    configure: Configure, named: dict[str, int] | None
+) -> None:
     module = GAN(
         configure(
             dataset__flip="false",
@@ -88,23 +101,29 @@ def test_one_relativistic_update_with_penalties_is_that_written_out(configure: C
             model__penalty_every=4,
         ),
         "key",
+        classes=named,
     )
     generator, discriminator = copy.deepcopy((module.generator, module.discriminator))
     latents, _, shares, _ = module._draw(8)
+    classes = classes_of(module, 8)
     one_update(module, paintings())
 
-    real, fake = paintings().float() / 127.5 - 1, generator(latents)
+    real = paintings().float() / 127.5 - 1
+    fake = generator(torch.cat([latents, classes[..., None, None]], dim=1))
     mixed = shares * real + (1 - shares) * fake.detach()
 
     def norms(images: Tensor) -> Tensor:
         images = images.detach().requires_grad_()
-        gradients = torch.autograd.grad(discriminator(images).sum(), images, create_graph=True)[0]
+        logits = discriminator(images, classes=classes)
+        gradients = torch.autograd.grad(logits.sum(), images, create_graph=True)[0]
         return gradients.square().sum(dim=(1, 2, 3))
 
-    against = discriminator(real) - discriminator(fake.detach())
+    def ahead(fake: Tensor) -> Tensor:
+        return discriminator(real, classes=classes) - discriminator(fake, classes=classes)
+
     penalty = 0.5 / 2 * norms(real).mean() + 0.25 / 2 * norms(fake).mean()
     penalty = penalty + 2 * (norms(mixed).sqrt() - 1).square().mean()
-    (-F.logsigmoid(against).mean() + 4 * penalty).backward()
+    (-F.logsigmoid(ahead(fake.detach())).mean() + 4 * penalty).backward()
     expected = [p.grad for p in discriminator.parameters()]
     # The module's own gradients are of its last backward pass, before its step.
     for ours, theirs in zip(module.discriminator.parameters(), expected, strict=True):
@@ -112,7 +131,7 @@ def test_one_relativistic_update_with_penalties_is_that_written_out(configure: C
 
     discriminator.load_state_dict(module.discriminator.state_dict())
     generator.zero_grad()
-    (-F.logsigmoid(discriminator(fake) - discriminator(real)).mean()).backward()
+    (-F.logsigmoid(-ahead(fake)).mean()).backward()
     for ours, theirs in zip(module.generator.parameters(), generator.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-6)
 
@@ -255,7 +274,7 @@ def test_each_rank_gets_its_own_paintings_from_where_the_run_stands(
 ) -> None:
     numbers = pack_of(np.tile(np.arange(40, dtype=np.uint8)[:, None, None, None], 3))
     together = PaintingStream(numbers, batch_size=8, seed=0, images_seen=16)
-    expected = next(iter(together))[0, :, 0, 0, 0].tolist()
+    expected = next(iter(together))[0][0, :, 0, 0, 0].tolist()
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     module = GAN(configure(), "key")
     module.progress.images_seen = 16
@@ -266,7 +285,7 @@ def test_each_rank_gets_its_own_paintings_from_where_the_run_stands(
     shares = []
     for rank in (0, 1):
         monkeypatch.setattr(pl.Trainer, "global_rank", rank)
-        shares += next(iter(datamodule.train_dataloader()))[0, :, 0, 0, 0].tolist()
+        shares += next(iter(datamodule.train_dataloader()))[0][0, :, 0, 0, 0].tolist()
     assert shares == expected
 
 
@@ -306,16 +325,16 @@ def test_updates_in_one_step_of_lightning_are_those_of_several(configure: Config
 
 def test_an_update_draws_nothing_itself(configure: Configure) -> None:
     """What is captured must follow from its inputs: replayed, it would draw the same again."""
-    module = GAN(configure(**EVERYTHING), "key")
+    module = GAN(configure(**EVERYTHING), "key", classes=CLASSES)
     one_update(module, paintings())
     state = torch.get_rng_state()
-    module.update(True, paintings(), *module._draw(8))
+    module.update(True, paintings(), classes_of(module, 8), *module._draw(8))
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_an_update_never_waits_for_the_device(configure: Configure) -> None:
     """On the meta device a tensor has no values: reading one on the way raises."""
-    module = GAN(configure(**EVERYTHING), "key").to("meta")
+    module = GAN(configure(**EVERYTHING), "key", classes=CLASSES).to("meta")
     module.metric_sums = module.metric_sums.to("meta")
     module.penalty_share = module.penalty_share.to("meta")
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
@@ -325,8 +344,8 @@ def test_an_update_never_waits_for_the_device(configure: Configure) -> None:
         torch.optim.SGD(network.parameters(), lr=0.1)  # Adam has no meta kernels
         for network in (module.discriminator, module.generator)
     ]
-    draws = [tensor.to("meta") for tensor in GAN(configure(), "key")._draw(8)]
-    module.update(True, paintings().to("meta"), *draws)
+    inputs = [paintings(), classes_of(module, 8), *GAN(configure(), "key")._draw(8)]
+    module.update(True, *(tensor.to("meta") for tensor in inputs))
     with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
         module.metric_sums.tolist()
 

@@ -13,8 +13,9 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from artgan.checkpoint import load_checkpoint
-from artgan.config import TrainConfig, load_config
+from artgan.config import Recipe, TrainConfig, load_config
 from artgan.errors import UserError
+from artgan.sampling import draw_inputs, load_painter, paint, render
 from artgan.training.callbacks import FIGURES
 from artgan.training.folder import claim_folder, settle
 from tests.helpers import EVERYTHING, assert_same_state
@@ -66,8 +67,9 @@ def test_a_run_of_a_version_without_the_newer_keys_goes_on(run: Run) -> None:
     folder = run(name="mine", max_images=64)
     for name in ("last.ckpt", "images-000000064.ckpt"):
         checkpoint = load_checkpoint(folder / name)
-        for key in ("loss", "normalization", "augment", "learning_rate_final"):
+        for key in ("loss", "normalization", "augment", "learning_rate_final", "conditional"):
             del checkpoint["artgan"]["config"]["model"][key]
+        del checkpoint["artgan"]["classes"]
         for optimizer in checkpoint["optimizer_states"]:
             optimizer["param_groups"][0]["lr"] = 2e-4  # was a number
         torch.save(checkpoint, folder / f"{name}.old")
@@ -76,6 +78,73 @@ def test_a_run_of_a_version_without_the_newer_keys_goes_on(run: Run) -> None:
     run(resume=folder, max_images=96)
 
     assert_same_state(folder / "last.ckpt", whole / "last.ckpt")
+
+
+@pytest.fixture
+def colours(tmp_path: Path) -> Path:
+    """Twelve blue and eight red pictures, in a folder each."""
+    random = np.random.default_rng(0)
+    for index in range(20):
+        path = tmp_path / "colours" / ("blue" if index < 12 else "red") / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = random.integers(0, 60, (40, 40, 3), np.uint8)
+        pixels[..., 2 if index < 12 else 0] += 180
+        Image.fromarray(pixels).save(path)
+    return tmp_path / "colours"
+
+
+def test_a_conditional_run_learns_to_paint_each_class(run: Run, colours: Path) -> None:
+    folder = run(
+        name="mine",
+        dataset__root=colours,
+        max_images=2400,
+        sample_every=2400,
+        model__conditional="true",
+        model__loss="rpgan",
+        model__normalization="none",
+        model__r1=0.5,
+        model__learning_rate=2e-3,
+    )
+    painter = load_painter(folder / "last.ckpt")
+    assert list(painter.classes.items()) == [("blue", 12), ("red", 8)]
+
+    def redness(*chosen: str) -> torch.Tensor:
+        """[16], in ±255."""
+        pictures = paint(
+            painter.generator, draw_inputs(100, 16, 100, painter.classes, chosen=chosen)
+        ).float()
+        return (pictures[:, 0] - pictures[:, 2]).mean(dim=(1, 2))
+
+    blue, both, red = redness("blue"), redness("blue", "red"), redness("red")
+    assert blue.max() < -50 < 50 < red.min()
+    assert blue.mean() + 50 < both.mean() < red.mean() - 50
+
+    grid = render(painter, Recipe("grid", 0, 1.0, True, 64, 1.0, []))
+    with Image.open(folder / "samples" / "images-000002400.png") as image:
+        np.testing.assert_array_equal(grid.permute(1, 2, 0), np.asarray(image))
+
+
+def test_the_classes_are_those_of_the_paintings_trained_on(run: Run) -> None:
+    folder = run(name="mine", max_images=8, model__conditional="true", dataset__holdout=0.5)
+    classes = load_checkpoint(folder / "last.ckpt")["artgan"]["classes"]
+    assert list(classes) == ["landscape", "river"]
+    assert sum(classes.values()) == 20
+    plain = run(name="plain", max_images=8)
+    assert load_checkpoint(plain / "last.ckpt")["artgan"]["classes"] == {}
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [("", "8 paintings lie in no subfolder"), ("blue", "in one subfolder of .*, blue. Give")],
+)
+def test_a_set_without_classes_is_refused_before_there_is_a_folder(
+    run: Run, colours: Path, tmp_path: Path, place: str, message: str
+) -> None:
+    for file in (colours / "red").iterdir():
+        file.rename(colours / place / file.name)
+    with pytest.raises(UserError, match=f"^model.conditional: .*{message}"):
+        run(dataset__root=colours, model__conditional="true")
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,57 @@
+"""The classes of a set: the subfolders of its root that the paintings lie in."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from artgan.data.pack import Pack
+from artgan.errors import UserError, printable
+
+
+def count_classes(pack: Pack) -> dict[str, int]:
+    """The names of the classes, sorted, and how many strips are of each.
+
+    Args:
+        pack: the paintings; each is of the class whose name is that of the first folder below the
+            root on the way to it.
+
+    Raises:
+        UserError: paintings lie outside any subfolder, or there are fewer than two classes.
+    """
+    root = printable(str(pack.checkup.root))
+    outside = sorted({file for file in pack.files if "/" not in file})
+    if outside:
+        raise UserError(
+            f"model.conditional: {len(outside):,} paintings lie in no subfolder of {root}, such as "
+            f"{printable(outside[0])}. Give each class a subfolder, or leave model.conditional out."
+        )
+    counts = Counter(_class_of(file) for file in pack.files)
+    if len(counts) < 2:
+        raise UserError(
+            f"model.conditional: all paintings lie in one subfolder of {root}, "
+            f"{printable(min(counts))}. Give each of at least two classes a subfolder, or leave "
+            "model.conditional out."
+        )
+    return dict(sorted(counts.items()))
+
+
+def one_hot(files: Sequence[str], classes: Sequence[str]) -> NDArray[np.float32]:
+    """The class of each file, as one-hot numbers.
+
+    Args:
+        files: [N] relative to the root.
+        classes: [K] names; none for a set that is not told apart.
+
+    Returns:
+        float32 [N, K], one 1 in each row.
+    """
+    if not classes:
+        return np.zeros((len(files), 0), np.float32)
+    numbers = [classes.index(_class_of(file)) for file in files]
+    return np.eye(len(classes), dtype=np.float32)[numbers]
+
+
+def _class_of(file: str) -> str:
+    return file.partition("/")[0]
