@@ -465,6 +465,8 @@ def _explain(error: Exception) -> str:
     while cause.__cause__ is not None and not isinstance(cause, OmegaConfBaseException):
         cause = cause.__cause__
     message = str(cause).splitlines()[0]
+    if "is not a ListConfig" in message:
+        message = "is a list. Write its parts in brackets, as [one,two]."
     full_key = getattr(cause, "full_key", None)
     return f"{full_key}: {message}" if full_key else message
 

@@ -165,8 +165,8 @@ def _refuse_unknown(chosen: Sequence[str], classes: dict[str, int]) -> None:
     for name in chosen:
         if not classes:
             raise UserError(
-                f"classes: this checkpoint knows of none, so neither of '{name}'. "
-                "It takes a run with model.conditional=true."
+                f"classes: this checkpoint cannot paint '{name}': it was trained without classes. "
+                "Leave classes= out, or train with model.conditional=true."
             )
         if name not in classes:
             raise UserError(f"classes: {not_among(name, classes)}")

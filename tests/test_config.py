@@ -62,6 +62,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         ("resolution=100", "resolution: '100' is none of 32, 64, 128, 256."),
         ("trainer.precision=16", "trainer.precision: '16' is none of auto, 32, bf16."),
         ("dataset.flip=maybe", "dataset.flip: Value 'maybe'"),
+        ("model.augment=cutout", "model.augment: is a list. Write its parts in brackets"),
         ("dataset=folder", "dataset.root: a value is needed."),
         ("resolution", "'resolution' cannot be read. Write key=value."),
         ("~seed", "seed: cannot be taken away."),

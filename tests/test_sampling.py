@@ -254,7 +254,7 @@ def test_an_altered_provenance_is_refused(
     grid, *_ = sample(settings())
     altered = tmp_path / "altered.png"
     save_png(torch.zeros(3, 8, 8, dtype=torch.uint8), altered, read_provenance(grid) | change)
-    with pytest.raises(UserError, match=r"from_image|classes: this checkpoint knows of none"):
+    with pytest.raises(UserError, match=r"from_image|classes: this checkpoint cannot paint"):
         sample(settings(ckpt=None, from_image=str(altered)))
 
 
