@@ -161,7 +161,7 @@ def test_a_multirun_compares_settings_in_runs_of_their_own(paintings: Path, tmp_
 def test_the_configuration_is_shown_without_a_run(tmp_path: Path) -> None:
     done = script("train.py", "--cfg", "job", cwd=tmp_path)
     assert done.returncode == 0
-    assert "learning_rate: 0.0002" in done.stdout
+    assert "learning_rate: 0.0005" in done.stdout
     assert not list(tmp_path.iterdir())
 
 
