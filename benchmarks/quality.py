@@ -372,6 +372,7 @@ def train(study: Study, recipe: Recipe, *arguments: str) -> None:
         *("dataset=folder", f"dataset.root={study.output.resolve() / 'paintings'}"),
         *recipe.overrides,
         *(f"resolution={study.resolution}", f"dataset.holdout={HOLDOUT}", *arguments),
+        "evaluate_every=null",  # what it measures by itself would be taken for ours
     )
 
 
@@ -543,7 +544,10 @@ def report(study: Study, runs: list[Run]) -> str:
     everything = {
         "command": shlex.join(["python", *sys.argv]),
         "machine": machine,
-        "settings": study.settings,
+        "settings": {
+            key: Path(value).name if isinstance(value, str) else value
+            for key, value in study.settings.items()
+        },
         "rates": _read(study.output / "rates.json", {}),
         "runs": [
             {

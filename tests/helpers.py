@@ -38,6 +38,14 @@ EVERYTHING = {
     "model__augment_target": 0.6,
     "model__learning_rate_final": 0.1,
 }
+# And those that exclude these.
+THE_OTHERS = {
+    "model__loss": "wgan_gp",
+    "model__normalization": "spectral",
+    "model__gradient_penalty": 10,
+    "model__augment": "[translation]",
+    "model__augment_probability": 0.5,
+}
 
 
 def pack_of(rows: NDArray[np.uint8]) -> Pack:

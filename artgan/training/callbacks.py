@@ -28,6 +28,7 @@ from artgan.files import atomic_write
 from artgan.pictures import encode_png, tile
 from artgan.sampling import draw_inputs, paint
 from artgan.training.health import discriminator_has_won, diversity, diversity_has_collapsed
+from artgan.training.losses import PROBABILISTIC
 from artgan.training.module import GAN, Progress
 
 GRID_SIDE = 8
@@ -35,9 +36,9 @@ GRID_SIDE = 8
 PATIENCE = 5
 # Images before which there is no diversity yet that could have collapsed.
 EARLY = 20_000
-GRADIENT_NORM, RATE, DIVERSITY = "gradient norm/generator", "images per second", "diversity"
+RATE, DIVERSITY = "images per second", "diversity"
 AUGMENT = "augment probability"
-FIGURES = (*GAN.METRICS, GRADIENT_NORM, RATE, DIVERSITY)
+FIGURES = (*GAN.METRICS, RATE, DIVERSITY)
 
 
 def due(module: GAN, every: int) -> bool:
@@ -111,6 +112,9 @@ class Stopping(pl.Callback):
     ) -> None:
         progress = module.progress
         progress.seconds = self.clock() - self._began
+        if trainer.world_size > 1:
+            # One clock for all: schedules that differed between ranks would part their weights.
+            progress.seconds = trainer.strategy.broadcast(progress.seconds)
         module.time_used = progress.seconds / self.max_seconds
         stop = (
             self._interrupted
@@ -118,7 +122,7 @@ class Stopping(pl.Callback):
             or progress.seconds >= self.max_seconds
         )
         if trainer.world_size > 1:
-            # Clocks and signals differ between ranks; all must stop after the same update.
+            # A signal may come to one of them; all must stop after the same update.
             stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
         trainer.should_stop = stop
 
@@ -168,26 +172,20 @@ class Curves(pl.Callback):
         now = (module.progress.images_seen, self.clock())
         rate = (now[0] - self._since[0]) / max(now[1] - self._since[1], 1e-9)
         self._since = now
-        gradients = [p.grad for p in module.generator.parameters() if p.grad is not None]
-        gradient_norm = float(torch.nn.utils.get_total_norm(gradients))
-        self.figures = module.mean_metrics() | {
-            GRADIENT_NORM: gradient_norm,
-            RATE: rate,
-        }
+        self.figures = module.mean_metrics() | {RATE: rate}
         if module.config.model.augment_target is not None:
             self.figures[AUGMENT] = module.augment_probability.item()
         if not all(math.isfinite(value) for value in self.figures.values()):
             raise UserError(_diverged(module, self.folder))
         for tag, value in self.figures.items():
             writer(trainer).add_scalar(tag, value, module.progress.images_seen)
-        # Only that loss makes probabilities of the logits.
-        if module.config.model.loss == "bce":
-            self._warn(gradient_norm)
+        if module.config.model.loss in PROBABILISTIC:
+            self._warn()
 
-    def _warn(self, gradient_norm: float) -> None:
+    def _warn(self) -> None:
         """Warns once, when it has lasted; again only after it has been well in between."""
         warning = discriminator_has_won(
-            self.figures["D(x)"], self.figures["D(G(z))"], gradient_norm
+            self.figures["D(x)"], self.figures["D(G(z))"], self.figures["gradient norm/generator"]
         )
         self._lopsided = self._lopsided + 1 if warning else 0
         if warning and self._lopsided == PATIENCE:

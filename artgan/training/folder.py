@@ -122,6 +122,16 @@ def _check_model(model: ModelConfig) -> None:
             "model.augment_target: there is no augmentation to adapt. "
             "Add model.augment=[translation,cutout]"
         )
+    if model.augment_target is not None and model.augment_probability != 1:
+        raise UserError(
+            "model.augment_probability: is adapted, from 0 on, with model.augment_target. "
+            "Leave one of them out."
+        )
+    if model.augment_target is not None and model.loss in ("lsgan", "wgan_gp"):
+        raise UserError(
+            f"model.augment_target: the sign of D means nothing with the loss {model.loss}. "
+            "Leave it out, or take model.loss=bce, hinge or rpgan."
+        )
     if model.loss == "wgan_gp" and not model.gradient_penalty:
         raise UserError(
             "model.loss: wgan_gp has no bounds without its penalty. Add model.gradient_penalty=10"

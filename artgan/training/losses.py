@@ -9,6 +9,8 @@ from torch import Tensor
 
 # Whose generator learns from how paintings are scored, too.
 RELATIVISTIC = ("rpgan",)
+# Which make probabilities of logits.
+PROBABILISTIC = ("bce", "rpgan")
 
 
 def discriminator_loss(
@@ -78,3 +80,21 @@ def generator_loss(name: str, fake_logits: Tensor, real_logits: Tensor | None = 
             assert real_logits is not None
             return F.softplus(real_logits - fake_logits).mean()
     raise ValueError(f"there is no loss {name}")
+
+
+def confidences(name: str, real_logits: Tensor, fake_logits: Tensor) -> tuple[Tensor, Tensor]:
+    """How sure the discriminator is, as its loss makes probabilities of logits.
+
+    Args:
+        name: of the loss; for those that do not, sigmoids are taken all the same, to look at.
+        real_logits: [N].
+        fake_logits: [N].
+
+    Returns:
+        Two of [N] in [0, 1]: that the paintings are paintings, and that the generated pictures are.
+        For `rpgan`, that each is rather one than the other of its pair.
+    """
+    if name in RELATIVISTIC:
+        ahead = real_logits - fake_logits
+        return ahead.sigmoid(), (-ahead).sigmoid()
+    return real_logits.sigmoid(), fake_logits.sigmoid()

@@ -18,7 +18,12 @@ from artgan.networks.dcgan import Discriminator, Generator
 from artgan.training.augment import DRAWS, adapted, augment
 from artgan.training.capture import CapturedGraph, captures
 from artgan.training.ema import update_ema
-from artgan.training.losses import RELATIVISTIC, discriminator_loss, generator_loss
+from artgan.training.losses import (
+    RELATIVISTIC,
+    confidences,
+    discriminator_loss,
+    generator_loss,
+)
 from artgan.training.penalties import gradient_penalty, squared_gradient_norms
 
 
@@ -38,9 +43,9 @@ class Progress:
 class GAN(pl.LightningModule):
     """A generator and a discriminator that learn from each other.
 
-    Everything random in a step (latents, flips) is drawn from a generator seeded by the seed, the
-    rank and the images seen. So a resumed run draws what the uninterrupted one would have drawn,
-    and no two ranks draw the same.
+    Everything random in a step (latents, flips, augmentation) is drawn from a generator seeded by
+    the seed, the rank and the images seen. So a resumed run draws what the uninterrupted one would
+    have drawn, and no two ranks draw the same.
 
     Args:
         config: the whole configuration of the run.
@@ -51,7 +56,13 @@ class GAN(pl.LightningModule):
     """
 
     augment_probability: Tensor
-    METRICS = ("loss/discriminator", "loss/generator", "D(x)", "D(G(z))")
+    METRICS = (
+        "loss/discriminator",
+        "loss/generator",
+        "gradient norm/generator",
+        "D(x)",
+        "D(G(z))",
+    )
 
     def __init__(
         self,
@@ -237,7 +248,27 @@ class GAN(pl.LightningModule):
         generator_optimizer.step()
         self.discriminator.requires_grad_(True)
 
-        self._record(loss, against, real_logits, fake_logits)
+        self._adapt(real_logits, fake_logits)
+        gradients = [p.grad for p in self.generator.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        probabilities = confidences(model.loss, real_logits, fake_logits)
+        # For `mean_metrics`, which reads the sums once in a while.
+        means = (value.detach().mean() for value in (loss, against, norm, *probabilities))
+        self.metric_sums += torch.stack(list(means))
+
+    def _adapt(self, real_logits: Tensor, fake_logits: Tensor) -> None:
+        """Moves the augmentation's probability, where it is to follow how far D overfits."""
+        model = self.config.model
+        if model.augment_target is None:
+            return
+        # In pairs only differences mean something.
+        scores = real_logits - fake_logits if model.loss in RELATIVISTIC else real_logits
+        sign_mean = scores.detach().sign().mean()
+        self.augment_probability.copy_(
+            adapted(
+                self.augment_probability, sign_mean, self.config.batch_size, model.augment_target
+            )
+        )
 
     def _augmented(self, images: Tensor, draws: Tensor) -> Tensor:
         policy = self.config.model.augment
@@ -280,30 +311,6 @@ class GAN(pl.LightningModule):
         latents = torch.randn(shape, generator=random, device=self.device)
         mirrored = uniform(count, 1, 1, 1) < (0.5 if self.config.dataset.flip else 0.0)
         return latents, mirrored, uniform(count, 1, 1, 1), uniform(3, count, DRAWS)
-
-    def _record(
-        self,
-        discriminator_loss: Tensor,
-        generator_loss: Tensor,
-        real_logits: Tensor,
-        fake_logits: Tensor,
-    ) -> None:
-        """Adds to the sums that `mean_metrics` reads, without waiting for the device."""
-        values = (
-            discriminator_loss.detach(),
-            generator_loss.detach(),
-            real_logits.detach().sigmoid().mean(),
-            fake_logits.detach().sigmoid().mean(),
-        )
-        self.metric_sums += torch.stack(values)
-        model = self.config.model
-        if model.augment_target is not None:
-            ahead = real_logits - fake_logits if model.loss in RELATIVISTIC else real_logits
-            sign_mean = ahead.detach().sign().mean()
-            images = self.config.batch_size
-            self.augment_probability.copy_(
-                adapted(self.augment_probability, sign_mean, images, model.augment_target)
-            )
 
     def mean_metrics(self) -> dict[str, float]:
         """Means of the metrics since the last call; every rank must call it at the same step."""

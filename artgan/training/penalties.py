@@ -12,8 +12,9 @@ def squared_gradient_norms(logits: Tensor, images: Tensor) -> Tensor:
     R1 is γ/2 times its mean over paintings, R2 the same over generated pictures.
 
     Args:
-        logits: [N], what the discriminator gave for `images`; each may depend on its own picture
-            only, which BatchNorm does not hold to.
+        logits: [N], what the discriminator gave for `images`; each must depend on its own picture,
+            which BatchNorm does not hold to. The little that minibatch standard deviation adds from
+            the others is let pass, as it is in StyleGAN2.
         images: [N, 3, H, W] that require a gradient.
 
     Returns:

@@ -282,14 +282,18 @@ def _log_hyperparameters(
 ) -> None:
     """Fills TensorBoard's HPARAMS tab, which takes each figure's latest value from its curve."""
     flat = {
-        key: printable(value) if isinstance(value, str) else value
+        key: value if isinstance(value, int | float) else printable(_text(value))
         for key, value in _flatten(asdict(config)).items()
-        if isinstance(value, int | float | str)
+        if isinstance(value, int | float | str | list)
     }
     for summary in hparams(flat, dict.fromkeys(figures, 0.0)):
         file_writer = logger.experiment.file_writer
         assert file_writer is not None
         file_writer.add_summary(summary)
+
+
+def _text(value: str | list[str]) -> str:
+    return value if isinstance(value, str) else " ".join(value)
 
 
 def _flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from artgan.training.losses import discriminator_loss, generator_loss
+from artgan.training.losses import confidences, discriminator_loss, generator_loss
 
 LOSSES = ["bce", "hinge", "lsgan", "wgan_gp", "rpgan"]
 REAL = torch.tensor([3.0, -1.0, 0.0, 40.0])
@@ -87,3 +87,12 @@ def test_in_the_relativistic_loss_only_differences_count() -> None:
             discriminator_loss("rpgan", REAL + shift, FAKE + shift),
             discriminator_loss("rpgan", REAL, FAKE),
         )
+
+
+def test_confidences_are_the_probabilities_that_the_loss_speaks_of() -> None:
+    paintings, fakes = confidences("bce", torch.tensor([0.0, 2.0]), torch.tensor([-2.0, 0.0]))
+    assert paintings.tolist() == pytest.approx([0.5, 1 / (1 + math.exp(-2))])
+    assert fakes.tolist() == pytest.approx([1 / (1 + math.exp(2)), 0.5])
+    paintings, fakes = confidences("rpgan", torch.tensor([7.0]), torch.tensor([5.0]))
+    assert paintings.item() == pytest.approx(1 / (1 + math.exp(-2)))
+    assert paintings.item() + fakes.item() == pytest.approx(1)

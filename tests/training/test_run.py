@@ -5,6 +5,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,9 +17,10 @@ from artgan.checkpoint import load_checkpoint
 from artgan.config import Recipe, TrainConfig, load_config
 from artgan.errors import UserError
 from artgan.sampling import draw_inputs, load_painter, paint, render
-from artgan.training.callbacks import FIGURES
-from artgan.training.folder import claim_folder, settle
-from tests.helpers import EVERYTHING, assert_same_state
+from artgan.training.augment import TRANSFORMATIONS
+from artgan.training.callbacks import FIGURES, Clock, Stopping
+from artgan.training.folder import AUGMENTATIONS, claim_folder, settle
+from tests.helpers import EVERYTHING, THE_OTHERS, assert_same_state
 
 Run = Callable[..., Path]
 Configure = Callable[..., TrainConfig]
@@ -49,12 +51,23 @@ def test_resume_in_bfloat16_equals_the_uninterrupted_run(run: Run) -> None:
     assert_same_state(part / "last.ckpt", whole / "last.ckpt")
 
 
-def test_resume_with_every_option_equals_the_uninterrupted_run(run: Run) -> None:
-    """Lazy penalties, schedules and the adapted probability go on where they stood."""
-    folder = run(name="mine", max_images=160, checkpoint__every=72, **EVERYTHING)
+@pytest.mark.parametrize("precision", ["32", "bf16"])
+@pytest.mark.parametrize("options", [EVERYTHING, THE_OTHERS], ids=["most", "others"])
+def test_resume_with_every_option_equals_the_uninterrupted_run(
+    run: Run, options: dict[str, object], precision: str
+) -> None:
+    """Lazy penalties, schedules, the adapted probability, power iterations go on where they stood.
+
+    In bfloat16 the network is wide enough for deep convolutions to be matrix products.
+    """
+    if precision == "bf16":
+        options = options | {"trainer__precision": "bf16", "model__width": 128}
+        options |= {"batch_size": 4, "sample_every": 1000}
+    whole_run, part = (160, 72) if precision == "32" else (16, 8)
+    folder = run(name="mine", max_images=whole_run, checkpoint__every=part, **options)
     whole = folder.rename(folder.with_name("whole"))
     folder.mkdir()
-    for name in ("config.yaml", "images-000000072.ckpt"):
+    for name in ("config.yaml", f"images-{part:09d}.ckpt"):
         (folder / name).write_bytes((whole / name).read_bytes())
 
     run(resume=folder)
@@ -152,6 +165,14 @@ def test_a_set_without_classes_is_refused_before_there_is_a_folder(
     [
         ({"augment": "[cutuot]"}, "model.augment: 'cutuot' is none of color, translation, cutout"),
         ({"augment_target": 0.6}, r"Add model.augment=\[translation,cutout\]"),
+        (
+            {"augment": "[cutout]", "augment_target": 0.6, "augment_probability": 0.5},
+            "model.augment_probability: is adapted",
+        ),
+        (
+            {"augment": "[cutout]", "augment_target": 0.6, "loss": "lsgan"},
+            "the sign of D means nothing with the loss lsgan",
+        ),
         ({"loss": "wgan_gp", "normalization": "none"}, "Add model.gradient_penalty=10"),
         ({"r1": 1}, "model.r1: .* Add model.normalization=none"),
         ({"gradient_penalty": 10}, "model.gradient_penalty: .* Add model.normalization=none"),
@@ -164,6 +185,24 @@ def test_options_that_make_no_sense_together_are_refused_before_there_is_a_folde
     with pytest.raises(UserError, match=message):
         run(**{f"model__{key}": value for key, value in options.items()})
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_augmentations_that_can_be_asked_for_are_those_there_are() -> None:
+    assert set(AUGMENTATIONS) == set(TRANSFORMATIONS)
+
+
+def test_ranks_follow_one_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else their schedules would differ, and with them their weights."""
+    stopping = Stopping(math.inf, 100.0, Clock())
+    progress = SimpleNamespace(images_seen=8, seconds=0.0)
+    module = SimpleNamespace(progress=progress, time_used=0.0)
+    strategy = SimpleNamespace(
+        broadcast=lambda seconds: 40.0, reduce_boolean_decision=lambda stop, all: stop
+    )
+    trainer = SimpleNamespace(world_size=2, strategy=strategy, should_stop=None)
+    stopping._began = 0.0
+    stopping.on_train_batch_end(trainer, module)  # type: ignore[arg-type]
+    assert (progress.seconds, module.time_used, trainer.should_stop) == (40.0, 0.4, False)
 
 
 def test_a_seed_makes_a_run_repeatable(run: Run) -> None:
