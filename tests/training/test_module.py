@@ -99,10 +99,13 @@ def test_one_relativistic_update_with_penalties_is_that_written_out(
             model__r2=0.25,
             model__gradient_penalty=2,
             model__penalty_every=4,
+            model__penalty_final=0.2,
         ),
         "key",
+        max_images=64,
         classes=named,
     )
+    module.progress.images_seen = 32  # half way, where 0.2 + 0.8 / 2 of R1 and R2 are left
     generator, discriminator = copy.deepcopy((module.generator, module.discriminator))
     latents, _, shares, _ = module._draw(8)
     classes = classes_of(module, 8)
@@ -121,7 +124,7 @@ def test_one_relativistic_update_with_penalties_is_that_written_out(
     def ahead(fake: Tensor) -> Tensor:
         return discriminator(real, classes=classes) - discriminator(fake, classes=classes)
 
-    penalty = 0.5 / 2 * norms(real).mean() + 0.25 / 2 * norms(fake).mean()
+    penalty = 0.6 * (0.5 / 2 * norms(real).mean() + 0.25 / 2 * norms(fake).mean())
     penalty = penalty + 2 * (norms(mixed).sqrt() - 1).square().mean()
     (-F.logsigmoid(ahead(fake.detach())).mean() + 4 * penalty).backward()
     expected = [p.grad for p in discriminator.parameters()]
@@ -198,7 +201,8 @@ def test_all_that_the_discriminator_sees_is_augmented(configure: Configure) -> N
     assert ((hidden >= 8 * 8) & (hidden <= 16 * 16)).all()
     # Neither paintings, nor generated pictures in the two losses, are cut alike.
     masks = [(images == 0).all(dim=1) for images in (both[:8], both[8:], fake)]
-    assert not any(torch.equal(masks[i], masks[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+    # A generated picture may be 0 elsewhere, too.
+    assert all((masks[i] & ~masks[j]).any() for i, j in ((0, 1), (0, 2), (1, 2)))
 
 
 def test_the_augmentation_grows_while_the_discriminator_is_sure(configure: Configure) -> None:
