@@ -204,7 +204,7 @@ def reference_of(
         elif len(pack):
             print(
                 f"Only {len(pack)} paintings are held out, too few to measure against: it takes "
-                f"at least {FEWEST_PAINTINGS}. A run with a larger dataset.holdout sets more aside.",
+                f"at least {FEWEST_PAINTINGS}. A run with more dataset.holdout sets more aside.",
                 file=sys.stderr,
             )
     name, pack = next(iter(packs.items()))

@@ -234,6 +234,22 @@ def test_features_of_the_paintings_are_kept_and_those_of_other_pixels_are_not_ta
     assert computed == [24, 16, 24, 24]
 
 
+def test_kept_features_go_with_the_paintings_they_are_of(
+    run: Run, weights: Path, paintings: Path, tmp_path: Path
+) -> None:
+    root = shutil.copytree(paintings, tmp_path / "mine", ignore=shutil.ignore_patterns(".artgan"))
+    folder = run(name="mine", dataset__root=root)
+    evaluate(settings(folder, features=str(weights)))
+    features = root / ".artgan" / "features"
+    first = {*features.iterdir()}
+    assert len(first) == 2  # of the paintings and of their mirror images
+    run(name="larger", dataset__root=root, resolution=64)
+    assert {*features.iterdir()} == first
+    next((root / "river").iterdir()).unlink()
+    run(name="fewer", dataset__root=root)
+    assert not [*features.iterdir()]
+
+
 def test_other_metrics_come_where_features_by_name_cannot_be_had(
     measured: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,5 +1,7 @@
 """How well a run paints, measured while it trains, and the best state of it kept."""
 
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from artgan.sampling import draw_inputs
 from artgan.training.callbacks import Stopping, due, show, writer
 from artgan.training.module import GAN
 
-SHOWN = (*ON_FEATURES, "precision", "recall")
+SHOWN = (*ON_FEATURES, "kid_std", "precision", "recall")
 
 
 class Measurements(pl.Callback):
@@ -52,7 +54,7 @@ class Measurements(pl.Callback):
         self.config = config
         self.folder = folder
         self.stopping = stopping
-        self.tags: dict[str, tuple[str, str]] = {}
+        self.tags: dict[str, tuple[str, ...]] = {}
         self.best: dict[str, Any] | None = None
 
     def prepare(self, training: Pack, held_out: Pack, device: str) -> None:
@@ -105,15 +107,15 @@ class Measurements(pl.Callback):
         folder = figures_folder(self.folder, seen)
         show(trainer, "nearest", sheet, folder / SHEET, seen)
         write_figures(state | measured, folder)
-        for tag, (section, key) in self.tags.items():
-            writer(trainer).add_scalar(tag, measured[section][key], seen)
+        for tag, place in self.tags.items():
+            writer(trainer).add_scalar(tag, reduce(getitem, place, measured), seen)
         return self.config.checkpoint.monitor is not None and self._is_best(measured)
 
     def _is_best(self, measured: dict[str, Any]) -> bool:
         monitored = (self.reference.parts[-1].name, self.config.checkpoint.monitor)
         (tag,) = (tag for tag, place in self.tags.items() if place == monitored)
-        part, key = self.tags[tag]
-        now = {"figure": tag, "samples": measured["samples"], "value": measured[part][key]}
+        value = reduce(getitem, monitored, measured)
+        now = {"figure": tag, "samples": measured["samples"], "value": value}
         # Of other features, paintings or counts, it does not compare.
         same = self.best is not None and all(self.best[k] == now[k] for k in ("figure", "samples"))
         if same and self.best is not None and now["value"] >= self.best["value"]:
@@ -122,10 +124,10 @@ class Measurements(pl.Callback):
         return True
 
 
-def _tags(parts: list[Part], extract: Features | None) -> dict[str, tuple[str, str]]:
+def _tags(parts: list[Part], extract: Features | None) -> dict[str, tuple[str, ...]]:
     """Figures on features bear the features' name, for those on others do not compare."""
     name = extract.name if extract else "thumbnails"
-    tags = {}
+    tags: dict[str, tuple[str, ...]] = {"evaluate/similarity": ("similarity",)}
     for part in parts:
         for key in SHOWN if extract else ():
             tags[f"evaluate/{key} {part.name} ({name})"] = (part.name, key)

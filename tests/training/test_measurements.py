@@ -53,10 +53,14 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         def scripted_measure(
             _: Any, inputs: Tensor, reference: Reference, extract: Features | None
         ) -> tuple[dict[str, Any], Tensor]:
-            keys = ("kid", "fid", "precision", "recall", "swd", "ratio", "near")
+            keys = ("kid", "kid_std", "fid", "precision", "recall", "swd", "ratio", "near")
             figures = dict.fromkeys(keys, left.pop(0))
             names = [*(part.name for part in reference.parts), "originality"]
-            described = {"samples": len(inputs), "features": extract and extract.name}
+            described = {
+                "similarity": 0.5,
+                "samples": len(inputs),
+                "features": extract and extract.name,
+            }
             sheet = torch.zeros(3, 8, 8, dtype=torch.uint8)
             return described | dict.fromkeys(names, figures), sheet
 
@@ -122,9 +126,10 @@ def test_tensorboard_shows_the_figures_under_the_name_of_their_features(measured
     assert tags == {
         *(
             f"evaluate/{key} {part} ({name})"
-            for key in ("kid", "fid", "precision", "recall")
+            for key in ("kid", "kid_std", "fid", "precision", "recall")
             for part in ("training", "held-out")
         ),
+        "evaluate/similarity",
         "evaluate/swd training",
         "evaluate/swd held-out",
         f"evaluate/originality ratio ({name})",
@@ -173,6 +178,7 @@ def test_without_features_there_are_the_other_figures(measured: Run) -> None:
     assert "kid" not in figures["held-out"]
     tags = {tag for tag in events(folder).Tags()["scalars"] if tag.startswith("evaluate/")}
     assert tags == {
+        "evaluate/similarity",
         "evaluate/swd training",
         "evaluate/swd held-out",
         "evaluate/originality ratio (thumbnails)",
