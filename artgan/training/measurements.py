@@ -1,7 +1,5 @@
 """How well a run paints, measured while it trains, and the best state of it kept."""
 
-from functools import reduce
-from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -108,13 +106,13 @@ class Measurements(pl.Callback):
         show(trainer, "nearest", sheet, folder / SHEET, seen)
         write_figures(state | measured, folder)
         for tag, place in self.tags.items():
-            writer(trainer).add_scalar(tag, reduce(getitem, place, measured), seen)
+            writer(trainer).add_scalar(tag, _figure(measured, place), seen)
         return self.config.checkpoint.monitor is not None and self._is_best(measured)
 
     def _is_best(self, measured: dict[str, Any]) -> bool:
         monitored = (self.reference.parts[-1].name, self.config.checkpoint.monitor)
         (tag,) = (tag for tag, place in self.tags.items() if place == monitored)
-        value = reduce(getitem, monitored, measured)
+        value = _figure(measured, self.tags[tag])
         now = {"figure": tag, "samples": measured["samples"], "value": value}
         # Of other features, paintings or counts, it does not compare.
         same = self.best is not None and all(self.best[k] == now[k] for k in ("figure", "samples"))
@@ -135,6 +133,12 @@ def _tags(parts: list[Part], extract: Features | None) -> dict[str, tuple[str, .
     for key in ("ratio", "near"):
         tags[f"evaluate/originality {key} ({name})"] = ("originality", key)
     return tags
+
+
+def _figure(measured: Any, place: tuple[str, ...]) -> float:
+    for key in place:
+        measured = measured[key]
+    return float(measured)
 
 
 def _kept(path: Path) -> dict[str, Any] | None:

@@ -56,7 +56,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             keys = ("kid", "kid_std", "fid", "precision", "recall", "swd", "ratio", "near")
             figures = dict.fromkeys(keys, left.pop(0))
             names = [*(part.name for part in reference.parts), "originality"]
-            described = {
+            described: dict[str, Any] = {
                 "similarity": 0.5,
                 "samples": len(inputs),
                 "features": extract and extract.name,
