@@ -104,8 +104,8 @@ def evaluate(config: EvaluateConfig) -> tuple[dict[str, Any], Path]:
         packs = dict(zip(PARTS, pack.split(own.holdout), strict=True))
     else:
         print(
-            f"{dataset.root}: other paintings than the run's, or changed or cut otherwise since. Which "
-            "of them it was trained on is not known: they are measured as one part, none held out.",
+            f"{dataset.root}: other paintings than the run's, or changed or cut otherwise since. "
+            "Which of them it was trained on is not known: they are one part, none held out.",
             file=sys.stderr,
         )
         packs = {UNKNOWN: pack}
