@@ -3,31 +3,46 @@
 import hashlib
 import json
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
 from artgan.checkpoint import find_checkpoint
-from artgan.config import DatasetConfig, EvaluateConfig, config_defaults, replaced, typed
-from artgan.data.pack import FEWEST_PAINTINGS, Pack
+from artgan.config import (
+    NAMED_FEATURES,
+    DatasetConfig,
+    EvaluateConfig,
+    config_defaults,
+    replaced,
+    typed,
+)
+from artgan.data.pack import FEATURES, FEWEST_PAINTINGS, Pack
 from artgan.data.sources import load_paintings, settle
 from artgan.errors import UserError
 from artgan.files import atomic_write
 from artgan.metrics.distances import frechet_distance, kernel_distance, precision_recall
 from artgan.metrics.diversity import mean_similarity
 from artgan.metrics.features import Features, load_features
-from artgan.metrics.originality import Copies, nearest
+from artgan.metrics.originality import Copies, nearest, thumbnails
 from artgan.metrics.wasserstein import sliced_wasserstein
 from artgan.pictures import save_png, tile
 from artgan.sampling import Painter, draw_inputs, load_painter, paint, pick_device
 
+SEED = 1_000_000  # of the first sample
 PAIRS = 16
 SHEET = "nearest.png"
+PARTS = ("training", "held-out")
+UNKNOWN = "paintings"
+CHUNK = 256  # pictures in memory at once
+# Raise when the same paintings and network would give other features than before.
+VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -35,14 +50,34 @@ class Part:
     """Some of the paintings, to measure against.
 
     Attributes:
-        name: training or held-out.
+        name: training or held-out; paintings, where nobody knows which of them were trained on.
         images: uint8 [N, 3, H, W].
         features: float32 [N, D], or None where there are none to be had.
+        rows: float32 [M, D], features of all squares of the part, or their thumbnails.
     """
 
     name: str
     images: Tensor
     features: Tensor | None
+    rows: Tensor
+
+
+@dataclass(frozen=True)
+class Reference:
+    """All that samples are measured against.
+
+    Attributes:
+        parts: of the paintings, those trained on first.
+        pack: the whole of the first part, among which copies are sought.
+        mirrored: float32 [M, D], as the rows of that part, of the squares' mirror images; None
+            where these are not trained on.
+        dataset: what `metrics.json` says of the paintings.
+    """
+
+    parts: list[Part]
+    pack: Pack
+    mirrored: Tensor | None
+    dataset: dict[str, Any]
 
 
 def evaluate(config: EvaluateConfig) -> tuple[dict[str, Any], Path]:
@@ -52,98 +87,169 @@ def evaluate(config: EvaluateConfig) -> tuple[dict[str, Any], Path]:
         The figures, as `metrics.json` holds them, and the folder they were written to.
 
     Raises:
-        UserError: the checkpoint, the paintings or the features cannot be had.
+        UserError: the checkpoint, the paintings or the file of features cannot be used, or other
+            paintings would be held out than in the run.
     """
     if config.ckpt is None:
         raise UserError("ckpt: say which run to measure, as in ckpt=checkpoints/RUN")
     device = pick_device(config.device)
     painter = load_painter(find_checkpoint(Path(config.ckpt)), config.ema, device)
-    dataset = _dataset(painter, config.dataset)
-    extract = None if config.features == "none" else load_features(config.features, device)
+    own = _own_dataset(painter)
+    dataset = replaced(own, config.dataset)
+    settle(dataset)
+    extract = usable_features(config.features, device, "features")
     pack = load_paintings(dataset, painter.resolution)
-    parts = parts_of(*pack.split(dataset.holdout), config.num, extract)
-    latents = draw_inputs(config.seed, config.num, painter.latent_dim, painter.classes)
-    measured, sheet = measure(painter.generator, latents, parts, extract)
+    if pack.key == painter.dataset_key:
+        _refuse_another_holdout(own, dataset)
+        packs = dict(zip(PARTS, pack.split(own.holdout), strict=True))
+    else:
+        print(
+            f"{dataset.root}: other paintings than the run's, or changed or cut otherwise since. "
+            "Which of them it was trained on is not known: they are one part, none held out.",
+            file=sys.stderr,
+        )
+        packs = {UNKNOWN: pack}
+    # What the network has seen mirrored is the run's to say.
+    reference = reference_of(packs, replace(dataset, flip=own.flip), config.num, extract)
+    inputs = draw_inputs(config.seed, config.num, painter.latent_dim, painter.classes)
+    measured, sheet = measure(painter.generator, inputs, reference, extract)
     figures = {
         "checkpoint": str(painter.checkpoint),
         "images_seen": painter.images_seen,
         "seed": config.seed,
         "ema": config.ema,
     } | measured
-    own = figures_folder(painter.checkpoint.parent, painter.images_seen)
-    folder = own if config.out is None else Path(config.out)
+    folder = _default_folder(config, painter, figures)
+    folder = folder if config.out is None else Path(config.out)
     save_png(sheet, folder / SHEET)
     write_figures(figures, folder)
     return figures, folder
 
 
-def _dataset(painter: Painter, given: DatasetConfig) -> DatasetConfig:
-    """The dataset of the run, with the keys that the command gave."""
+def _own_dataset(painter: Painter) -> DatasetConfig:
     try:
         own = config_defaults()["dataset"] | painter.config["dataset"]
     except (KeyError, TypeError) as error:
         raise UserError(f"{painter.checkpoint}: says too little of its run ({error!r}).") from error
-    dataset = replaced(typed(DatasetConfig, own, str(painter.checkpoint)), given)
-    settle(dataset)
-    return dataset
+    return typed(DatasetConfig, own, str(painter.checkpoint))
 
 
-def parts_of(
-    training: Pack, held_out: Pack, most: int, extract: Features | None = None
-) -> list[Part]:
-    """The parts of a set to measure against; one that is too small is told of and left out.
+def _refuse_another_holdout(own: DatasetConfig, dataset: DatasetConfig) -> None:
+    if dataset.holdout != own.holdout:
+        raise UserError(
+            f"dataset.holdout: these are the paintings of the run, which held {own.holdout:g} of "
+            f"them out. With {dataset.holdout:g} other paintings would be called held out than "
+            f"those that it was not trained on. Give dataset.holdout={own.holdout:g}, or neither "
+            "this nor dataset=NAME."
+        )
+
+
+def _default_folder(config: EvaluateConfig, painter: Painter, figures: dict[str, Any]) -> Path:
+    """Beside the checkpoint, under a name that tells the settings apart."""
+    plain = figures_folder(painter.checkpoint.parent, painter.images_seen)
+    key = figures["dataset"]["key"]
+    settings = [
+        figures["features"] or "none",
+        str(config.num),
+        *([] if key == painter.dataset_key else [key]),
+        *([] if config.seed == SEED else [f"seed{config.seed}"]),
+        *([] if config.ema else ["raw"]),
+    ]
+    return plain.with_name("-".join([plain.name, *settings]))
+
+
+def usable_features(
+    features: str, device: str, option: str, needed: bool = False
+) -> Features | None:
+    """The network that gives features; None where there is none to be had, which is said.
 
     Args:
-        training: paintings that are trained on.
-        held_out: those that are not; may be empty.
-        most: paintings of each part, at most.
-        extract: gives their features.
+        features: as for `load_features`, or none.
+        device: where to compute.
+        option: that chose the features.
+        needed: whether there is no going on without them.
 
-    Returns:
-        The training part, and the held-out part unless it is too small.
+    Raises:
+        UserError: the features cannot be had, and are needed or a file.
     """
-    parts = [_part("training", training, most, extract)]
-    if len(held_out) >= FEWEST_PAINTINGS:
-        parts.append(_part("held-out", held_out, most, extract))
-    elif len(held_out):
+    if features == "none":
+        return None
+    try:
+        return load_features(features, device)
+    except UserError as error:
+        if needed or features not in NAMED_FEATURES:
+            raise
         print(
-            f"Only {len(held_out)} paintings are held out, too few to measure against: it takes "
-            f"at least {FEWEST_PAINTINGS}. A larger dataset.holdout sets more aside.",
+            f"{option}={features}: {error}\nMeasuring without it: no FID and no KID.",
             file=sys.stderr,
         )
-    return parts
+        return None
+
+
+def reference_of(
+    packs: dict[str, Pack], dataset: DatasetConfig, most: int, extract: Features | None = None
+) -> Reference:
+    """What to measure against; a part that is too small is told of and left out.
+
+    Args:
+        packs: the paintings of each part by its name, those trained on first.
+        dataset: the settings they were loaded with.
+        most: paintings of each part, at most, except where copies are sought: there, all.
+        extract: gives their features.
+    """
+    parts: list[Part] = []
+    for name, pack in packs.items():
+        if len(pack) >= FEWEST_PAINTINGS or not parts:
+            parts.append(_part(name, pack, most, extract))
+        elif len(pack):
+            print(
+                f"Only {len(pack)} paintings are held out, too few to measure against: it takes "
+                f"at least {FEWEST_PAINTINGS}. A run with more dataset.holdout sets more aside.",
+                file=sys.stderr,
+            )
+    name, pack = next(iter(packs.items()))
+    described = {
+        "root": Path(dataset.root or "").name,
+        "key": pack.key,
+        "holdout": None if name == UNKNOWN else dataset.holdout,
+        "crop": dataset.crop,
+    }
+    mirrored = _rows(name, pack, extract, mirrored=True) if dataset.flip else None
+    return Reference(parts, pack, mirrored, described)
 
 
 def measure(
-    generator: torch.nn.Module, latents: Tensor, parts: list[Part], extract: Features | None
+    generator: torch.nn.Module, inputs: Tensor, reference: Reference, extract: Features | None
 ) -> tuple[dict[str, Any], Tensor]:
-    """Measures what a generator paints from latents.
+    """Measures what a generator paints.
 
     Args:
         generator: in evaluation mode.
-        latents: [N, latent_dim, 1, 1], N of at least 16.
-        parts: the paintings, those trained on first.
-        extract: gives the features of pictures, as it gave those of the parts.
+        inputs: [N, latent_dim + K, 1, 1], latents and after them classes, N of at least 16.
+        reference: the paintings.
+        extract: gives the features of pictures, as it gave those of the paintings.
 
     Returns:
         The figures, a dict for each part and for originality among them, and a sheet of the samples
         that are nearest to a training painting, uint8 [3, H, W].
     """
     # Below another bar, such as that of a training, the bars vanish once they are full.
-    bar = tqdm(latents, desc="painting", unit="img", leave=None, disable=None)
+    bar = tqdm(inputs, desc="painting", unit="img", leave=None, disable=None)
     samples = paint(generator, bar)
     features = extract(samples, progress="features of the samples") if extract else None
     figures: dict[str, Any] = {
+        "dataset": reference.dataset,
         "samples": len(samples),
         "features": extract.name if extract else None,
         "similarity": mean_similarity(samples),
     }
-    for part in parts:
+    for part in reference.parts:
         figures[part.name] = _against(samples, features, part)
-    seen, *unseen = (part.images if part.features is None else part.features for part in parts)
-    copies = nearest(samples if features is None else features, seen, *unseen)
+    seen, *unseen = (part.rows for part in reference.parts)
+    rows = thumbnails(samples) if features is None else features
+    copies = nearest(rows, seen, reference.mirrored, *unseen)
     figures["originality"] = copies.figures
-    return figures, _sheet(samples, parts[0].images, copies)
+    return figures, _sheet(samples, reference.pack, copies)
 
 
 def figures_folder(run: Path, images_seen: int) -> Path:
@@ -158,29 +264,52 @@ def write_figures(figures: dict[str, Any], folder: Path) -> None:
 
 
 def _part(name: str, pack: Pack, most: int, extract: Features | None) -> Part:
-    """The middles of at most so many of the paintings, spread over the set."""
-    count = min(most, len(pack))
-    strips = np.linspace(0, len(pack) - 1, count).astype(np.int64)
-    squares = pack.squares(strips, np.full(count, 0.5))
-    images = torch.from_numpy(squares).permute(0, 3, 1, 2)
-    features = _cached_features(name, pack, images, extract) if extract else None
-    return Part(name, images, features)
+    """The middles of at most so many of the paintings, spread over the set, and all their rows."""
+    strips = np.linspace(0, len(pack) - 1, min(most, len(pack))).astype(np.int64)
+    rows = _rows(name, pack, extract)
+    return Part(name, _middles(pack, strips), rows[strips] if extract else None, rows)
 
 
-def _cached_features(name: str, pack: Pack, images: Tensor, extract: Features) -> Tensor:
-    """Features of paintings, kept beside them under a hash of the pixels and of the network."""
-    pixels = hashlib.sha256(images.contiguous().numpy().tobytes()).hexdigest()[:16]
-    path = pack.report.parent / "features" / f"{extract.name}-{pixels}.npy"
+def _middles(pack: Pack, strips: NDArray[np.int64]) -> Tensor:
+    """The square in the middle of each of some strips, uint8 [n, 3, H, W]."""
+    squares = pack.squares(strips, np.full(len(strips), 0.5))
+    pack.forget_read()
+    return torch.from_numpy(squares).permute(0, 3, 1, 2)
+
+
+def _rows(name: str, pack: Pack, extract: Features | None, mirrored: bool = False) -> Tensor:
+    """Features of the middles of all strips, or thumbnails without a network, float32 [N, D].
+
+    Features are kept beside the paintings, for the pack that they were computed on.
+    """
+    if extract is None:
+        return _computed(thumbnails, f"thumbnails of the {name} paintings", pack, mirrored)
+    which = hashlib.sha256(pack.starts.tobytes()).hexdigest()[:8]
+    file = f"{pack.key}-{which}-{extract.name}-{VERSION}{'-mirrored' * mirrored}.npy"
+    path = pack.report.parent / FEATURES / file
     try:
         kept = np.load(path)
-        if kept.shape == (len(images), extract.dimension):
+        if kept.shape == (len(pack), extract.dimension):
             return torch.from_numpy(kept)
     except (OSError, ValueError):
         pass  # not there yet, or damaged: either way they are computed
-    features = extract(images, progress=f"features of the {name} paintings")
-    with atomic_write(path) as file:
-        np.save(file, features.numpy())
+    label = f"features of the {name} paintings{', mirrored' * mirrored}"
+    features = _computed(extract, label, pack, mirrored)
+    with atomic_write(path) as out:
+        np.save(out, features.numpy())
     return features
+
+
+def _computed(
+    describe: Callable[[Tensor], Tensor], label: str, pack: Pack, mirrored: bool
+) -> Tensor:
+    rows = []
+    with tqdm(total=len(pack), desc=label, unit="img", leave=None, disable=None) as bar:
+        for start in range(0, len(pack), CHUNK):
+            squares = _middles(pack, np.arange(start, min(start + CHUNK, len(pack))))
+            rows.append(describe(squares.flip(-1) if mirrored else squares))
+            bar.update(len(squares))
+    return torch.cat(rows)
 
 
 def _against(samples: Tensor, features: Tensor | None, part: Part) -> dict[str, float]:
@@ -196,16 +325,19 @@ def _against(samples: Tensor, features: Tensor | None, part: Part) -> dict[str, 
     return figures
 
 
-def _sheet(samples: Tensor, paintings: Tensor, copies: Copies) -> Tensor:
-    """The samples nearest to a training painting, each above that painting."""
+def _sheet(samples: Tensor, pack: Pack, copies: Copies) -> Tensor:
+    """The samples nearest to a training painting, each above that painting, mirrored if so met."""
     closest = copies.order[:PAIRS]
-    pairs = [samples[closest], paintings[copies.neighbours[closest]]]
-    return tile(torch.cat(pairs), len(closest))
+    neighbours = copies.neighbours[closest]
+    paintings = _middles(pack, (neighbours % len(pack)).numpy())
+    mirrored = (neighbours >= len(pack))[:, None, None, None]
+    met = torch.where(mirrored, paintings.flip(-1), paintings)
+    return tile(torch.cat([samples[closest], met]), len(closest))
 
 
 def table(figures: dict[str, Any]) -> str:
     """The figures for a person to read, a column for each part of the paintings."""
-    parts = [name for name in ("training", "held-out") if name in figures]
+    parts = [name for name in (*PARTS, UNKNOWN) if name in figures]
     rows = [["", *parts]]
     for key in dict.fromkeys(key for name in parts for key in figures[name]):
         rows.append([key, *(f"{figures[name][key]:.4g}" for name in parts)])
@@ -215,4 +347,6 @@ def table(figures: dict[str, Any]) -> str:
     ]
     width = max(len(row[0]) for row in rows)
     lines = [f"{row[0]:<{width}}" + "".join(f"{cell:>14}" for cell in row[1:]) for row in rows]
+    if len({figures[name]["paintings"] for name in parts}) > 1:
+        lines.append("Of different counts of paintings, only kid and similarities compare.")
     return "\n".join([f"features: {figures['features'] or 'none'}", *lines])

@@ -40,6 +40,8 @@ class Painter:
         config: of its run, as the checkpoint holds it.
         classes: the name of each class that it can paint, and how many paintings it saw of it;
             none if it was not to tell them apart.
+        dataset_key: of the pack it was trained on, a part of it held out perhaps; None if the
+            checkpoint does not say.
     """
 
     generator: Generator
@@ -51,6 +53,7 @@ class Painter:
     ema: bool
     config: dict[str, Any]
     classes: dict[str, int]
+    dataset_key: str | None
 
 
 def load_painter(path: Path, ema: bool = True, device: str = "cpu") -> Painter:
@@ -99,6 +102,7 @@ def load_painter(path: Path, ema: bool = True, device: str = "cpu") -> Painter:
         ema,
         config,
         classes,
+        described.get("dataset_key"),
     )
 
 

@@ -1,17 +1,22 @@
 import json
 import shutil
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from artgan.checkpoint import load_checkpoint
-from artgan.config import DatasetConfig, EvaluateConfig
+from artgan.config import DatasetConfig, EvaluateConfig, load_config
+from artgan.data.sources import load_paintings
+from artgan.data.stream import PaintingStream
 from artgan.errors import UserError
-from artgan.evaluation import evaluate, table
+from artgan.evaluation import Reference, evaluate, measure, table
 from artgan.metrics.features import Features
 from artgan.sampling import draw_classes, paint
 from tests.helpers import script, succeed
@@ -45,9 +50,14 @@ def test_a_run_is_measured_against_what_it_has_and_has_not_seen(
     measured: Path, weights: Path
 ) -> None:
     figures, folder = evaluate(settings(measured, features=str(weights)))
-    assert folder == measured / "evaluated" / "images-000000064"
+    name = f"images-000000064-{figures['features']}-24-seed0"
+    assert folder == measured / "evaluated" / name
     assert json.loads((folder / "metrics.json").read_text()) == figures
     assert figures["features"].startswith("squeezenet1_0-")
+    key = load_checkpoint(measured / "last.ckpt")["artgan"]["dataset_key"]
+    described = {"key": key, "holdout": 0.5, "crop": "center", "root": figures["dataset"]["root"]}
+    assert figures["dataset"] == described
+    assert "/" not in described["root"]
     for part in ("training", "held-out"):
         assert figures[part]["paintings"] == 20
         names = ("fid", "kid", "kid_std", "precision", "recall", "swd", "swd/32", "swd/16")
@@ -70,28 +80,94 @@ def test_the_same_call_gives_the_same_figures(measured: Path, weights: Path) -> 
     assert first == second
 
 
-def test_held_out_paintings_are_not_trained_on(run: Run, measured: Path) -> None:
-    whole = run(name="whole")
-    keys = [load_checkpoint(one / "last.ckpt")["state_dict"] for one in (measured, whole)]
-    name = "discriminator.layers.0.weight"
-    assert not torch.equal(keys[0][name], keys[1][name])
+def test_held_out_paintings_are_not_trained_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[bytes] = []
+    streamed = PaintingStream.__iter__
+
+    def watched(stream: PaintingStream) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for squares, classes in streamed(stream):
+            shown.extend(map(_pixels, squares.flatten(0, 1)))
+            yield squares, classes
+
+    monkeypatch.setattr(PaintingStream, "__iter__", watched)
+    folder = run(name="watched", dataset__holdout=0.5, max_images=40)
+    measured: dict[str, set[bytes]] = {}
+
+    def kept(
+        generator: torch.nn.Module, inputs: torch.Tensor, reference: Reference, extract: None
+    ) -> tuple[dict[str, Any], torch.Tensor]:
+        measured.update({p.name: {*map(_pixels, p.images)} for p in reference.parts})
+        return measure(generator, inputs, reference, extract)
+
+    monkeypatch.setattr("artgan.evaluation.measure", kept)
+    evaluate(settings(folder))
+    assert {*shown} == measured["training"]
+    assert len(measured["held-out"]) == 20
+    assert not {*shown} & measured["held-out"]
+
+
+def _pixels(square: torch.Tensor) -> bytes:
+    return square.contiguous().numpy().tobytes()
+
+
+@pytest.mark.parametrize(("own", "given"), [(0, 0.5), (0.5, 0), (0.4, 0.5)])
+def test_no_other_paintings_are_called_held_out_than_in_the_run(
+    run: Run, paintings: Path, own: float, given: float
+) -> None:
+    folder = run(name="mine", dataset__holdout=own)
+    refusal = f"dataset.holdout: .* held {own:g} of them out"
+    for dataset in (DatasetConfig(), DatasetConfig(root=str(paintings))):
+        dataset.holdout = given
+        with pytest.raises(UserError, match=refusal) as said:
+            evaluate(settings(folder, dataset=dataset))
+        assert len(str(said.value).splitlines()) == 1
+    evaluate(settings(folder, dataset=DatasetConfig(holdout=own)))
+
+
+def test_the_run_s_paintings_are_known_where_they_lie_now(
+    measured: Path, paintings: Path, tmp_path: Path
+) -> None:
+    moved = shutil.copytree(paintings, tmp_path / "moved")
+    here, _ = evaluate(settings(measured))
+    there, _ = evaluate(settings(measured, dataset=DatasetConfig(root=str(moved))))
+    assert there == here | {"dataset": here["dataset"] | {"root": "moved"}}
+    with pytest.raises(UserError, match=r"dataset\.holdout"):
+        evaluate(settings(measured, dataset=DatasetConfig(root=str(moved), holdout=0.4)))
+
+
+def test_of_changed_paintings_or_an_unknown_run_none_count_as_held_out(
+    measured: Path, paintings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = shutil.copytree(paintings, tmp_path / "more")
+    shutil.copy(next((paintings / "river").iterdir()), more / "another.jpg")
+    changed = settings(measured, dataset=DatasetConfig(root=str(more), holdout=0.5), num=50)
+    checkpoint = load_checkpoint(measured / "last.ckpt")
+    del checkpoint["artgan"]["dataset_key"]
+    torch.save(checkpoint, tmp_path / "old.ckpt")
+    capsys.readouterr()
+    for asked, count in ((changed, 41), (settings(tmp_path / "old.ckpt", num=50), 40)):
+        figures, folder = evaluate(asked)
+        assert figures["paintings"]["paintings"] == count
+        assert figures["dataset"]["holdout"] is None
+        assert figures["dataset"]["key"] in folder.name
+        assert not {"training", "held-out"} & set(figures)
+        (line,) = (line for line in capsys.readouterr().err.splitlines() if "trained on" in line)
+        assert "none held out" in line
 
 
 def test_a_run_without_held_out_paintings_is_measured_on_its_own(run: Run) -> None:
     figures, _ = evaluate(settings(run(name="whole")))
     assert figures["training"]["paintings"] == 24
     assert "held-out" not in figures
-    with_some, _ = evaluate(settings(run(name="other"), dataset=DatasetConfig(holdout=0.5)))
-    assert with_some["held-out"]["paintings"] == 20
 
 
 def test_too_few_held_out_paintings_are_told_of(
-    measured: Path, capsys: pytest.CaptureFixture[str]
+    run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    figures, _ = evaluate(settings(measured, dataset=DatasetConfig(holdout=0.3)))
+    figures, _ = evaluate(settings(run(name="few", dataset__holdout=0.3)))
     assert "held-out" not in figures
     assert figures["training"]["paintings"] == 24
-    (line,) = (line for line in capsys.readouterr().err.splitlines() if "held out" in line)
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if "are held out," in line)
     assert line.startswith("Only 12 paintings are held out, too few to measure against")
 
 
@@ -102,9 +178,8 @@ def test_another_dataset_is_measured_against_whole(
     arguments = ["features=none", "num=40", "dataset=folder", f"dataset.root={river}"]
     succeed("evaluate.py", f"ckpt={measured}", "out=figures", *arguments, cwd=tmp_path)
     figures = json.loads((tmp_path / "figures" / "metrics.json").read_text())
-    # Nothing is held out, as it is in the run's own dataset.
-    assert figures["training"]["paintings"] == 20
-    assert "held-out" not in figures
+    assert figures["paintings"]["paintings"] == 20
+    assert not {"training", "held-out"} & set(figures)
 
 
 def test_a_key_of_the_dataset_alone_replaces_that_of_the_run(
@@ -115,11 +190,30 @@ def test_a_key_of_the_dataset_alone_replaces_that_of_the_run(
     arguments = ["features=none", "num=40", f"dataset.root={river}"]
     succeed("evaluate.py", f"ckpt={measured}", "out=figures", *arguments, cwd=tmp_path)
     figures = json.loads((tmp_path / "figures" / "metrics.json").read_text())
-    assert [figures[part]["paintings"] for part in ("training", "held-out")] == [20, 20]
+    assert figures["paintings"]["paintings"] == 40
+    assert figures["dataset"]["root"] == river.name
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_copies_are_sought_among_all_training_paintings_as_they_were_seen(
+    run: Run, monkeypatch: pytest.MonkeyPatch, flip: bool
+) -> None:
+    folder = run(name="mine", dataset__flip=flip)
+    squares = torch.from_numpy(
+        load_paintings(load_config(folder).dataset, 32).squares(np.arange(40), np.full(40, 0.5))
+    ).permute(0, 3, 1, 2)
+    # The network paints mirror images of the paintings, of most of which it is not asked.
+    monkeypatch.setattr("artgan.evaluation.paint", lambda *_: squares.flip(-1))
+    figures, where = evaluate(settings(folder, num=16))
+    assert (figures["originality"]["ratio"] < 1e-3) is flip
+    assert figures["training"]["paintings"] == 16
+    with Image.open(where / "nearest.png") as sheet:
+        sample, painting = (sheet.crop((2, top, 34, top + 32)) for top in (2, 36))
+    assert (sample.tobytes() == painting.tobytes()) is flip
 
 
 def test_features_of_the_paintings_are_kept_and_those_of_other_pixels_are_not_taken(
-    measured: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, measured: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     computed: list[int] = []
     compute = Features.__call__
@@ -133,10 +227,46 @@ def test_features_of_the_paintings_are_kept_and_those_of_other_pixels_are_not_ta
     computed.clear()
     again, _ = evaluate(settings(measured, features=str(weights), out=str(measured / "b")))
     assert computed == [24]  # the samples alone
-    assert first["training"] == again["training"]
+    assert first == again
     computed.clear()
-    evaluate(settings(measured, features=str(weights), dataset=DatasetConfig(holdout=0.4)))
-    assert computed == [24, 16, 24]  # other paintings on both sides, and the samples
+    evaluate(settings(run(name="other", dataset__holdout=0.4), features=str(weights)))
+    # Other paintings on both sides, those of the one mirrored, and the samples.
+    assert computed == [24, 16, 24, 24]
+
+
+def test_kept_features_go_with_the_paintings_they_are_of(
+    run: Run, weights: Path, paintings: Path, tmp_path: Path
+) -> None:
+    root = shutil.copytree(paintings, tmp_path / "mine", ignore=shutil.ignore_patterns(".artgan"))
+    folder = run(name="mine", dataset__root=root)
+    evaluate(settings(folder, features=str(weights)))
+    features = root / ".artgan" / "features"
+    first = {*features.iterdir()}
+    assert len(first) == 2  # of the paintings and of their mirror images
+    run(name="larger", dataset__root=root, resolution=64)
+    assert {*features.iterdir()} == first
+    next((root / "river").iterdir()).unlink()
+    run(name="fewer", dataset__root=root)
+    assert not [*features.iterdir()]
+
+
+def test_other_metrics_come_where_features_by_name_cannot_be_had(
+    measured: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
+    figures, _ = evaluate(settings(measured, features="inception"))
+    assert figures["features"] is None
+    assert "swd" in figures["held-out"]
+    said = capsys.readouterr().err
+    assert said.count("inception needs torch-fidelity") == 1
+    assert said.count("Measuring without it: no FID and no KID.") == 1
+
+
+def test_other_settings_do_not_overwrite_the_figures(measured: Path) -> None:
+    chosen: list[dict[str, Any]] = [{}, {"num": 16}, {"seed": 1}, {"ema": False}]
+    folders = [evaluate(settings(measured, **one))[1] for one in chosen]
+    assert len(set(folders)) == len(chosen)
+    assert measured / "evaluated" / "images-000000064" not in folders
 
 
 def test_the_table_names_each_figure_with_its_parts(measured: Path) -> None:
@@ -148,6 +278,13 @@ def test_the_table_names_each_figure_with_its_parts(measured: Path) -> None:
     assert [float(cell) for cell in swd.split()[1:]] == [
         pytest.approx(figures[part]["swd"], rel=1e-3) for part in ("training", "held-out")
     ]
+
+
+def test_the_table_tells_what_does_not_compare(measured: Path) -> None:
+    figures, _ = evaluate(settings(measured))
+    assert "only kid" not in table(figures)
+    figures["held-out"]["paintings"] -= 1
+    assert table(figures).splitlines()[-1].startswith("Of different counts of paintings, only kid")
 
 
 def test_a_checkpoint_must_be_named() -> None:
@@ -171,7 +308,7 @@ def test_evaluate_py_prints_a_table_and_where_the_rest_lies(measured: Path, tmp_
         ("dataset.root=nowhere", "dataset.root: there is no folder"),
         ("dataset=folder", "dataset.root: a value is needed. Add dataset.root=… to the command."),
         ("dataset.holdout=2", "dataset.holdout: 2.0 must be at least 0 and below 1."),
-        ("dataset.holdout=0.9", "dataset.holdout: 0.9 leaves 4 of 40 paintings"),
+        ("dataset.holdout=0.9", "dataset.holdout: these are the paintings of the run, which held"),
         ("dataset.artist=x", "dataset.artist: means nothing to source folder"),
         ("holdout=0.5", "Did you mean 'dataset.holdout'?"),
         ("dataset=fodler", "Did you mean 'folder'?"),

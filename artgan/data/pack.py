@@ -4,6 +4,7 @@
     <root>/.artgan/report.html           the same for a person to read, and report.json
     <root>/.artgan/<key>.npy             uint8 [rows, resolution, 3], all strips one after another
     <root>/.artgan/<key>.json            the file, length and direction of each strip
+    <root>/.artgan/features/<key>-….npy  features of its squares, to measure against
 
 `key` is a hash of the contents of all files and of how they are cut, so that a pack is never
 stale: another content or another setting is another pack.
@@ -35,6 +36,7 @@ from artgan.errors import UserError, printable
 from artgan.files import atomic_write, cannot_write
 
 ELSEWHERE = Path("datasets/.packs")
+FEATURES = "features"
 FEWEST_PAINTINGS = 16
 # Raise when the same files and settings would give other pixels than before.
 VERSION = 2
@@ -313,7 +315,7 @@ def _write_chosen(
 
 
 def _remove_outdated(folder: Path, contents: str) -> None:
-    """Removes packs of what the folder held before; no run could go on with those."""
+    """Removes packs of what the folder held before, and features; no run could go on with those."""
     for array in folder.glob("*.npy"):
         index = array.with_suffix(".json")
         with suppress(OSError, ValueError, KeyError, TypeError):
@@ -321,6 +323,9 @@ def _remove_outdated(folder: Path, contents: str) -> None:
                 continue
         array.unlink(missing_ok=True)
         index.unlink(missing_ok=True)
+    for features in (folder / FEATURES).glob("*.npy"):
+        if not (folder / f"{features.name.partition('-')[0]}.npy").exists():
+            features.unlink(missing_ok=True)
 
 
 def _too_few(checkup: Checkup, count: int) -> str:

@@ -7,17 +7,25 @@ import pytorch_lightning as pl
 import torch
 
 from artgan.checkpoint import BEST, load_checkpoint
-from artgan.config import NAMED_FEATURES, ON_FEATURES, TrainConfig
+from artgan.config import ON_FEATURES, TrainConfig
 from artgan.data.pack import Pack
-from artgan.errors import UserError
-from artgan.evaluation import SHEET, Part, figures_folder, measure, parts_of, write_figures
-from artgan.metrics.features import Features, load_features
+from artgan.evaluation import (
+    PARTS,
+    SEED,
+    SHEET,
+    Part,
+    figures_folder,
+    measure,
+    reference_of,
+    usable_features,
+    write_figures,
+)
+from artgan.metrics.features import Features
 from artgan.sampling import draw_inputs
-from artgan.training.callbacks import Stopping, due, say, show, writer
+from artgan.training.callbacks import Stopping, due, show, writer
 from artgan.training.module import GAN
 
-SEED = 1_000_000  # that of evaluate.py, so that its figures are the same
-SHOWN = (*ON_FEATURES, "precision", "recall")
+SHOWN = (*ON_FEATURES, "kid_std", "precision", "recall")
 
 
 class Measurements(pl.Callback):
@@ -44,7 +52,7 @@ class Measurements(pl.Callback):
         self.config = config
         self.folder = folder
         self.stopping = stopping
-        self.tags: dict[str, tuple[str, str]] = {}
+        self.tags: dict[str, tuple[str, ...]] = {}
         self.best: dict[str, Any] | None = None
 
     def prepare(self, training: Pack, held_out: Pack, device: str) -> None:
@@ -59,9 +67,13 @@ class Measurements(pl.Callback):
             UserError: the features cannot be had, and the command named their file or monitors a
                 figure on them; or `best.ckpt` is damaged.
         """
-        self.extract = _features(self.config, device)
-        self.parts = parts_of(training, held_out, self.config.evaluate.num, self.extract)
-        self.tags = _tags(self.parts, self.extract)
+        settings, monitor = self.config.evaluate, self.config.checkpoint.monitor
+        self.extract = usable_features(
+            settings.features, device, "evaluate.features", needed=monitor in ON_FEATURES
+        )
+        packs = dict(zip(PARTS, (training, held_out), strict=True))
+        self.reference = reference_of(packs, self.config.dataset, settings.num, self.extract)
+        self.tags = _tags(self.reference.parts, self.extract)
         self.best = _kept(self.folder / BEST)
 
     def state_dict(self) -> dict[str, Any]:
@@ -87,21 +99,21 @@ class Measurements(pl.Callback):
         seen = module.progress.images_seen
         num, latent_dim = self.config.evaluate.num, self.config.model.latent_dim
         inputs = draw_inputs(SEED, num, latent_dim, module.classes)
-        measured, sheet = measure(module.generator_ema, inputs, self.parts, self.extract)
+        measured, sheet = measure(module.generator_ema, inputs, self.reference, self.extract)
         # The state may lie in no file.
         state = {"checkpoint": None, "images_seen": seen, "seed": SEED, "ema": True}
         folder = figures_folder(self.folder, seen)
         show(trainer, "nearest", sheet, folder / SHEET, seen)
         write_figures(state | measured, folder)
-        for tag, (section, key) in self.tags.items():
-            writer(trainer).add_scalar(tag, measured[section][key], seen)
+        for tag, place in self.tags.items():
+            writer(trainer).add_scalar(tag, _figure(measured, place), seen)
         return self.config.checkpoint.monitor is not None and self._is_best(measured)
 
     def _is_best(self, measured: dict[str, Any]) -> bool:
-        monitored = (self.parts[-1].name, self.config.checkpoint.monitor)
+        monitored = (self.reference.parts[-1].name, self.config.checkpoint.monitor)
         (tag,) = (tag for tag, place in self.tags.items() if place == monitored)
-        part, key = self.tags[tag]
-        now = {"figure": tag, "samples": measured["samples"], "value": measured[part][key]}
+        value = _figure(measured, self.tags[tag])
+        now = {"figure": tag, "samples": measured["samples"], "value": value}
         # Of other features, paintings or counts, it does not compare.
         same = self.best is not None and all(self.best[k] == now[k] for k in ("figure", "samples"))
         if same and self.best is not None and now["value"] >= self.best["value"]:
@@ -110,24 +122,10 @@ class Measurements(pl.Callback):
         return True
 
 
-def _features(config: TrainConfig, device: str) -> Features | None:
-    """The network that gives features; None where there is none to be had, which is said."""
-    features = config.evaluate.features
-    if features == "none":
-        return None
-    try:
-        return load_features(features, device)
-    except UserError as error:
-        if features not in NAMED_FEATURES or config.checkpoint.monitor in ON_FEATURES:
-            raise
-        say(f"evaluate.features={features}: {error}\nMeasuring without it: no FID and no KID.")
-        return None
-
-
-def _tags(parts: list[Part], extract: Features | None) -> dict[str, tuple[str, str]]:
+def _tags(parts: list[Part], extract: Features | None) -> dict[str, tuple[str, ...]]:
     """Figures on features bear the features' name, for those on others do not compare."""
     name = extract.name if extract else "thumbnails"
-    tags = {}
+    tags: dict[str, tuple[str, ...]] = {"evaluate/similarity": ("similarity",)}
     for part in parts:
         for key in SHOWN if extract else ():
             tags[f"evaluate/{key} {part.name} ({name})"] = (part.name, key)
@@ -135,6 +133,12 @@ def _tags(parts: list[Part], extract: Features | None) -> dict[str, tuple[str, s
     for key in ("ratio", "near"):
         tags[f"evaluate/originality {key} ({name})"] = ("originality", key)
     return tags
+
+
+def _figure(measured: Any, place: tuple[str, ...]) -> float:
+    for key in place:
+        measured = measured[key]
+    return float(measured)
 
 
 def _kept(path: Path) -> dict[str, Any] | None:

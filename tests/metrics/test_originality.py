@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from artgan.metrics.originality import nearest
+from artgan.metrics.originality import nearest, thumbnails
 
 
 def points(*values: float) -> torch.Tensor:
-    return torch.tensor(values)[:, None]
+    return torch.tensor(values, dtype=torch.float32)[:, None]
 
 
 def test_each_sample_gets_its_nearest_painting_and_the_nearest_come_first() -> None:
@@ -16,9 +16,10 @@ def test_each_sample_gets_its_nearest_painting_and_the_nearest_come_first() -> N
 
 def test_figures_of_a_line_of_points_are_those_worked_out_by_hand() -> None:
     training, held_out = points(0, 10, 20), points(1, 12, 23)
-    figures = nearest(points(0.5, 10.5, 26), training, held_out).figures
+    figures = nearest(points(0.5, 10.5, 26), training, held_out=held_out).figures
     assert figures["distance"] == pytest.approx(0.5)
-    assert figures["distance of paintings"] == pytest.approx(2)  # of 1, 2 and 3
+    assert figures["distance of paintings"] == pytest.approx(10)
+    assert figures["distance of held-out paintings"] == pytest.approx(2)  # of 1, 2 and 3
     assert figures["ratio"] == pytest.approx(0.25)
     assert figures["near"] == pytest.approx(2 / 3)  # below 1.1, the 5 % quantile of 1, 2 and 3
 
@@ -26,17 +27,29 @@ def test_figures_of_a_line_of_points_are_those_worked_out_by_hand() -> None:
 def test_without_held_out_paintings_each_is_compared_with_the_others() -> None:
     figures = nearest(points(5), points(0, 10, 30)).figures
     assert figures["distance of paintings"] == pytest.approx(10)
+    assert figures["ratio"] == pytest.approx(0.5)
+    assert "distance of held-out paintings" not in figures
+
+
+def test_mirror_images_are_searched_too_but_are_no_other_paintings() -> None:
+    training, mirrored = points(0, 10, 30), points(1, 14, 32)
+    copies = nearest(points(14.5, 9), training, mirrored, points(33))
+    assert copies.neighbours.tolist() == [4, 1]
+    # From 0 to 10, from 10 to 1, and from 30 to 14.
+    assert copies.figures["distance of paintings"] == pytest.approx(10)
+    assert copies.figures["distance of held-out paintings"] == pytest.approx(1)
 
 
 def test_copies_are_found_and_new_paintings_are_not() -> None:
     random = torch.Generator().manual_seed(0)
     paintings = torch.randint(0, 256, (1500, 3, 32, 32), dtype=torch.uint8, generator=random)
-    training, held_out, new = paintings[:1100], paintings[1100:1300], paintings[1300:]
     noise = torch.randint(0, 3, (200, 3, 32, 32), dtype=torch.uint8, generator=random)
-    copied = nearest((training[:200] // 4 * 4 + noise), training, held_out)
+    copies = thumbnails(paintings[:200] // 4 * 4 + noise)
+    training, held_out, new = thumbnails(paintings).split([1100, 200, 200])
+    copied = nearest(copies, training, held_out=held_out)
     assert copied.figures["near"] == 1
     assert copied.figures["ratio"] < 0.2
     assert copied.neighbours.tolist() == list(range(200))
-    fresh = nearest(new, training, held_out)
+    fresh = nearest(new, training, held_out=held_out)
     assert fresh.figures["ratio"] == pytest.approx(1, abs=0.05)
     assert fresh.figures["near"] == pytest.approx(0.05, abs=0.05)

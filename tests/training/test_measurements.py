@@ -15,12 +15,11 @@ from torch import Tensor
 from artgan.checkpoint import load_checkpoint
 from artgan.config import CONFIGS, DatasetConfig, EvaluateConfig, TrainConfig, documented_keys
 from artgan.errors import UserError
-from artgan.evaluation import Part, evaluate
+from artgan.evaluation import SEED, Reference, evaluate
 from artgan.metrics import features
 from artgan.metrics.features import Features
 from artgan.training import measurements
 from artgan.training.callbacks import FIGURES, Clock
-from artgan.training.measurements import SEED
 from tests.helpers import assert_same_state, serving
 
 Run = Callable[..., Path]
@@ -52,12 +51,16 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         left = list(values)
 
         def scripted_measure(
-            _: Any, latents: Tensor, parts: list[Part], extract: Features | None
+            _: Any, inputs: Tensor, reference: Reference, extract: Features | None
         ) -> tuple[dict[str, Any], Tensor]:
-            keys = ("kid", "fid", "precision", "recall", "swd", "ratio", "near")
+            keys = ("kid", "kid_std", "fid", "precision", "recall", "swd", "ratio", "near")
             figures = dict.fromkeys(keys, left.pop(0))
-            names = [*(part.name for part in parts), "originality"]
-            described = {"samples": len(latents), "features": extract and extract.name}
+            names = [*(part.name for part in reference.parts), "originality"]
+            described: dict[str, Any] = {
+                "similarity": 0.5,
+                "samples": len(inputs),
+                "features": extract and extract.name,
+            }
             sheet = torch.zeros(3, 8, 8, dtype=torch.uint8)
             return described | dict.fromkeys(names, figures), sheet
 
@@ -123,9 +126,10 @@ def test_tensorboard_shows_the_figures_under_the_name_of_their_features(measured
     assert tags == {
         *(
             f"evaluate/{key} {part} ({name})"
-            for key in ("kid", "fid", "precision", "recall")
+            for key in ("kid", "kid_std", "fid", "precision", "recall")
             for part in ("training", "held-out")
         ),
+        "evaluate/similarity",
         "evaluate/swd training",
         "evaluate/swd held-out",
         f"evaluate/originality ratio ({name})",
@@ -156,7 +160,8 @@ def test_features_of_the_paintings_are_computed_once(
 
     monkeypatch.setattr(Features, "__call__", counting)
     measured(name="mine", dataset__root=root)
-    assert computed == [16, 16, 16, 16, 16]  # two parts, and three times the samples
+    # Those trained on, those held out, those trained on mirrored, and three times the samples.
+    assert computed == [20, 20, 20, 16, 16, 16]
 
 
 def test_a_run_without_evaluate_every_measures_nothing(run: Run) -> None:
@@ -173,6 +178,7 @@ def test_without_features_there_are_the_other_figures(measured: Run) -> None:
     assert "kid" not in figures["held-out"]
     tags = {tag for tag in events(folder).Tags()["scalars"] if tag.startswith("evaluate/")}
     assert tags == {
+        "evaluate/similarity",
         "evaluate/swd training",
         "evaluate/swd held-out",
         "evaluate/originality ratio (thumbnails)",
@@ -289,7 +295,7 @@ def test_the_best_can_be_measured_and_painted_with(measured: Run) -> None:
         device="cpu",
     )
     _, where = evaluate(config)
-    assert where == folder / "evaluated" / f"images-{painter.images_seen:09d}"
+    assert where == folder / "evaluated" / f"images-{painter.images_seen:09d}-none-16-seed0"
 
 
 def test_time_spent_measuring_is_not_time_of_training(
