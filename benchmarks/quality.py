@@ -118,7 +118,7 @@ class Run:
     @property
     def measured(self) -> dict[int, dict[str, Any]]:
         """What `evaluate.py` said of each checkpoint, by the images it has seen."""
-        files = sorted(self.folder.glob("evaluated/images-*/metrics.json"))
+        files = sorted(self.folder.glob(f"evaluated/images-{'[0-9]' * 9}/metrics.json"))
         return {_images(file.parent): json.loads(file.read_bytes()) for file in files}
 
     @property
