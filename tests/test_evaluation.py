@@ -305,11 +305,8 @@ def test_evaluate_py_prints_a_table_and_where_the_rest_lies(measured: Path, tmp_
     [
         ("features=nowhere.pth", "nowhere.pth"),
         ("num=3", "num: 3 must be at least 16"),
-        ("dataset.root=nowhere", "dataset.root: there is no folder"),
         ("dataset=folder", "dataset.root: a value is needed. Add dataset.root=… to the command."),
         ("dataset.holdout=2", "dataset.holdout: 2.0 must be at least 0 and below 1."),
-        ("dataset.holdout=0.9", "dataset.holdout: these are the paintings of the run, which held"),
-        ("dataset.artist=x", "dataset.artist: means nothing to source folder"),
         ("holdout=0.5", "Did you mean 'dataset.holdout'?"),
         ("dataset=fodler", "Did you mean 'folder'?"),
         ("fetures=none", "Did you mean 'features'?"),
@@ -325,6 +322,22 @@ def test_mistakes_get_one_clear_line(
     assert done.returncode == 1
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+    assert not (measured / "evaluated").exists()
+
+
+@pytest.mark.parametrize(
+    ("dataset", "said"),
+    [
+        ({"root": "nowhere"}, "dataset.root: there is no folder"),
+        ({"holdout": 0.9}, "dataset.holdout: these are the paintings of the run, which held 0.5"),
+        ({"artist": "x"}, "dataset.artist: means nothing to source folder"),
+    ],
+)
+def test_a_dataset_that_cannot_be_measured_against_is_refused(
+    measured: Path, dataset: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(UserError, match=said):
+        evaluate(settings(measured, dataset=DatasetConfig(**dataset)))
     assert not (measured / "evaluated").exists()
 
 
