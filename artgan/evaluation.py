@@ -119,8 +119,7 @@ def evaluate(config: EvaluateConfig) -> tuple[dict[str, Any], Path]:
         "seed": config.seed,
         "ema": config.ema,
     } | measured
-    folder = _default_folder(config, painter, figures)
-    folder = folder if config.out is None else Path(config.out)
+    folder = Path(config.out) if config.out else _default_folder(config, painter, figures)
     save_png(sheet, folder / SHEET)
     write_figures(figures, folder)
     return figures, folder

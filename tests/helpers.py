@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from artgan.checkpoint import load_checkpoint
+from artgan.config import DatasetConfig, EvaluateConfig
 from artgan.data.checkup import Checkup
 from artgan.data.pack import Pack
 
@@ -114,6 +115,23 @@ def small_arguments(paintings: Path) -> list[str]:
     """Arguments of `train.py` for a tiny network on the CPU."""
     small = {"dataset": "folder", "dataset.root": paintings, **SMALL, **ON_CPU}
     return [f"{key}={value}" for key, value in small.items()]
+
+
+def evaluation_of(ckpt: Path, **chosen: object) -> EvaluateConfig:
+    """What `evaluate.py` is to do with a run of tiny networks, quickly; see `EvaluateConfig`."""
+    config = EvaluateConfig(
+        ckpt=str(ckpt),
+        dataset=DatasetConfig(),  # the run's own
+        features="none",
+        num=24,
+        seed=0,
+        ema=True,
+        out=None,
+        device="cpu",
+    )
+    for key, value in chosen.items():
+        setattr(config, key, value)
+    return config
 
 
 def assert_same_state(one: Path, other: Path) -> None:

@@ -12,14 +12,14 @@ import torch
 from PIL import Image
 
 from artgan.checkpoint import load_checkpoint
-from artgan.config import DatasetConfig, EvaluateConfig, load_config
+from artgan.config import DatasetConfig, load_config
 from artgan.data.sources import load_paintings
 from artgan.data.stream import PaintingStream
 from artgan.errors import UserError
 from artgan.evaluation import Reference, evaluate, measure, table
 from artgan.metrics.features import Features
 from artgan.sampling import draw_classes, paint
-from tests.helpers import script, succeed
+from tests.helpers import evaluation_of, script, succeed
 
 Run = Callable[..., Path]
 
@@ -30,26 +30,10 @@ def measured(run: Run) -> Path:
     return run(name="measured", dataset__holdout=0.5)
 
 
-def settings(ckpt: Path, **chosen: object) -> EvaluateConfig:
-    config = EvaluateConfig(
-        ckpt=str(ckpt),
-        dataset=DatasetConfig(),  # the run's own
-        features="none",
-        num=24,
-        seed=0,
-        ema=True,
-        out=None,
-        device="cpu",
-    )
-    for key, value in chosen.items():
-        setattr(config, key, value)
-    return config
-
-
 def test_a_run_is_measured_against_what_it_has_and_has_not_seen(
     measured: Path, weights: Path
 ) -> None:
-    figures, folder = evaluate(settings(measured, features=str(weights)))
+    figures, folder = evaluate(evaluation_of(measured, features=str(weights)))
     name = f"images-000000064-{figures['features']}-24-seed0"
     assert folder == measured / "evaluated" / name
     assert json.loads((folder / "metrics.json").read_text()) == figures
@@ -67,7 +51,7 @@ def test_a_run_is_measured_against_what_it_has_and_has_not_seen(
 
 
 def test_without_features_the_other_figures_still_come(measured: Path) -> None:
-    figures, _ = evaluate(settings(measured))
+    figures, _ = evaluate(evaluation_of(measured))
     assert figures["features"] is None
     assert "kid" not in figures["training"]
     assert {"swd", "similarity of the paintings"} <= set(figures["training"])
@@ -75,8 +59,8 @@ def test_without_features_the_other_figures_still_come(measured: Path) -> None:
 
 
 def test_the_same_call_gives_the_same_figures(measured: Path, weights: Path) -> None:
-    first, _ = evaluate(settings(measured, features=str(weights)))
-    second, _ = evaluate(settings(measured, features=str(weights)))
+    first, _ = evaluate(evaluation_of(measured, features=str(weights)))
+    second, _ = evaluate(evaluation_of(measured, features=str(weights)))
     assert first == second
 
 
@@ -100,7 +84,7 @@ def test_held_out_paintings_are_not_trained_on(run: Run, monkeypatch: pytest.Mon
         return measure(generator, inputs, reference, extract)
 
     monkeypatch.setattr("artgan.evaluation.measure", kept)
-    evaluate(settings(folder))
+    evaluate(evaluation_of(folder))
     assert {*shown} == measured["training"]
     assert len(measured["held-out"]) == 20
     assert not {*shown} & measured["held-out"]
@@ -119,20 +103,20 @@ def test_no_other_paintings_are_called_held_out_than_in_the_run(
     for dataset in (DatasetConfig(), DatasetConfig(root=str(paintings))):
         dataset.holdout = given
         with pytest.raises(UserError, match=refusal) as said:
-            evaluate(settings(folder, dataset=dataset))
+            evaluate(evaluation_of(folder, dataset=dataset))
         assert len(str(said.value).splitlines()) == 1
-    evaluate(settings(folder, dataset=DatasetConfig(holdout=own)))
+    evaluate(evaluation_of(folder, dataset=DatasetConfig(holdout=own)))
 
 
 def test_the_run_s_paintings_are_known_where_they_lie_now(
     measured: Path, paintings: Path, tmp_path: Path
 ) -> None:
     moved = shutil.copytree(paintings, tmp_path / "moved")
-    here, _ = evaluate(settings(measured))
-    there, _ = evaluate(settings(measured, dataset=DatasetConfig(root=str(moved))))
+    here, _ = evaluate(evaluation_of(measured))
+    there, _ = evaluate(evaluation_of(measured, dataset=DatasetConfig(root=str(moved))))
     assert there == here | {"dataset": here["dataset"] | {"root": "moved"}}
     with pytest.raises(UserError, match=r"dataset\.holdout"):
-        evaluate(settings(measured, dataset=DatasetConfig(root=str(moved), holdout=0.4)))
+        evaluate(evaluation_of(measured, dataset=DatasetConfig(root=str(moved), holdout=0.4)))
 
 
 def test_of_changed_paintings_or_an_unknown_run_none_count_as_held_out(
@@ -140,12 +124,12 @@ def test_of_changed_paintings_or_an_unknown_run_none_count_as_held_out(
 ) -> None:
     more = shutil.copytree(paintings, tmp_path / "more")
     shutil.copy(next((paintings / "river").iterdir()), more / "another.jpg")
-    changed = settings(measured, dataset=DatasetConfig(root=str(more), holdout=0.5), num=50)
+    changed = evaluation_of(measured, dataset=DatasetConfig(root=str(more), holdout=0.5), num=50)
     checkpoint = load_checkpoint(measured / "last.ckpt")
     del checkpoint["artgan"]["dataset_key"]
     torch.save(checkpoint, tmp_path / "old.ckpt")
     capsys.readouterr()
-    for asked, count in ((changed, 41), (settings(tmp_path / "old.ckpt", num=50), 40)):
+    for asked, count in ((changed, 41), (evaluation_of(tmp_path / "old.ckpt", num=50), 40)):
         figures, folder = evaluate(asked)
         assert figures["paintings"]["paintings"] == count
         assert figures["dataset"]["holdout"] is None
@@ -156,7 +140,7 @@ def test_of_changed_paintings_or_an_unknown_run_none_count_as_held_out(
 
 
 def test_a_run_without_held_out_paintings_is_measured_on_its_own(run: Run) -> None:
-    figures, _ = evaluate(settings(run(name="whole")))
+    figures, _ = evaluate(evaluation_of(run(name="whole")))
     assert figures["training"]["paintings"] == 24
     assert "held-out" not in figures
 
@@ -164,7 +148,7 @@ def test_a_run_without_held_out_paintings_is_measured_on_its_own(run: Run) -> No
 def test_too_few_held_out_paintings_are_told_of(
     run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    figures, _ = evaluate(settings(run(name="few", dataset__holdout=0.3)))
+    figures, _ = evaluate(evaluation_of(run(name="few", dataset__holdout=0.3)))
     assert "held-out" not in figures
     assert figures["training"]["paintings"] == 24
     (line,) = (line for line in capsys.readouterr().err.splitlines() if "are held out," in line)
@@ -204,7 +188,7 @@ def test_copies_are_sought_among_all_training_paintings_as_they_were_seen(
     ).permute(0, 3, 1, 2)
     # The network paints mirror images of the paintings, of most of which it is not asked.
     monkeypatch.setattr("artgan.evaluation.paint", lambda *_: squares.flip(-1))
-    figures, where = evaluate(settings(folder, num=16))
+    figures, where = evaluate(evaluation_of(folder, num=16))
     assert (figures["originality"]["ratio"] < 1e-3) is flip
     assert figures["training"]["paintings"] == 16
     with Image.open(where / "nearest.png") as sheet:
@@ -223,13 +207,13 @@ def test_features_of_the_paintings_are_kept_and_those_of_other_pixels_are_not_ta
         return compute(self, images, progress)
 
     monkeypatch.setattr(Features, "__call__", counting)
-    first, _ = evaluate(settings(measured, features=str(weights), out=str(measured / "a")))
+    first, _ = evaluate(evaluation_of(measured, features=str(weights), out=str(measured / "a")))
     computed.clear()
-    again, _ = evaluate(settings(measured, features=str(weights), out=str(measured / "b")))
+    again, _ = evaluate(evaluation_of(measured, features=str(weights), out=str(measured / "b")))
     assert computed == [24]  # the samples alone
     assert first == again
     computed.clear()
-    evaluate(settings(run(name="other", dataset__holdout=0.4), features=str(weights)))
+    evaluate(evaluation_of(run(name="other", dataset__holdout=0.4), features=str(weights)))
     # Other paintings on both sides, those of the one mirrored, and the samples.
     assert computed == [24, 16, 24, 24]
 
@@ -239,7 +223,7 @@ def test_kept_features_go_with_the_paintings_they_are_of(
 ) -> None:
     root = shutil.copytree(paintings, tmp_path / "mine", ignore=shutil.ignore_patterns(".artgan"))
     folder = run(name="mine", dataset__root=root)
-    evaluate(settings(folder, features=str(weights)))
+    evaluate(evaluation_of(folder, features=str(weights)))
     features = root / ".artgan" / "features"
     first = {*features.iterdir()}
     assert len(first) == 2  # of the paintings and of their mirror images
@@ -254,7 +238,7 @@ def test_other_metrics_come_where_features_by_name_cannot_be_had(
     measured: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
-    figures, _ = evaluate(settings(measured, features="inception"))
+    figures, _ = evaluate(evaluation_of(measured, features="inception"))
     assert figures["features"] is None
     assert "swd" in figures["held-out"]
     said = capsys.readouterr().err
@@ -264,13 +248,13 @@ def test_other_metrics_come_where_features_by_name_cannot_be_had(
 
 def test_other_settings_do_not_overwrite_the_figures(measured: Path) -> None:
     chosen: list[dict[str, Any]] = [{}, {"num": 16}, {"seed": 1}, {"ema": False}]
-    folders = [evaluate(settings(measured, **one))[1] for one in chosen]
+    folders = [evaluate(evaluation_of(measured, **one))[1] for one in chosen]
     assert len(set(folders)) == len(chosen)
     assert measured / "evaluated" / "images-000000064" not in folders
 
 
 def test_the_table_names_each_figure_with_its_parts(measured: Path) -> None:
-    figures, _ = evaluate(settings(measured))
+    figures, _ = evaluate(evaluation_of(measured))
     lines = table(figures).splitlines()
     assert lines[0] == "features: none"
     assert lines[1].split() == ["training", "held-out"]
@@ -281,7 +265,7 @@ def test_the_table_names_each_figure_with_its_parts(measured: Path) -> None:
 
 
 def test_the_table_tells_what_does_not_compare(measured: Path) -> None:
-    figures, _ = evaluate(settings(measured))
+    figures, _ = evaluate(evaluation_of(measured))
     assert "only kid" not in table(figures)
     figures["held-out"]["paintings"] -= 1
     assert table(figures).splitlines()[-1].startswith("Of different counts of paintings, only kid")
@@ -289,7 +273,7 @@ def test_the_table_tells_what_does_not_compare(measured: Path) -> None:
 
 def test_a_checkpoint_must_be_named() -> None:
     with pytest.raises(UserError, match="ckpt=checkpoints/RUN"):
-        evaluate(replace(settings(Path()), ckpt=None))
+        evaluate(replace(evaluation_of(Path()), ckpt=None))
 
 
 def test_evaluate_py_prints_a_table_and_where_the_rest_lies(measured: Path, tmp_path: Path) -> None:
@@ -337,7 +321,7 @@ def test_a_dataset_that_cannot_be_measured_against_is_refused(
     measured: Path, dataset: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(UserError, match=said):
-        evaluate(settings(measured, dataset=DatasetConfig(**dataset)))
+        evaluate(evaluation_of(measured, dataset=DatasetConfig(**dataset)))
     assert not (measured / "evaluated").exists()
 
 
@@ -351,6 +335,6 @@ def test_a_conditional_run_is_measured_in_the_classes_of_its_seeds(
         return paint(generator, painted)
 
     monkeypatch.setattr("artgan.evaluation.paint", watched)
-    evaluate(settings(run(name="told", model__conditional="true")))
+    evaluate(evaluation_of(run(name="told", model__conditional="true")))
     classes = draw_classes(0, 24, {"landscape": 20, "river": 20})
     assert torch.equal(torch.stack(painted)[:, 100:], classes)

@@ -107,9 +107,7 @@ class GAN(pl.LightningModule):
         if model.augment:
             first = 0.0 if model.augment_target is not None else model.augment_probability
             self.register_buffer("augment_probability", torch.tensor(first))
-        self._updates: dict[bool, Callable[..., None]] = {
-            penalized: partial(self.update, penalized) for penalized in (False, True)
-        }
+        self._updates = self._plain_updates()
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         model = self.config.model
@@ -140,8 +138,11 @@ class GAN(pl.LightningModule):
                 group["lr"] = self.learning_rate
 
     def on_fit_end(self) -> None:
-        # The graphs' memory goes with them.
-        self._updates = {one: partial(self.update, one) for one in (False, True)}
+        self._updates = self._plain_updates()  # the graphs' memory goes with them
+
+    def _plain_updates(self) -> dict[bool, Callable[..., None]]:
+        """What an update runs, by whether it is penalised."""
+        return {penalized: partial(self.update, penalized) for penalized in (False, True)}
 
     def train(self, mode: bool = True) -> "GAN":
         super().train(mode)

@@ -20,7 +20,7 @@ from artgan.metrics import features
 from artgan.metrics.features import Features
 from artgan.training import measurements
 from artgan.training.callbacks import FIGURES, Clock
-from tests.helpers import assert_same_state, serving
+from tests.helpers import assert_same_state, evaluation_of, serving
 
 Run = Callable[..., Path]
 
@@ -284,17 +284,7 @@ def test_the_best_can_be_measured_and_painted_with(measured: Run) -> None:
     folder = measured(name="mine", checkpoint__monitor="kid")
     painter = load_painter(folder / "best.ckpt")
     assert painter.images_seen == best(folder)[0]
-    config = EvaluateConfig(
-        ckpt=str(folder / "best.ckpt"),
-        dataset=DatasetConfig(),
-        features="none",
-        num=16,
-        seed=0,
-        ema=True,
-        out=None,
-        device="cpu",
-    )
-    _, where = evaluate(config)
+    _, where = evaluate(evaluation_of(folder / "best.ckpt", num=16))
     assert where == folder / "evaluated" / f"images-{painter.images_seen:09d}-none-16-seed0"
 
 
