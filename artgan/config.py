@@ -5,6 +5,7 @@ key its type and range. `--help` is made from both.
 """
 
 import difflib
+import errno
 import itertools
 import os
 import re
@@ -45,7 +46,7 @@ HELP_ENDING = """\
 --cfg job shows the whole configuration of a command without running it;
 -m runs every combination of comma-separated values, as in -m seed=0,1,2."""
 
-Config = TypeVar("Config", "TrainConfig", "SampleConfig", "EvaluateConfig")
+Config = TypeVar("Config", "TrainConfig", "SampleConfig", "EvaluateConfig", "ExportConfig")
 Typed = TypeVar("Typed")
 
 
@@ -72,6 +73,8 @@ class DatasetConfig:
     address: str | None = MISSING
     archives: list[str] = MISSING
     only: list[str] = MISSING
+    largest: float = _number(0)
+    insecure: bool = MISSING
     terms: str | None = MISSING
     repo: str | None = MISSING
     split: str | None = MISSING
@@ -188,6 +191,14 @@ class EvaluateConfig:
     ema: bool = MISSING
     out: str | None = MISSING
     device: str = _choice("auto", "cpu", "cuda", "mps")
+
+
+@dataclass
+class ExportConfig:
+    """Everything that `export.py` takes; see `configs/export.yaml` for the meaning of each key."""
+
+    ckpt: str | None = MISSING
+    out: str | None = MISSING
 
 
 @dataclass
@@ -387,6 +398,11 @@ def launch(schema: type[Config], config_name: str, run: Callable[[Config, Comman
         except (UserError, OmegaConfBaseException) as error:
             # Kept rather than raised: Hydra would print more, and end a multirun here.
             mistakes.append(_explain(error))
+        except OSError as error:
+            # Any look at a path may find so; whatever else can go wrong has its message by now.
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            mistakes.append(f"{error.filename!s:.80}…: this name is too long.")
 
     with plain_errors():
         try:

@@ -1,6 +1,6 @@
-"""Fetching archives over HTTP: what has come stays whatever breaks, and only right bytes count.
+"""Fetching files over HTTPS: what has come stays whatever breaks, and only right bytes count.
 
-<folder>/<name>         the archive, only once it is whole and verified
+<folder>/<name>         the file, only once it is whole and verified
 <folder>/<name>.part    what has come so far; the next connection, or start, goes on from there
 """
 
@@ -9,9 +9,12 @@ import os
 import re
 import socket
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from http.client import responses
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import requests
 import urllib3
@@ -26,22 +29,49 @@ ATTEMPTS = 5  # connections in a row that bring nothing new, before it is given 
 BACKOFF = 0.5  # seconds after a broken connection, doubled with each that brought nothing new
 TIMEOUT = (10.0, 30.0)  # seconds until connected, and of silence afterwards
 BLOCK = 2**18  # bytes
+GIGABYTE = 10**9
 PASSING = {408, 425, 429, 500, 502, 503, 504}  # HTTP answers that may be other ones a little later
 
 ENTRY = re.compile(r"(?:([0-9a-fA-F]{40})\s+)?([^\s/\\:][^\s\\:]*\.zip)")
 
 
-def fetch_archives(address: str, archives: list[str], folder: Path) -> dict[Path, str]:
-    """Fetches archives that do not lie in a folder yet, and verifies all of them.
+class WrongFile(Exception):
+    """A file that is not the one expected; its text is the reason, for a person."""
 
-    Files put there by hand are used like those fetched. A broken transfer goes on where it ended,
-    also after the process was killed; of several processes, one fetches and the others wait.
+
+@dataclass(frozen=True)
+class Download:
+    """A file on the web, and where it comes to lie.
+
+    Attributes:
+        url: of the file.
+        file: where it comes to lie.
+        verify: gives the sum of a file, or raises `WrongFile`.
+        otherwise: what to do where it cannot be had, after "Fetch it elsewhere and".
+        largest: gigabytes that it has at most, or it is given up.
+        insecure: whether http:// may be used in place of https://.
+    """
+
+    url: str
+    file: Path
+    verify: Callable[[Path], str]
+    otherwise: str
+    largest: float
+    insecure: bool = False
+
+
+def fetch_archives(
+    address: str, archives: list[str], folder: Path, largest: float, insecure: bool = False
+) -> dict[Path, str]:
+    """Fetches archives that do not lie in a folder yet, as `fetch` does, and verifies all of them.
 
     Args:
         address: folder on the web that the archives lie below.
         archives: each as "git-blob-SHA-1 name", or as "name" where no sum is published. A name may
             hold folders, which are made below `folder`.
         folder: where the archives come to lie.
+        largest: gigabytes that each has at most.
+        insecure: whether http:// may be used in place of https://.
 
     Returns:
         The file of each archive, in order, with its sum as `git-blob-sha1:…`, or as `sha256:…`
@@ -51,8 +81,8 @@ def fetch_archives(address: str, archives: list[str], folder: Path) -> dict[Path
         UserError: an archive cannot be fetched or written, or is not the one expected.
 
     Example:
-        >>> fetch_archives("https://example.org/sets", ["monet.zip"], Path("datasets/downloads"))
-        {PosixPath('datasets/downloads/monet.zip'): 'sha256:…'}
+        >>> fetch_archives("https://example.org/sets", ["monet.zip"], Path("datasets"), largest=20)
+        {PosixPath('datasets/monet.zip'): 'sha256:…'}
     """
     fetched = {}
     for entry in archives:
@@ -62,73 +92,111 @@ def fetch_archives(address: str, archives: list[str], folder: Path) -> dict[Path
                 f"dataset.archives: {entry!r} is neither NAME.zip nor 'GIT_BLOB_SHA1 NAME.zip'."
             )
         file = folder / match[2]
-        try:
-            fetched[file] = _present(f"{address.rstrip('/')}/{match[2]}", file, match[1])
-        except OSError as error:
-            raise cannot_write(file, error) from error
+        download = Download(
+            f"{address.rstrip('/')}/{match[2]}",
+            file,
+            partial(_verify, published=match[1]),
+            f"put it at {file}, or give a folder of paintings by dataset=folder dataset.root=PATH",
+            largest,
+            insecure,
+        )
+        fetched[file] = fetch(download)
     return fetched
 
 
-def _present(url: str, file: Path, published: str | None) -> str:
-    """The sum of the file, which is fetched first where it does not lie there."""
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(file.with_name(f".{file.name}.lock")):
-            if not file.exists():
-                return _fetch(url, file, published)
+def fetch(download: Download) -> str:
+    """Fetches a file that does not lie there yet, and verifies it.
+
+    A file put there by hand is used like one that was fetched. A broken transfer goes on where it
+    ended, also after the process was killed; of several processes, one fetches and the others
+    wait.
+
+    Returns:
+        The sum of the file, as `download.verify` gives it.
+
+    Raises:
+        UserError: it cannot be fetched or written, or is not the file expected.
+    """
+    file = download.file
     try:
-        return _verify(file, published)
-    except UnusableArchive as wrong:
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(file.with_name(f".{file.name}.lock")):
+                if not file.exists():
+                    return _fetch(download)
+        return download.verify(file)
+    except WrongFile as wrong:
         raise UserError(
             f"{file}: not the file expected: {wrong}{_hint(file)}. Remove it to have it fetched, "
-            f"or put there what lies at {url}."
+            f"or put there what lies at {download.url}."
         ) from wrong
+    except OSError as error:
+        raise cannot_write(file, error) from error
 
 
-def _fetch(url: str, file: Path, published: str | None) -> str:
-    part = file.with_name(f"{file.name}.part")
+def _fetch(download: Download) -> str:
+    part = download.file.with_name(f"{download.file.name}.part")
     found = part.exists()
-    _transfer(url, file, part)
+    _transfer(download, part)
     try:
-        checksum = _verify(part, published)
-    except UnusableArchive as wrong:
+        checksum = download.verify(part)
+    except WrongFile as wrong:
         reason = f"what comes is not the file expected: {wrong}{_hint(part)}"
         part.unlink()
         if found:
             # A power cut, or a newer file on the server, may have spoilt what was found.
-            return _fetch(url, file, published)
-        _give_up(url, file, reason)
+            return _fetch(download)
+        _give_up(download, reason)
     with part.open("rb+") as content:
         os.fsync(content.fileno())
-    part.replace(file)
+    part.replace(download.file)
     return checksum
 
 
-def _transfer(url: str, file: Path, part: Path) -> None:
+def _transfer(download: Download, part: Path) -> None:
     """Fetches what the part lacks, over as many connections as it takes."""
     most, failures = _size(part), 0
-    with byte_bar(f"Fetching {file.name}", initial=most) as bar:
+    title = f"Fetching {download.file.name}"
+    with byte_bar(title, initial=most) as bar, requests.Session() as session:
+        if not download.insecure:
+            session.mount("http://", _Unencrypted())
         while True:
             try:
-                return _continue(url, part, bar)
+                return _continue(download, part, session, bar)
             except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-                reason, final = _explain(error)
+                reason, final = _explain(error, begun=most > 0)
             failures = 0 if _size(part) > most else failures + 1
             most = max(most, _size(part))
             if final or failures == ATTEMPTS:
-                _give_up(url, file, reason)
+                _give_up(download, reason)
             bar.set_postfix_str(f"{reason}; trying again")
             time.sleep(BACKOFF * 2**failures)
             bar.set_postfix_str("")
 
 
-def _continue(url: str, part: Path, bar: "tqdm[NoReturn]") -> None:
+class _Refused(requests.RequestException, ValueError):
+    """What trying again would not change."""
+
+
+class _Unencrypted(requests.adapters.BaseAdapter):
+    """Stands where a connection over http:// would be made, to which a redirect may lead, too."""
+
+    def send(self, request: requests.PreparedRequest, *_: Any, **__: Any) -> NoReturn:
+        raise _Refused(f"{request.url} is not encrypted, so anyone on the way could change it")
+
+    def close(self) -> None:
+        pass
+
+
+def _continue(
+    download: Download, part: Path, session: requests.Session, bar: "tqdm[NoReturn]"
+) -> None:
     """One connection, from the end of the part to the end of the file."""
-    size = _size(part)
+    size, largest = _size(part), download.largest * GIGABYTE
     headers = {"Accept-Encoding": "identity"}  # compressed, the ranges would be of other bytes
     if size:
         headers["Range"] = f"bytes={size}-"
-    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+    with session.get(download.url, headers=headers, stream=True, timeout=TIMEOUT) as response:
         if size and response.status_code == 416:
             return  # nothing lies beyond: the part is whole or wrong, which its sum tells
         response.raise_for_status()
@@ -137,16 +205,25 @@ def _continue(url: str, part: Path, bar: "tqdm[NoReturn]") -> None:
             bar.update(-bar.n)
         length = continued[1] if continued else response.headers.get("Content-Length", "")
         bar.total = int(length) if length.isdecimal() else None
+        if bar.total and bar.total > largest:
+            raise _Refused(f"it has {bar.total / GIGABYTE:,.1f} GB, {_most(download)}")
         with part.open("ab" if continued else "wb") as out:
             # Not iter_content: when the connection breaks it loses what it holds of a block.
             while block := response.raw.read1(BLOCK, decode_content=False):
+                if out.tell() + len(block) > largest:
+                    out.truncate(0)
+                    raise _Refused(f"it does not end, {_most(download)}")
                 out.write(block)
                 bar.update(len(block))
     if bar.total and _size(part) < bar.total:
         raise requests.ConnectionError("the server sent only a piece")
 
 
-def _explain(error: Exception) -> tuple[str, bool]:
+def _most(download: Download) -> str:
+    return f"and at most {download.largest:g} GB are taken"
+
+
+def _explain(error: Exception, begun: bool) -> tuple[str, bool]:
     """What went wrong, in plain words, and whether trying again is of no use."""
     if isinstance(error, requests.HTTPError):
         code = error.response.status_code
@@ -155,22 +232,25 @@ def _explain(error: Exception) -> tuple[str, bool]:
     while inner := cause.__cause__ or cause.__context__:
         cause = inner
     if isinstance(cause, socket.gaierror):
-        return "the server's name is not found; is there a network?", False
+        return "the server's name is not found; is there a network?", not begun
     reason = str(getattr(cause, "strerror", None) or cause)
     return reason, isinstance(error, ValueError | requests.TooManyRedirects)
 
 
-def _give_up(url: str, file: Path, reason: str) -> NoReturn:
+def _give_up(download: Download, reason: str) -> NoReturn:
     raise UserError(
-        f"{url}: cannot be fetched ({reason}). Fetch it elsewhere and put it at {file}, or give a "
-        "folder of paintings by dataset=folder dataset.root=PATH."
+        f"{download.url}: cannot be fetched ({reason}). Fetch it elsewhere and "
+        f"{download.otherwise}."
     )
 
 
 def _verify(file: Path, published: str | None) -> str:
     """The sum of a file that is the one published or, if none is, of a whole zip of pictures."""
     if published is None:
-        check_archive(file)
+        try:
+            check_archive(file)
+        except UnusableArchive as error:
+            raise WrongFile(str(error)) from error
         with file.open("rb") as content:
             return f"sha256:{hashlib.file_digest(content, 'sha256').hexdigest()}"
     header = b"blob %d\0" % _size(file)
@@ -178,7 +258,7 @@ def _verify(file: Path, published: str | None) -> str:
         digest = hashlib.file_digest(content, lambda: hashlib.sha1(header, usedforsecurity=False))
     checksum = digest.hexdigest()
     if checksum != published.lower():
-        raise UnusableArchive(f"its git blob SHA-1 is {checksum}, expected {published}")
+        raise WrongFile(f"its git blob SHA-1 is {checksum}, expected {published}")
     return f"git-blob-sha1:{checksum}"
 
 

@@ -26,7 +26,7 @@ IDENTITY: dict[str, tuple[str, ...]] = {
     "huggingface": ("repo", "split", "column", "label", *hub.FILTERS),
 }
 # What else each source reads. All these keys mean nothing to the others.
-ALSO = {"archives": ("address",), "huggingface": ("streaming",)}
+ALSO = {"archives": ("address", "insecure"), "huggingface": ("streaming",)}
 ORIGIN = "source.json"
 
 
@@ -44,6 +44,11 @@ def settle(dataset: DatasetConfig) -> None:
                 )
     if dataset.source == "archives" and not (dataset.address and dataset.archives):
         raise UserError("dataset.archives: name at least one, and where they lie (address).")
+    if (dataset.address or "").lower().startswith("http:") and not dataset.insecure:
+        raise UserError(
+            f"dataset.address: {dataset.address} is not encrypted, so anyone on the way can change "
+            "what comes. Give it with https://, or allow it by dataset.insecure=true"
+        )
     root = hub.default_root(dataset) if dataset.root is None else Path(dataset.root)
     dataset.root = str(root.expanduser().absolute())
 
@@ -91,7 +96,9 @@ def _fill(dataset: DatasetConfig, folder: Path, root: Path) -> dict[str, Any]:
     if dataset.source == "archives":
         assert dataset.address is not None
         downloads = root.parent / "downloads" / root.name
-        sums = fetch_archives(dataset.address, dataset.archives, downloads)
+        sums = fetch_archives(
+            dataset.address, dataset.archives, downloads, dataset.largest, dataset.insecure
+        )
         unpack(list(sums), folder, dataset.only)
         return {
             "address": dataset.address,

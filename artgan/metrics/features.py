@@ -8,14 +8,10 @@ import hashlib
 import io
 import pickle
 import re
-import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from http.client import HTTPException, responses
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError, URLError
 
 import torch
 import torch.nn.functional as F
@@ -23,12 +19,13 @@ from torch import Tensor, nn
 from torchvision.models import SqueezeNet1_0_Weights, squeezenet1_0
 from tqdm import tqdm
 
+from artgan.data.fetch import Download, WrongFile, fetch
 from artgan.errors import UserError
-from artgan.files import is_full
 
 BATCH = 32  # pictures in the network at once
 # Makes |features|² / D about 1 for paintings, where KID's cubic kernel weighs all its powers.
 SQUEEZENET_SCALE = 12
+LARGEST = 1  # gigabyte that a file of weights has at most
 SQUEEZENET_URL = SqueezeNet1_0_Weights.DEFAULT.url
 CHOICES = "features takes inception, squeezenet, the file of a state dict of one of them, or none"
 WITHOUT = "metrics that need no weights run with features=none"
@@ -229,43 +226,16 @@ def _fetched(url: str) -> Path:
     """The file of an address in torch's hub folder, which is fetched first if it is not there."""
     name = url.rpartition("/")[2]
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
-    # Torch's convention: the name of a file ends in the first digits of its SHA-256.
-    expected = re.findall(r"-([0-9a-f]{8,})\.", name)[-1]
-    try:
-        if not path.is_file():
-            _fetch(url, path, expected)
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except (OSError, HTTPException, RuntimeError) as error:
-        raise UserError(
-            f"{url}: cannot be fetched ({_explain(error, path)}). Fetch it elsewhere and give the "
-            f"file by features=PATH; {WITHOUT}."
-        ) from error
-    if not digest.startswith(expected):
-        raise UserError(
-            f"{path}: not the file expected (its SHA-256 is {digest:.8}…). Remove it to have it "
-            f"fetched from {url}, or give another file by features=PATH; {WITHOUT}."
-        )
+    otherwise = f"give the file by features=PATH; {WITHOUT}"
+    fetch(Download(url, path, _verified, otherwise, LARGEST))
     return path
 
 
-def _fetch(url: str, path: Path, expected: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Torch leaves its partial file behind when the disk is full.
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
-        part = Path(scratch) / path.name
-        print(f"Fetching {url} to {path}", file=sys.stderr)
-        torch.hub.download_url_to_file(url, str(part), expected, progress=sys.stderr.isatty())
-        part.replace(path)
-
-
-def _explain(error: Exception, path: Path) -> str:
-    if isinstance(error, HTTPError):
-        return f"the server answers {error.code} {responses.get(error.code, '')}"
-    if isinstance(error, URLError):
-        return f"{getattr(error.reason, 'strerror', None) or error.reason}; is there a network?"
-    if isinstance(error, RuntimeError):
-        return f"what comes is not the file expected: {error}"
-    if is_full(error):
-        return f"the disk of {path.parent} is full"
-    return str(error) or type(error).__name__
+def _verified(file: Path) -> str:
+    """The SHA-256 of a file whose name ends in its first digits, as is torch's convention."""
+    (expected,) = re.findall(r"-([0-9a-f]{8,})\.", file.name)[-1:]
+    with file.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    if not digest.startswith(expected):
+        raise WrongFile(f"its SHA-256 is {digest:.8}…, expected {expected}…")
+    return digest

@@ -1,6 +1,8 @@
 import hashlib
 import io
+import itertools
 import random
+import ssl
 import subprocess
 import sys
 import threading
@@ -9,11 +11,11 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from artgan.data import fetch
-from artgan.data.fetch import fetch_archives
 from artgan.errors import UserError
 from tests.helpers import ROOT
 
@@ -22,6 +24,13 @@ HALF = 200_000
 PAGE = b"<!DOCTYPE html><html><body>Please log in</body></html>"
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
+
+
+def fetch_archives(
+    address: str, archives: list[str], folder: Path, largest: float = 1, insecure: bool = True
+) -> dict[Path, str]:
+    """From a server on this machine, to which connections are not encrypted."""
+    return fetch.fetch_archives(address, archives, folder, largest, insecure)
 
 
 def git_blob(content: bytes) -> str:
@@ -133,9 +142,9 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir() if path.suffix != ".lock"}
 
 
-def message(server: Server, folder: Path, *entries: str) -> str:
+def message(server: Server, folder: Path, *entries: str, **more: Any) -> str:
     with pytest.raises(UserError) as raised:
-        fetch_archives(server.address, list(entries), folder)
+        fetch_archives(server.address, list(entries), folder, **more)
     return str(raised.value)
 
 
@@ -143,7 +152,8 @@ def process(server: Server, folder: Path) -> subprocess.Popen[str]:
     """Another process that says when it begins to fetch."""
     code = (
         "import sys; from pathlib import Path; from artgan.data.fetch import fetch_archives; "
-        "print('ready', flush=True); fetch_archives(sys.argv[1], [sys.argv[2]], Path(sys.argv[3]))"
+        "print('ready', flush=True); "
+        "fetch_archives(sys.argv[1], [sys.argv[2]], Path(sys.argv[3]), largest=1, insecure=True)"
     )
     command = [sys.executable, "-c", code, server.address, ENTRY, str(folder)]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
@@ -430,3 +440,104 @@ def test_no_room_for_the_part_is_one_message(server: Server, folder: Path) -> No
 def test_a_folder_that_cannot_be_made_is_one_message(server: Server, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert "cannot be written" in message(server, tmp_path / "file", ENTRY)
+
+
+@pytest.fixture
+def encrypted(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """The same server behind TLS, with a certificate that requests is told to trust."""
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost"
+    command += f" -addext subjectAltName=IP:127.0.0.1 -keyout {key} -out {certificate}"
+    try:
+        subprocess.run(command.split(), check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("openssl is not there to make a certificate; others need none")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    other = Server()
+    other.http.socket = context.wrap_socket(other.http.socket, server_side=True)
+    other.address = f"https://127.0.0.1:{other.http.server_port}"
+    thread = threading.Thread(target=other.http.serve_forever, args=(0.01,))
+    thread.start()
+    yield other
+    other.http.shutdown()
+    thread.join()
+    other.http.server_close()
+
+
+def redirecting(address: str) -> Answer:
+    there = {"Location": f"{address}/elsewhere.zip", "Content-Length": 0}
+    return lambda handler: headers(handler, 302, there)
+
+
+def test_over_https_a_file_comes_and_redirects_to_https_are_followed(
+    encrypted: Server, folder: Path
+) -> None:
+    encrypted.script = [redirecting(encrypted.address), serving(CONTENT)]
+    [file] = fetch_archives(encrypted.address, [ENTRY], folder, insecure=False)
+    assert file.read_bytes() == CONTENT
+    assert encrypted.paths == ["/data.zip", "/elsewhere.zip"]
+
+
+def test_a_redirect_that_leaves_https_is_not_followed(
+    server: Server, encrypted: Server, folder: Path
+) -> None:
+    encrypted.script = [redirecting(server.address)]
+    said = message(encrypted, folder, ENTRY, insecure=False)
+    assert f"cannot be fetched ({server.address}/elsewhere.zip is not encrypted" in said
+    assert encrypted.paths == ["/data.zip"]
+    assert server.paths == []
+    [file] = fetch_archives(encrypted.address, [ENTRY], folder, insecure=True)
+    assert file.read_bytes() == CONTENT
+
+
+def test_a_certificate_that_nobody_vouches_for_is_refused(
+    encrypted: Server, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE")
+    monkeypatch.setattr(fetch, "ATTEMPTS", 1)
+    assert "certificate verify failed" in message(encrypted, folder, ENTRY, insecure=False)
+    assert encrypted.paths == []
+
+
+def test_without_encryption_nothing_is_asked_for(server: Server, folder: Path) -> None:
+    said = message(server, folder, ENTRY, insecure=False)
+    assert f"({server.address}/data.zip is not encrypted" in said
+    assert server.paths == []
+
+
+def test_a_file_announced_too_large_is_not_taken(server: Server, folder: Path) -> None:
+    server.script = [serving(CONTENT, lie=3 * 10**9)]
+    assert "it has 3.0 GB, and at most 1 GB are taken" in message(server, folder, ENTRY)
+    assert names(folder) == set()
+    assert len(server.ranges) == 1
+
+
+@pytest.mark.parametrize("piecewise", [False, True])
+def test_a_server_that_sends_without_end_does_not_fill_the_disk(
+    server: Server, folder: Path, piecewise: bool
+) -> None:
+    def endless(handler: BaseHTTPRequestHandler) -> None:
+        headers(handler, 200, {})
+        try:
+            for _ in itertools.repeat(None, 2 if piecewise else 10_000):
+                handler.wfile.write(CONTENT)
+        except OSError:
+            handler.close_connection = True
+
+    def continued(handler: BaseHTTPRequestHandler) -> None:
+        start = int(handler.headers["Range"].removeprefix("bytes=").removesuffix("-"))
+        place = f"bytes {start}-{start + len(CONTENT) - 1}/{start + 2 * len(CONTENT)}"
+        headers(handler, 206, {"Content-Length": len(CONTENT), "Content-Range": place})
+        handler.wfile.write(CONTENT)
+
+    server.script = [endless]
+    if piecewise:
+        folder.mkdir(parents=True)
+        (folder / "data.zip.part").write_bytes(CONTENT)
+        server.script = [continued]
+    said = message(server, folder, ENTRY, largest=0.01)
+    assert "and at most 0.01 GB are taken" in said
+    assert len(server.ranges) < 30
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 10**7

@@ -43,7 +43,7 @@ def named(
 
     def named(name: str, **keys: object) -> DatasetConfig:
         config = configure(dataset=name, dataset__root=f"datasets/{name}").dataset
-        for key, value in keys.items():
+        for key, value in ({"insecure": True} | keys).items():
             setattr(config, key, value)
         settle(config)
         return config
@@ -171,12 +171,24 @@ def test_every_named_set_can_be_configured(configure: Configure, path: Path) -> 
     assert Path(config.root).is_absolute()
 
 
+@pytest.mark.parametrize("address", ["http://example.org/sets", "HTTP://example.org"])
+def test_an_address_without_encryption_is_refused_unless_allowed(
+    configure: Configure, address: str
+) -> None:
+    config = configure(dataset="chinese_art", dataset__root="x", dataset__address=address).dataset
+    with pytest.raises(UserError, match=r"dataset.address: .* not encrypted.*dataset\.insecure=tr"):
+        settle(config)
+    config.insecure = True
+    settle(config)
+
+
 def test_the_article_s_command_works_from_the_first_byte_to_the_samples(
     web: str, tmp_path: Path
 ) -> None:
     content = (tmp_path / "web" / "data.zip").read_bytes()
     arguments = [f"{key}={value}" for key, value in {**SMALL, **ON_CPU}.items()]
-    arguments += [f"dataset.address={web}", f"dataset.archives=['{git_blob(content)} data.zip']"]
+    arguments += [f"dataset.address={web}", "dataset.insecure=true"]
+    arguments += [f"dataset.archives=['{git_blob(content)} data.zip']"]
     _, messages = succeed(
         "train.py", "dataset=chinese_art", *arguments, "epochs=2", "name=art", cwd=tmp_path
     )
@@ -188,7 +200,8 @@ def test_the_article_s_command_works_from_the_first_byte_to_the_samples(
 def test_a_set_that_cannot_be_fetched_leaves_no_run(tmp_path: Path) -> None:
     (tmp_path / "web").mkdir()
     with serving(tmp_path / "web") as address:
-        done = script("train.py", "dataset=chinese_art", f"dataset.address={address}", cwd=tmp_path)
+        where = [f"dataset.address={address}", "dataset.insecure=true"]
+        done = script("train.py", "dataset=chinese_art", *where, cwd=tmp_path)
     assert done.returncode == 1
     assert "data.zip: cannot be fetched (the server answers 404 Not Found)" in done.stderr
     assert "Traceback" not in done.stderr
