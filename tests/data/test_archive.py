@@ -1,6 +1,8 @@
 import random
+import shutil
 import stat
 import unicodedata
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
@@ -293,6 +295,76 @@ def test_any_damaged_byte_is_one_message_or_harms_nothing(
             pictures = [path for path in folder.rglob("*") if path.is_file()]
             assert pictures
             assert {path.read_bytes() for path in pictures} == {PICTURE[:20]}
+
+
+def mutated(whole: bytes, drawn: random.Random) -> bytes:
+    """A zip with one or two things wrong that an accident or an attacker may do to it."""
+    content = bytearray(whole)
+    for _ in range(drawn.randint(1, 2)):
+        place = drawn.randrange(len(content))
+        headers = [
+            place
+            for mark in (b"PK\x01\x02", b"PK\x03\x04", b"PK\x05\x06")
+            for place in range(len(content))
+            if content.startswith(mark, place)
+        ] or [place]
+        header = drawn.choice(headers)
+        directory = max(content.find(b"PK\x01\x02"), 0)
+        kind = drawn.randrange(8)
+        if kind == 0:
+            content[place] ^= 1 << drawn.randrange(8)
+        elif kind == 1:
+            del content[place:]
+        elif kind == 2:
+            del content[place : place + drawn.randint(1, 40)]
+        elif kind == 3:
+            content[place:place] = drawn.randbytes(drawn.randint(1, 40))
+        elif kind == 4:
+            content += content[directory:]  # a second central directory
+        elif kind == 5:  # a field of a header: a size, a length, an offset
+            at, size = header + drawn.randrange(4, 46), drawn.choice([2, 4])
+            value = drawn.choice(
+                [0, 1, 0xFFFF, 2**31, 2**32 - 1, len(content), drawn.randrange(999)]
+            )
+            content[at : at + size] = (value % 256**size).to_bytes(size, "little")
+        elif kind == 6:  # a name, everywhere or only in the directory
+            start = drawn.choice([0, directory])
+            trick = drawn.choice([b"../../x.jpg", b"/tmp/xx.jpg", b"C:\\xxx.jpg", b"ink/../.jpg"])
+            content[start:] = content[start:].replace(b"ink/one.jpg", trick)
+        else:
+            content[place:place] = whole  # an archive within the archive
+        content = content or bytearray(b"P")
+    return bytes(content)
+
+
+def test_whatever_is_done_to_an_archive_its_right_pictures_come_or_one_message(
+    make: Callable[..., Path], tmp_path: Path
+) -> None:
+    """400 mutations."""
+    drawn = random.Random(0)
+    pictures = {name: drawn.randbytes(60) for name in ("ink/one.jpg", "ink/two.jpg", "oil/1.png")}
+    with ZipFile(tmp_path / "one.zip", "w") as file:
+        for name, content in pictures.items():
+            file.writestr(name, content, ZIP_DEFLATED if name == "oil/1.png" else None)
+    whole, target = (tmp_path / "one.zip").read_bytes(), tmp_path / "a" / "b" / "set"
+    unpacked = 0
+    for _ in range(400):
+        (tmp_path / "one.zip").write_bytes(mutated(whole, drawn))
+        target.mkdir(parents=True)
+        try:
+            unpack([tmp_path / "one.zip"], target, [])
+        except UserError as error:
+            assert len(str(error).splitlines()) == 1
+        else:
+            unpacked += 1
+            files = [path.read_bytes() for path in target.rglob("*") if path.is_file()]
+            # Names may have become others, and pictures no pictures; no picture became another.
+            assert files
+            assert Counter(files) <= Counter(pictures.values())
+        shutil.rmtree(target)
+        assert tree(tmp_path) == {"one.zip"}
+    print(f"{unpacked} of 400 unpacked")
+    assert 20 < unpacked < 380
 
 
 def test_an_archive_without_pictures_is_refused(make: Callable[..., Path], root: Path) -> None:
