@@ -1,6 +1,7 @@
 """From a checkpoint to pictures."""
 
 import bisect
+import copy
 import itertools
 import math
 import re
@@ -15,7 +16,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from artgan import __version__
-from artgan.checkpoint import KEY, find_checkpoint, load_checkpoint, sha256
+from artgan.checkpoint import (
+    AVERAGED,
+    EXPORTED,
+    KEY,
+    find_checkpoint,
+    load_checkpoint,
+    sha256,
+)
 from artgan.config import Recipe, SampleConfig, not_among, typed
 from artgan.errors import UserError
 from artgan.networks.dcgan import Generator
@@ -23,6 +31,7 @@ from artgan.pictures import read_provenance, save_gif, save_mp4, save_png, tile
 
 # Share of a height at each end of a scroll where the sums of latents are not complete.
 SCROLL_MARGIN = 3 / 4
+MOST_IMAGES = 2**53  # that a checkpoint may say to have seen
 
 
 @dataclass(frozen=True)
@@ -60,16 +69,18 @@ def load_painter(path: Path, ema: bool = True, device: str = "cpu") -> Painter:
     """Loads the generator of a checkpoint file; nothing but the file is needed.
 
     Args:
-        path: a checkpoint.
+        path: a checkpoint, or what `export.py` made of one.
         ema: the averaged generator, or the raw one.
         device: where to paint.
 
     Raises:
         UserError: the checkpoint cannot be used, or the device is not there.
     """
+    if path.suffix == EXPORTED and not ema:
+        raise UserError(f"ema: {path} holds only the averaged generator. Leave out ema=false.")
     checkpoint = load_checkpoint(path)
     described = checkpoint[KEY]
-    prefix = "generator_ema." if ema else "generator."
+    prefix = AVERAGED if ema else "generator."
     try:
         config = described["config"]
         model, resolution = config["model"], config["resolution"]
@@ -77,16 +88,28 @@ def load_painter(path: Path, ema: bool = True, device: str = "cpu") -> Painter:
         classes = {str(name): int(count) for name, count in described.get("classes", {}).items()}
         if any(count < 1 for count in classes.values()):
             raise ValueError(f"classes {classes}")
-        generator = Generator(resolution, model["latent_dim"] + len(classes), model["width"])
+        # No memory is taken before the weights are found to fit, whatever width is claimed.
+        with torch.device("meta"):
+            generator = Generator(resolution, model["latent_dim"] + len(classes), model["width"])
         weights = {
             name.removeprefix(prefix): tensor
             for name, tensor in checkpoint["state_dict"].items()
             if name.startswith(prefix)
         }
-        generator.load_state_dict(weights)
+        generator.load_state_dict(weights, assign=True)
         images_seen = int(described["progress"]["images_seen"])
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        if not 0 <= images_seen <= MOST_IMAGES:
+            raise ValueError("images_seen")
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise UserError(f"{path}: its parts do not fit together ({error!r:.200}).") from error
+    generator = copy.deepcopy(generator)  # out of the file, which may change
     generator.eval().requires_grad_(False).to(memory_format=torch.channels_last)
     try:
         generator.to(device)
@@ -421,7 +444,8 @@ def _paint_again(picture: Path, config: SampleConfig, device: str) -> Path:
 def _checkpoint_of(digest: str, place: Path) -> Path:
     """The checkpoint with this SHA-256: the file `place`, or another one of the same run."""
     folder = place if place.is_dir() else place.parent
-    for path in [place, *sorted(folder.glob("*.ckpt"))]:
+    others = (*folder.glob("*.ckpt"), *folder.glob(f"*{EXPORTED}"))
+    for path in [place, *sorted(others)]:
         if path.is_file() and sha256(path) == digest:
             return path
     raise UserError(

@@ -19,6 +19,7 @@ from artgan.checkpoint import load_checkpoint
 from artgan.config import DatasetConfig, EvaluateConfig
 from artgan.data.checkup import Checkup
 from artgan.data.pack import Pack
+from artgan.networks.dcgan import Generator
 
 ROOT = Path(__file__).resolve().parent.parent
 # A network and batch that a test can train in a moment, and where it gives the same bits.
@@ -132,6 +133,22 @@ def evaluation_of(ckpt: Path, **chosen: object) -> EvaluateConfig:
     for key, value in chosen.items():
         setattr(config, key, value)
     return config
+
+
+def make_run(folder: Path, **more: object) -> Path:
+    """A run folder with a generator of random weights, at 32 px, whose checkpoint says more."""
+    torch.manual_seed(0)
+    classes = more.get("classes", {})
+    assert isinstance(classes, dict)
+    state = {
+        f"{prefix}.{name}": tensor
+        for prefix in ("generator", "generator_ema")
+        for name, tensor in Generator(32, 100 + len(classes), 8).state_dict().items()
+    }
+    config = {"resolution": 32, "model": {"latent_dim": 100, "width": 8}}
+    described = {"format": 1, "config": config, "progress": {"images_seen": 12, "seconds": 1.0}}
+    torch.save({"state_dict": state, "artgan": described | more}, folder / "last.ckpt")
+    return folder
 
 
 def assert_same_state(one: Path, other: Path) -> None:

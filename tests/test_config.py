@@ -9,6 +9,7 @@ from artgan.config import (
     CONFIGS,
     Command,
     EvaluateConfig,
+    ExportConfig,
     SampleConfig,
     TrainConfig,
     _keys,
@@ -146,8 +147,13 @@ def test_another_time_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("schema", "name"),
-    [(TrainConfig, "train"), (SampleConfig, "sample"), (EvaluateConfig, "evaluate")],
-    ids=["train", "sample", "evaluate"],
+    [
+        (TrainConfig, "train"),
+        (SampleConfig, "sample"),
+        (EvaluateConfig, "evaluate"),
+        (ExportConfig, "export"),
+    ],
+    ids=["train", "sample", "evaluate", "export"],
 )
 def test_help_explains_every_key_with_its_default(schema: type, name: str) -> None:
     text = help_text(schema, name)

@@ -26,27 +26,12 @@ from artgan.sampling import (
     spherical,
     walk,
 )
+from tests.helpers import make_run
 
 Settings = Callable[..., SampleConfig]
 
 
 CLASSES = {"figure": 5, "landscape": 10, "river": 1}
-
-
-def make_run(folder: Path, **more: object) -> Path:
-    """A run folder with a generator of random weights, at 32 px, whose checkpoint says more."""
-    torch.manual_seed(0)
-    classes = more.get("classes", {})
-    assert isinstance(classes, dict)
-    state = {
-        f"{prefix}.{name}": tensor
-        for prefix in ("generator", "generator_ema")
-        for name, tensor in Generator(32, 100 + len(classes), 8).state_dict().items()
-    }
-    config = {"resolution": 32, "model": {"latent_dim": 100, "width": 8}}
-    described = {"format": 1, "config": config, "progress": {"images_seen": 12, "seconds": 1.0}}
-    torch.save({"state_dict": state, "artgan": described | more}, folder / "last.ckpt")
-    return folder
 
 
 @pytest.fixture(scope="module")

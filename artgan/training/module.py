@@ -1,7 +1,7 @@
 """The Lightning module: two networks, two optimisers, one update of each per batch."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor
 from artgan import __version__
 from artgan.checkpoint import FORMAT, KEY
 from artgan.config import TrainConfig
+from artgan.errors import UserError
 from artgan.networks.dcgan import Discriminator, Generator
 from artgan.training.augment import DRAWS, adapted, augment
 from artgan.training.capture import CapturedGraph, captures
@@ -333,3 +334,27 @@ class GAN(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.progress = Progress(**checkpoint[KEY]["progress"])
+        try:
+            fits = self._fits(checkpoint)
+        except (AttributeError, LookupError, TypeError, ValueError):
+            fits = False
+        if not fits:
+            raise UserError(f"{self.trainer.ckpt_path}: its parts do not fit together.")
+
+    def _fits(self, checkpoint: dict[str, Any]) -> bool:
+        """Whether weights and Adam's moments are shaped as those of the networks."""
+        pairs: list[tuple[Mapping[Any, Tensor], Mapping[Any, Tensor]]]
+        pairs = [(checkpoint["state_dict"], self.state_dict())]
+        optimizers = zip(
+            (self.discriminator, self.generator), checkpoint["optimizer_states"], strict=True
+        )
+        for network, kept in optimizers:
+            parameters = dict(enumerate(network.parameters()))
+            for moment in ("exp_avg", "exp_avg_sq"):
+                moments = {index: state[moment] for index, state in kept["state"].items()}
+                pairs.append((moments, parameters))
+        return all(_shapes(kept) == _shapes(own) for kept, own in pairs)
+
+
+def _shapes(tensors: Mapping[Any, Tensor]) -> dict[Any, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items()}

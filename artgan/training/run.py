@@ -1,5 +1,6 @@
 """One training: everything wired together, from the paintings to the last line on the screen."""
 
+import copy
 import datetime
 import io
 import logging
@@ -23,7 +24,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.utils.tensorboard.summary import hparams
 
-from artgan.checkpoint import BEST, KEY, LAST, newest_checkpoint
+from artgan.checkpoint import BEST, KEY, LAST, load_checkpoint, newest_checkpoint
 from artgan.config import (
     CONFIG_FILE,
     RUN_FOLDER,
@@ -217,7 +218,11 @@ class EventLog(TensorBoardLogger):
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes checkpoints so that a file under its final name is always whole."""
+    """Writes checkpoints so that a file under its final name is always whole, and verifies them."""
+
+    def load_checkpoint(self, path: str | Path, *_: object, **__: object) -> dict[str, Any]:
+        # Copied out of the file, which the run will replace.
+        return copy.deepcopy(load_checkpoint(Path(path)))
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None

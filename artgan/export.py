@@ -1,0 +1,46 @@
+"""A generator as a file to hand on: safetensors, whose header says what they are."""
+
+import json
+from pathlib import Path
+
+from safetensors.torch import save
+
+from artgan import __version__
+from artgan.checkpoint import EXPORTED, FORMAT, KEY, find_checkpoint
+from artgan.config import ExportConfig
+from artgan.errors import UserError
+from artgan.files import atomic_write
+from artgan.sampling import load_painter
+
+
+def export(config: ExportConfig) -> Path:
+    """Does what one `export.py` command asks.
+
+    The file holds the averaged generator, under the names of `Generator.state_dict`, and nothing
+    of the paintings, of the machine or of the discriminator. `sample.py` paints from it as from
+    the checkpoint.
+
+    Returns:
+        The file written.
+
+    Raises:
+        UserError: the checkpoint cannot be used, or the file cannot be written.
+    """
+    if config.ckpt is None:
+        raise UserError("ckpt: say which run to export, as in ckpt=checkpoints/RUN")
+    painter = load_painter(find_checkpoint(Path(config.ckpt)))
+    path = Path(config.out) if config.out else painter.checkpoint.with_suffix(EXPORTED)
+    if path.suffix != EXPORTED:
+        raise UserError(f"out: {path} must end in {EXPORTED}, as in out=mine{EXPORTED}")
+    described = {
+        "format": FORMAT,
+        "resolution": painter.resolution,
+        "model": painter.config["model"],
+        "classes": painter.classes,
+        "images_seen": painter.images_seen,
+    }
+    header = {key: json.dumps(value) for key, value in described.items()}
+    weights = {name: one.contiguous() for name, one in painter.generator.state_dict().items()}
+    with atomic_write(path) as file:
+        file.write(save(weights, header | {KEY: __version__}))
+    return path
