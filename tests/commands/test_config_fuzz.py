@@ -1,0 +1,302 @@
+"""Whatever stands on a command line, it is done, or refused in one line before any work."""
+
+import gc
+import os
+import re
+import signal
+import sys
+import tempfile
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+import evaluate
+import export
+import sample
+import train
+from artgan.config import (
+    EvaluateConfig,
+    ExportConfig,
+    SampleConfig,
+    TrainConfig,
+    launch,
+)
+from artgan.data import fetch, sources
+from tests.helpers import small_arguments
+
+SECONDS = 60  # after which a command is taken to hang
+LONG = "x" * 5000
+# Not the value of any key, or of few.
+ODD = r"""
+nan inf -inf NaN 1e400 -1 -0 1.5 1e-400 0x10 1_000 .5 1. 00 0b1 1e 1e5 -1e308 on yes None null ???
+true abc 山水 😀 é %s {} [] [[]] [1,2] [a,[b]] {a:1} {a: (( )) ( ) [ ] { } ' " '' "" 'x "x \ / a=b
+== =,= , 1,2 a,b,c range(1,3) choice(a,b) glob(*) sort(3,1) interval(0,1) int(3) float(nan) str([])
+${seed} ${nothing} ${oc.env:HOME} ${now:} ${ $ $$ ~ ~x + ++x @ # ! & | ; * ? < > . .. ../x -m --help
+--x -- - _ : a:b k:v \n %00 json_str(1) 99999999999999999999999999
+""".split()  # noqa: SIM905
+WEIRD = st.one_of(
+    st.sampled_from([*ODD, "", " ", "a b", " 1", "1 ", "\t", "\x1b[0m", LONG]),
+    st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), max_size=8),
+)
+# Values that are right, where a type does not say them, or a number that fits would take too long.
+RIGHT: dict[str, list[object]] = {
+    "dataset": ["folder"],
+    "dataset.source": ["folder", "inkwash", "archives"],
+    "dataset.root": ["nowhere", "new/folder", "null"],
+    "dataset.address": ["http://127.0.0.1:1", "https://127.0.0.1:1", "ftp://x", "null"],
+    "dataset.archives": ["[a.zip]", "[../a.zip]", "[]"],
+    "dataset.only": ["[landscape]", "[]"],
+    "dataset.repo": ["null"],
+    "dataset.default_max_time": ["1s", "soon"],
+    "model": ["dcgan", "artgan"],
+    "model.width": [1, 2, 4],
+    "model.latent_dim": [1, 2, 100],
+    "model.augment": ["[]", "[cutout]", "[color,translation]", "[cutout,cutout]", "[blur]"],
+    "resolution": [32, 64],
+    "batch_size": [1, 2, 8],
+    "max_images": [1, 8, 24],
+    "max_time": ["1s", "1h", "0s", "soon", "99999999999999h", "null"],
+    "name": ["mine", "山水", "a b", "..", "a/b", LONG],
+    "resume": ["nowhere", ".", "null"],
+    "output": ["here", "a/b", "山 水", "/dev/null/x", "/proc/x"],
+    "evaluate.features": ["none", "nowhere.pth"],
+    "evaluate.num": [16, 20],
+    "trainer.devices": [1, 1000003],
+    "trainer.strategy": ["auto"],
+    "ckpt": ["nowhere", ".", "null"],
+    "features": ["none", "nowhere.pth"],
+    "num": [1, 2, 16],
+    "classes": ["[]", "[river]", "[a,b]"],
+    "out": ["here", "山 水", "/dev/null/x", "null", LONG],
+    "interpolate": [0, 1, 2],
+    "frames": [1, 2],
+    "length": [1, 1.5],
+    "from_image": ["nowhere.png", ".", "null"],
+    "device": ["auto", "cpu", "cuda"],
+}
+# For these, some odd values would be right, and lead to all files of this machine, or take long.
+SEARCHED = {"dataset.root", "output", "out", "ckpt", "resume", "from_image"}
+COSTLY = {key for key, right in RIGHT.items() if isinstance(right[0], int)} | {"length"}
+
+
+SCRIPTS: dict[str, tuple[type, Any]] = {
+    "train": (TrainConfig, train),
+    "sample": (SampleConfig, sample),
+    "evaluate": (EvaluateConfig, evaluate),
+    "export": (ExportConfig, export),
+}
+
+
+FIRST = ["ckpt=/a/b-c/d_1.ckpt", "+out='x'", "out=null"]
+PARSED = {
+    "train": [*small_arguments(Path("/a/b-c/d_1")), "+name=null", "dataset.only=[a,1.5,true]"],
+    "sample": FIRST,
+    "evaluate": FIRST,
+    "export": FIRST,
+}
+
+
+class Outcome(NamedTuple):
+    code: int
+    said: str
+    files: list[str]
+
+
+def keys_of(schema: type, prefix: str = "") -> dict[str, Any]:
+    """Each key of a dataclass and of those within it, with its field."""
+    found: dict[str, Any] = {}
+    for key in fields(schema):
+        if is_dataclass(key.type):
+            found |= {prefix + key.name: key} if key.name in RIGHT else {}
+            found |= keys_of(key.type, f"{prefix}{key.name}.")  # type: ignore[arg-type]
+        else:
+            found[prefix + key.name] = key
+    return found
+
+
+def values(key: str, described: Any) -> st.SearchStrategy[str]:
+    """Right values, those at the bounds and beyond them, and odd ones, of one key."""
+    allowed = described.metadata
+    drawn: list[object] = list(RIGHT.get(key, []))
+    if "choices" in allowed and key not in RIGHT:
+        drawn += allowed["choices"]
+    elif "low" in allowed:
+        drawn += [allowed["low"], allowed["low"] - 1]
+        if key not in RIGHT:
+            drawn += [allowed["high"], 1, 2, 1e-6, 0.5, "null", 10**30, 1e300]
+    elif described.type is bool:
+        drawn += ["true", "false"]
+    odd = WEIRD
+    if key in SEARCHED:
+        odd = WEIRD.filter(lambda value: not {"/", "~", ".."} & set(re.split(r"(/|~|\.\.)", value)))
+    if key in COSTLY:
+        odd = WEIRD.filter(lambda value: not any(map(str.isdigit, value)) and value != "null")
+    right = st.sampled_from([str(value) for value in drawn or ["x"]])
+    return st.one_of(right, right, right, odd)
+
+
+def command_lines(schema: type) -> st.SearchStrategy[list[str]]:
+    """One to three overrides, a few of them of keys that do not exist."""
+    keys = keys_of(schema)
+
+    def override(key: str) -> st.SearchStrategy[str]:
+        right = values(key, keys[key]).map(lambda value: f"{key}={value}")
+        signs = st.sampled_from([*[""] * 9, "+", "++", "~"])
+        return st.tuples(signs, right).map("".join)
+
+    mistyped = st.tuples(st.sampled_from(sorted(keys)), WEIRD).map(
+        lambda two: f"{two[0]}x={two[1]}"
+    )
+    bare = WEIRD.filter(lambda value: value.lstrip("-") == value)
+    one = st.one_of(st.sampled_from(sorted(keys)).flatmap(override), mistyped, bare)
+    usual = st.sampled_from(sorted(keys)).flatmap(override)
+    return st.lists(st.one_of(usual, usual, usual, one), min_size=1, max_size=3)
+
+
+def forked(work: Callable[[], object], case: Path) -> Outcome:
+    """Runs a command in a child of this process, in a folder of its own."""
+    cwd = case / "user" / "here"
+    cwd.mkdir(parents=True)
+    said = case / "said"
+    child = os.fork()
+    if not child:
+        _become(work, cwd, said)
+    _, status = os.waitpid(child, 0)
+    files = [str(path.relative_to(case)) for path in cwd.parent.rglob("*") if path.is_file()]
+    return Outcome(os.waitstatus_to_exitcode(status), said.read_text(errors="replace"), files)
+
+
+def _become(work: Callable[[], object], cwd: Path, said: Path) -> NoReturn:
+    code = 0
+    try:
+        signal.alarm(SECONDS)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT), 2)
+        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+        os.chdir(cwd)
+        work()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 99
+    except BaseException:
+        traceback.print_exc()
+        code = 99
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def command(config_name: str, arguments: list[str]) -> None:
+    """What a script does with these arguments."""
+    schema, script = SCRIPTS[config_name]
+    sys.argv[:] = [f"{config_name}.py", *arguments]
+    launch(schema, config_name, script.main)
+
+
+def fuzz(config_name: str, base: list[str], cases: int, tmp_path: Path) -> None:
+    """Draws so many command lines, the same ones each time, and runs each."""
+    counts: Counter[int] = Counter()
+    faults: list[str] = []
+
+    @settings(
+        max_examples=cases,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.generate],
+    )
+    @given(command_lines(SCRIPTS[config_name][0]))
+    def one(arguments: list[str]) -> None:
+        with tempfile.TemporaryDirectory(dir=tmp_path) as case:
+            outcome = forked(partial(command, config_name, [*base, *arguments]), Path(case))
+        counts[outcome.code] += 1
+        if fault := fault_of(outcome):
+            faults.append(f"{fault}: {arguments}: {outcome}")
+
+    one()
+    print(f"{config_name}.py: {sum(counts.values())} command lines, exit codes {dict(counts)}")
+    assert not faults, "\n".join(faults)
+    assert min(counts[0], counts[1]) > cases / 50
+
+
+def fault_of(outcome: Outcome) -> str | None:
+    """What a person must never meet."""
+    if "Traceback" in outcome.said:
+        return "traceback"
+    if outcome.code not in (0, 1, 2):
+        return "hang or crash"
+    if outcome.code == 0 or "is no longer a number" in outcome.said:
+        return None  # it was done, as far as it could be
+    if outcome.files:
+        return "files before a refusal"
+    lines = [line for line in outcome.said.splitlines() if "pictures can be used" not in line]
+    return None if len(lines) == 1 else "not one line"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cheap() -> Iterator[None]:
+    """Nothing is waited for, little is painted, and what takes long is done before there are
+    children: imports, and all that Hydra's parser learns."""
+    import artgan.evaluation
+    import artgan.export
+    import artgan.training.run  # noqa: F401
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fetch, "BACKOFF", 0.0)
+        patch.setattr(sources, "INKWASH_COUNT", 16)
+        for config_name, (schema, _) in SCRIPTS.items():
+            patch.setattr(sys, "argv", [f"{config_name}.py", *PARSED[config_name]])
+            launch(schema, config_name, lambda config, command: None)
+        gc.freeze()  # or each child would copy all that its garbage collection touches
+        yield
+        gc.unfreeze()
+
+
+@pytest.fixture
+def ckpt(run: Callable[..., Path]) -> str:
+    return f"ckpt={run(name='mine', max_images=8, model__conditional='true')}"
+
+
+def test_any_training_is_done_or_refused(paintings: Path, tmp_path: Path) -> None:
+    """24 command lines."""
+    fuzz_training(paintings, tmp_path, 24)
+
+
+def fuzz_training(paintings: Path, tmp_path: Path, cases: int) -> None:
+    base = [*small_arguments(paintings), "max_images=8", "evaluate.features=none"]
+    base += ["evaluate.num=16"]
+    fuzz("train", base, cases, tmp_path)
+
+
+@pytest.mark.parametrize("key", ["name", "output", "resume", "dataset.root", "ckpt", "from_image"])
+def test_a_name_beyond_all_lengths_is_refused(paintings: Path, tmp_path: Path, key: str) -> None:
+    of_sample = key in ("ckpt", "from_image")
+    base = [] if of_sample else small_arguments(paintings)
+    work = partial(command, "sample" if of_sample else "train", [*base, f"{key}={LONG}"])
+    outcome = forked(work, tmp_path / "case")
+    assert outcome.code == 1
+    assert fault_of(outcome) is None
+
+
+@pytest.mark.slow
+def test_a_thousand_trainings_are_done_or_refused(paintings: Path, tmp_path: Path) -> None:
+    """1,000 command lines."""
+    fuzz_training(paintings, tmp_path, 1000)
+
+
+@pytest.mark.slow
+def test_hundreds_of_paintings_and_measurements_are_done_or_refused(
+    ckpt: str, tmp_path: Path
+) -> None:
+    """200 command lines of each of three scripts."""
+    fuzz("sample", [ckpt, "num=1"], 200, tmp_path)
+    fuzz("export", [ckpt], 200, tmp_path)
+    fuzz("evaluate", [ckpt, "features=none", "num=16"], 200, tmp_path)
