@@ -13,7 +13,8 @@ LEAVES = {"errors", "files"}
 MAY_IMPORT = {
     "errors": set(),
     "files": {"errors"},
-    "config": LEAVES,
+    "sweep": LEAVES,
+    "config": {*LEAVES, "sweep"},
     "checkpoint": LEAVES,
     "pictures": LEAVES,
     "networks": set(),
@@ -21,6 +22,7 @@ MAY_IMPORT = {
     "sampling": {*LEAVES, "config", "checkpoint", "pictures", "networks", "data"},
     "metrics": LEAVES,
     "evaluation": {*LEAVES, "config", "checkpoint", "pictures", "data", "sampling", "metrics"},
+    "comparison": {*LEAVES, "config", "checkpoint", "data"},
     "training": {
         *LEAVES,
         "config",
@@ -63,7 +65,7 @@ def test_each_part_imports_only_what_it_may(path: Path) -> None:
         assert part in ONLY_IN.get(top, {part}), name
 
 
-@pytest.mark.parametrize("name", ["train.py", "sample.py", "evaluate.py"])
+@pytest.mark.parametrize("name", ["train.py", "sample.py", "evaluate.py", "compare.py"])
 def test_a_script_starts_without_torch(name: str) -> None:
     code = f"import sys; sys.argv = ['{name}', '--help']; import runpy; runpy.run_path('{name}', "
     code += "run_name='__main__'); assert 'torch' not in sys.modules"
