@@ -54,9 +54,10 @@ class Basis(NamedTuple):
         features = f", features {self.features}" if self.features else ""
         raw = "" if self.ema else " of the raw generator"
         part = "" if self.part == "paintings" else f"{self.part} "
+        holdout = f", holdout {self.holdout:g}" if self.holdout else ""
         return (
             f"{self.figure} against {self.paintings:,} {part}paintings of {self.dataset} "
-            f"({self.key}), {self.samples:,} samples{raw}{features}"
+            f"({self.key}{holdout}), {self.samples:,} samples{raw}{features}"
         )
 
 
@@ -123,8 +124,8 @@ def _read_run(folder: Path) -> Run:
         raise UserError(f"{folder}: its checkpoint says too little ({error!r}).") from error
     points: dict[Basis, dict[int, float]] = defaultdict(dict)
     for path in sorted(folder.glob("evaluated/*/metrics.json")):
-        for basis, images_seen, value in _figures(path):
-            points[basis][images_seen] = value
+        for basis, seen, value in _figures(path):
+            points[basis][seen] = value
     ordered = {basis: dict(sorted(by_images.items())) for basis, by_images in points.items()}
     grid = max((folder / "samples").glob("images-*.png"), default=None)
     return Run(folder, config, images_seen, seconds, ordered, grid)
@@ -169,8 +170,8 @@ def last_figure(folder: Path, figure: str) -> float | None:
     """
     # Those of evaluate.py have more in their folders' names.
     measured = sorted(folder.glob(f"evaluated/images-{'[0-9]' * 9}/metrics.json"))
-    values = [value for basis, _, value in _figures(measured[-1]) if basis.figure == figure]
-    return values[0] if values else None
+    figures = _figures(measured[-1]) if measured else []
+    return next((value for basis, _, value in figures if basis.figure == figure), None)
 
 
 @dataclass(frozen=True)

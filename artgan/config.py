@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -297,6 +297,7 @@ def load_config(folder: Path, overrides: list[str] | None = None) -> TrainConfig
     return typed(TrainConfig, values, str(path))
 
 
+@cache
 def config_defaults() -> dict[str, Any]:
     """The values in `configs/`: those of `train.yaml`, of every dataset, and of the plain model."""
     files = {"": "train", "dataset": "dataset/_common", "model": "model/dcgan"}

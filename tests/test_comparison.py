@@ -1,7 +1,7 @@
 import json
 import re
-import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -9,7 +9,6 @@ from urllib.parse import unquote
 import pytest
 from PIL import Image
 
-from artgan import comparison
 from artgan.comparison import (
     Group,
     differences,
@@ -22,20 +21,27 @@ from artgan.comparison import (
 from artgan.config import TrainConfig, save_config
 from artgan.errors import UserError
 from artgan.evaluation import evaluate
-from tests.helpers import evaluation_of
+from tests.helpers import evaluation_of, succeed
 
 Make = Callable[..., Path]
 
 
 @pytest.fixture
-def make(configure: Callable[..., TrainConfig], tmp_path: Path) -> Make:
-    """Makes the folder of a run that has not begun, with these settings."""
+def runs(tmp_path: Path) -> Path:
+    """The folder of the runs."""
+    return tmp_path / "runs"
 
-    def make(name: str, **overrides: Any) -> Path:
-        folder = tmp_path / "runs" / name
-        folder.mkdir(parents=True)
-        save_config(configure(name=name, **overrides), folder)
-        return folder
+
+@pytest.fixture
+def make(configure: Callable[..., TrainConfig], runs: Path) -> Make:
+    """Makes the folder of a run that has not begun, with these settings."""
+    plain = configure()
+
+    def make(name: str, width: int = 4, augment: tuple[str, ...] = (), seed: int = 0) -> Path:
+        model = replace(plain.model, width=width, augment=list(augment))
+        (runs / name).mkdir(parents=True)
+        save_config(replace(plain, name=name, model=model, seed=seed), runs / name)
+        return runs / name
 
     return make
 
@@ -84,12 +90,12 @@ def test_real_runs_are_ranked_with_what_they_are(run: Callable[..., Path], tmp_p
     assert names(ranking(read_runs([narrow, wide])))[1] == ["wide"]
 
 
-def test_the_latest_figure_ranks_and_a_better_one_is_told(make: Make) -> None:
+def test_the_latest_figure_ranks_and_a_better_one_is_told(make: Make, runs: Path) -> None:
     for name, early, late in (("a", 1.0, 5.0), ("b", 6.0, 2.0), ("c", 4.0, 4.0)):
         folder = make(name)
         measured(folder, 2_000, figures={"kid": late})
         measured(folder, 1_000, figures={"kid": early})
-    (group,) = ranking(read_runs([folder.parent / name for name in "abc"]))
+    (group,) = ranking(read_runs(sorted(runs.iterdir())))
     assert names([group]) == [["b", "c", "a"]]
     assert group.figures == ["2", "4", "5 (best 1 at 1,000)"]
 
@@ -108,23 +114,27 @@ def test_the_latest_figure_ranks_and_a_better_one_is_told(make: Make) -> None:
     ],
     ids=str,
 )
-def test_what_does_not_compare_is_not_ranked_together(make: Make, other: dict[str, Any]) -> None:
+def test_what_does_not_compare_is_not_ranked_together(
+    make: Make, runs: Path, other: dict[str, Any]
+) -> None:
+    make("d")
     for name, changed in (("a", {}), ("b", other), ("c", {})):
         measured(make(name), 1_000, **{"figures": {"kid": 0.5}} | changed)
-    groups = ranking(read_runs([make("d").parent / name for name in "abcd"]))
+    groups = ranking(read_runs(sorted(runs.iterdir())))
     if "figures" not in other:
         assert [group.figures for group in groups] == [["0.5", "0.5"], ["0.5"], [""]]
     assert names(groups) == [["a", "c"], ["b"], ["d"]]
     assert len({group.title for group in groups}) == 3
 
 
-def test_what_needs_no_features_compares_across_them(make: Make) -> None:
+def test_what_needs_no_features_compares_across_them(make: Make, runs: Path) -> None:
     measured(make("a"), 1_000, figures={"kid": 1.0, "swd": 3.0})
     measured(make("b"), 1_000, features=None, figures={"swd": 2.0})
-    runs = read_runs([make("c").parent / name for name in "abc"])
-    assert names(ranking(runs)) == [["a"], ["b", "c"]]  # kid, that only one has
-    assert names(ranking(runs, "swd")) == [["b", "a"], ["c"]]
-    assert ranking(runs, "fid")[0].title == "no fid measured"
+    make("c")
+    found = read_runs(sorted(runs.iterdir()))
+    assert names(ranking(found)) == [["a"], ["b", "c"]]  # kid, that only one has
+    assert names(ranking(found, "swd")) == [["b", "a"], ["c"]]
+    assert ranking(found, "fid")[0].title == "no fid measured"
 
 
 def test_held_out_paintings_tell_more_than_those_trained_on(make: Make) -> None:
@@ -135,10 +145,10 @@ def test_held_out_paintings_tell_more_than_those_trained_on(make: Make) -> None:
     assert last_figure(folder, "kid") == 0.5
 
 
-def test_a_figure_that_is_no_number_is_the_last(make: Make) -> None:
+def test_a_figure_that_is_no_number_is_the_last(make: Make, runs: Path) -> None:
     for name, value in (("a", float("nan")), ("b", 3.0)):
         measured(make(name), 1_000, figures={"kid": value})
-    (group,) = ranking(read_runs([make("c").parent / name for name in "ab"]))
+    (group,) = ranking(read_runs(sorted(runs.iterdir())))
     assert names([group]) == [["b", "a"]]
 
 
@@ -195,9 +205,7 @@ def test_one_run_differs_in_nothing(make: Make) -> None:
 
 
 def test_only_what_differs_is_shown(make: Make) -> None:
-    runs = read_runs(
-        [make("a", seed=1), make("b", seed=2, model__augment="[cutout]"), make("c", seed=2)]
-    )
+    runs = read_runs([make("a", seed=1), make("b", seed=2, augment=("cutout",)), make("c", seed=2)])
     assert list(differences(runs).values()) == [
         "model.augment=[] seed=1",
         "model.augment=['cutout'] seed=2",
@@ -224,34 +232,27 @@ def test_the_page_shows_the_latest_grids_from_where_they_lie(make: Make, tmp_pat
     assert "http" not in text
 
 
-def test_the_terminal_shows_a_line_for_each_run(make: Make) -> None:
-    for name, kid in (("a", 0.5), ("b", 0.25)):
-        measured(make(name, seed=int(kid * 4)), 1_000, figures={"kid": kid})
-    runs = read_runs([make("c").parent / name for name in "ab"])
-    title, header, first, second = table(ranking(runs), differences(runs)).splitlines()
-    assert title.startswith("kid against 50 held-out paintings of monet (k), 1,000 samples")
+def test_the_terminal_shows_a_line_for_each_run(make: Make, runs: Path) -> None:
+    for seed, kid in ((1, 0.25), (2, 0.5)):
+        measured(make(f"seed{seed}", seed=seed), 1_000, figures={"kid": kid})
+    found = read_runs(sorted(runs.iterdir(), reverse=True))
+    title, header, *lines = table(ranking(found), differences(found)).splitlines()
+    assert title.startswith("kid against 50 held-out paintings of monet (k, holdout 0.1)")
     assert header.split() == ["figure", "images", "images/s", "run", "differs", "in"]
-    assert first.split() == ["1", "0.25", "0", "0", str(runs[1].folder), "seed=1"]
-    assert second.split() == ["2", "0.5", "0", "0", str(runs[0].folder), "seed=2"]
+    assert [line.split() for line in lines] == [
+        ["1", "0.25", "0", "0", str(runs / "seed1"), "seed=1"],
+        ["2", "0.5", "0", "0", str(runs / "seed2"), "seed=2"],
+    ]
 
 
-def test_two_hundred_runs_read_no_tensors(
-    run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = run(name="mine")
-    copies = [folder.with_name(f"copy-{number}") for number in range(200)]
-    for copy in copies:
-        shutil.copytree(folder, copy, copy_function=lambda source, to: Path(to).hardlink_to(source))
-    loaded = comparison.newest_checkpoint
-
-    def mapped(path: Path) -> Any:
-        newest = loaded(path)
-        assert newest is not None
-        weights = newest[1]["state_dict"].values()
-        assert all(tensor.untyped_storage().filename for tensor in weights if tensor.numel())
-        return newest
-
-    monkeypatch.setattr(comparison, "newest_checkpoint", mapped)
-    runs = read_runs(copies)
-    assert len(runs) == 200
-    assert names(ranking(runs)) == [[f"copy-{number}" for number in range(200)]]
+def test_the_command_prints_the_ranking_and_where_the_page_lies(make: Make, runs: Path) -> None:
+    for name in ("a", "b"):
+        measured(make(name), 1_000, figures={"kid": 0.5})
+    # What the shell makes of checkpoints/* is more than runs, the second time the page, too.
+    (runs / "README.md").touch()
+    (runs / "comparison.html").touch()
+    output, messages = succeed("compare.py", *sorted(runs.iterdir()), cwd=runs)
+    assert output.splitlines()[0].startswith("kid against 50 held-out paintings of monet")
+    assert output.splitlines()[-1] == f"Side by side: {runs / 'comparison.html'}"
+    assert "1. a" in (runs / "comparison.html").read_text()
+    assert messages == ""
