@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import hydra
 import yaml
@@ -406,12 +406,10 @@ def launch(
             raise UserError(job.mistake)
 
 
-class _Job(Generic[Config]):
+class _Job:
     """What Hydra calls for each job; a launcher may carry it to another process or machine."""
 
-    def __init__(
-        self, schema: type[Config], run: Callable[[Config, Command], float | None]
-    ) -> None:
+    def __init__(self, schema: Any, run: Callable[[Any, Command], float | None]) -> None:
         self.schema = schema
         self.run = run
         self.home = os.getpid()
@@ -473,7 +471,7 @@ class Sweep(Callback):
     def failures_told(cls) -> Iterator[None]:
         """Ends the process with code 1 if jobs failed, and a line for each, however it ends."""
         cls.begun = None
-        told = []
+        told: list[str] = []
         try:
             yield
         finally:
