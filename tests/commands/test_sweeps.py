@@ -110,13 +110,13 @@ def test_ctrl_c_ends_a_sweep_of_parallel_jobs(paintings: Path, tmp_path: Path) -
 def test_a_search_goes_on_after_a_failure_and_finds_the_least_figure(
     paintings: Path, tmp_path: Path
 ) -> None:
-    """Four jobs of two kinds, one of which is refused."""
+    """Six jobs of two kinds, one of which is refused."""
     done = script(
         "train.py",
         "-m",
         *small_arguments(paintings),
         "hydra/sweeper=optuna",
-        "hydra.sweeper.n_trials=4",
+        "hydra.sweeper.n_trials=6",
         "hydra.sweeper.sampler.seed=0",
         "model.label_smoothing=0.1,0.9",
         "max_images=16",
@@ -135,7 +135,7 @@ def test_a_search_goes_on_after_a_failure_and_finds_the_least_figure(
     figures = [last_figure(run, "swd") for run in tmp_path.glob("checkpoints/w-*")]
     assert best["best_params"] == {"model.label_smoothing": 0.1}
     assert best["best_value"] == min(figure for figure in figures if figure is not None)
-    assert f"{4 - len(figures)} of 4 jobs failed:" in done.stderr
+    assert f"{6 - len(figures)} of 6 jobs failed:" in done.stderr
     assert "label_smoothing=0.9: model.label_smoothing: 0.9 must be at least 0" in done.stderr
 
 
