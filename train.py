@@ -7,7 +7,7 @@ from artgan.config import RUN_FOLDER, Command, TrainConfig, launch
 from artgan.errors import plain_errors
 
 
-def main(config: TrainConfig, command: Command) -> None:
+def main(config: TrainConfig, command: Command) -> float | None:
     # Imported only now, so that --help, --cfg and mistakes answer at once.
     from artgan.training.folder import prepare
 
@@ -18,6 +18,11 @@ def main(config: TrainConfig, command: Command) -> None:
     finished = train(config, folder, paintings)
     if not finished and command.job_number is not None:
         raise KeyboardInterrupt  # whoever stops one job of a multirun wants no further ones
+
+    from artgan.comparison import last_figure
+
+    monitor = config.checkpoint.monitor
+    return last_figure(folder, monitor) if monitor else None
 
 
 if __name__ == "__main__":

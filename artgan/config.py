@@ -7,26 +7,31 @@ key its type and range. `--help` is made from both.
 import difflib
 import errno
 import itertools
+import math
 import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import hydra
 import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from artgan.errors import UserError, plain_errors
 from artgan.files import atomic_write
+from artgan.sweep import apart, failures, note_failure
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 GROUPS = ("dataset", "model")
@@ -41,6 +46,8 @@ RUN_FOLDER = "ARTGAN_RUN_FOLDER"
 # First line of a group's file that also sets keys outside its group.
 GLOBAL = "# @package _global_"
 MULTIRUN = ("-m", "--multirun")
+# What Hydra can have installed for sweeps, and the extra of ours that brings it.
+EXTRAS = {"submitit_local": "slurm", "submitit_slurm": "slurm", "optuna": "optuna"}
 FLAGS_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--info", "-i")
 HELP_ENDING = """\
 --cfg job shows the whole configuration of a command without running it;
@@ -301,6 +308,7 @@ def load_config(folder: Path, overrides: list[str] | None = None) -> TrainConfig
     return typed(TrainConfig, values, str(path))
 
 
+@cache
 def config_defaults() -> dict[str, Any]:
     """The values in `configs/`: those of `train.yaml`, of every dataset, and of the plain model."""
     files = {"": "train", "dataset": "dataset/_common", "model": "model/dcgan"}
@@ -367,15 +375,18 @@ def register(schema: type) -> None:
     store.store(group="model", name="schema", node=ModelConfig)
 
 
-def launch(schema: type[Config], config_name: str, run: Callable[[Config, Command], None]) -> None:
+def launch(
+    schema: type[Config], config_name: str, run: Callable[[Config, Command], float | None]
+) -> None:
     """Composes `configs/<config_name>.yaml` with the command line, checks it, and calls `run`.
 
-    A mistake of the user ends the process with one message and code 1.
+    A mistake of the user ends the process with one message and code 1. In a multirun the other
+    jobs are done all the same, and the failed ones are told of at the end.
 
     Args:
         schema: the dataclass that the composed configuration must fit.
         config_name: name of the file in `configs/`, without its ending.
-        run: does the work.
+        run: does the work, and may give a figure for a search to lessen.
     """
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(help_text(schema, config_name))
@@ -383,28 +394,8 @@ def launch(schema: type[Config], config_name: str, run: Callable[[Config, Comman
     register(schema)
     # Hydra then raises its exceptions instead of printing them, and we say it in our words.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    mistakes: list[str] = []
-
-    def job(composed: DictConfig) -> None:
-        cfg = HydraConfig.get()
-        multirun = cfg.mode == RunMode.MULTIRUN
-        command = Command(list(cfg.overrides.task), cfg.job.num if multirun else None)
-        # As long as Lightning finds Hydra at work, it starts the other processes of a run with
-        # arguments of its own making.
-        HydraConfig.instance().cfg = None
-        try:
-            left_open = [group for group, choice in cfg.runtime.choices.items() if choice is None]
-            run(_filled(schema, composed, left_open), command)
-        except (UserError, OmegaConfBaseException) as error:
-            # Kept rather than raised: Hydra would print more, and end a multirun here.
-            mistakes.append(_explain(error))
-        except OSError as error:
-            # Any look at a path may find so; whatever else can go wrong has its message by now.
-            if error.errno != errno.ENAMETOOLONG:
-                raise
-            mistakes.append(f"{error.filename!s:.80}…: this name is too long.")
-
-    with plain_errors():
+    job = _Job(schema, run)
+    with plain_errors(), Sweep.failures_told():
         try:
             # Hydra's parser wants -m before the overrides; people write it anywhere.
             sys.argv[1:] = sorted(sys.argv[1:], key=lambda one: one not in MULTIRUN)
@@ -417,8 +408,94 @@ def launch(schema: type[Config], config_name: str, run: Callable[[Config, Comman
             hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(job)()
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(_explain(error)) from error
-        if mistakes:
-            raise UserError("\n".join(mistakes))
+        except Exception as error:
+            if Sweep.begun is None:
+                raise
+            # What a launcher or sweeper raises; the jobs' own mistakes do not come here.
+            raise UserError(f"The sweep ended early: {type(error).__name__}: {error}") from error
+        if job.mistake:
+            raise UserError(job.mistake)
+
+
+class _Job:
+    """What Hydra calls for each job; a launcher may carry it to another process or machine."""
+
+    def __init__(self, schema: Any, run: Callable[[Any, Command], float | None]) -> None:
+        self.schema = schema
+        self.run = run
+        self.home = os.getpid()
+        self.mistake: str | None = None
+
+    def __call__(self, composed: DictConfig) -> float | None:
+        cfg = HydraConfig.get()
+        multirun = cfg.mode == RunMode.MULTIRUN
+        command = Command(list(cfg.overrides.task), cfg.job.num if multirun else None)
+        left_open = [group for group, choice in cfg.runtime.choices.items() if choice is None]
+        # As long as Lightning finds Hydra at work, it starts the other processes of a run with
+        # arguments of its own making.
+        HydraConfig.instance().cfg = None
+        work = partial(self._work, composed, left_open, command)
+        # Mistakes are kept rather than raised: Hydra would print more, and end a multirun here.
+        if not multirun:
+            try:
+                work()
+            except UserError as error:
+                self.mistake = str(error)
+            return None
+        try:
+            return apart(work)
+        except UserError as error:
+            mistake = str(error)
+        except KeyboardInterrupt:
+            if os.getpid() == self.home:
+                raise
+            mistake = "was stopped."
+        note_failure(Path(cfg.runtime.output_dir), command.overrides, mistake)
+        return math.inf  # the worst of all for a search, which ends at what is no number
+
+    def _work(self, composed: DictConfig, left_open: list[str], command: Command) -> float | None:
+        try:
+            return self.run(_filled(self.schema, composed, left_open), command)
+        except OmegaConfBaseException as error:
+            raise UserError(_explain(error)) from error
+        except OSError as error:
+            # Any look at a path may find so; whatever else can go wrong has its message by now.
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            raise UserError(f"{error.filename!s:.80}…: this name is too long.") from error
+
+
+class Sweep(Callback):
+    """Knows where the jobs of this process's multirun leave word; Hydra makes it, by `configs/`."""
+
+    begun: ClassVar["Sweep | None"] = None
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        sweeper = config.hydra.runtime.choices["hydra/sweeper"]
+        if sweeper != "basic" and OmegaConf.select(config, "checkpoint.monitor") is None:
+            # Not a UserError, of which Hydra would make a warning.
+            sys.exit(
+                f"hydra/sweeper={sweeper}: a search needs a figure to lessen. Add evaluate_every="
+                "50000 checkpoint.monitor=swd (or kid, or fid) to a command of train.py"
+            )
+        self.folder = Path(config.hydra.sweep.dir)
+        self.overrides = list(config.hydra.overrides.task)
+        Sweep.begun = self
+
+    @classmethod
+    @contextmanager
+    def failures_told(cls) -> Iterator[None]:
+        """Ends the process with code 1 if jobs failed, and a line for each, however it ends."""
+        cls.begun = None
+        told: list[str] = []
+        try:
+            yield
+        finally:
+            if cls.begun:
+                told = failures(cls.begun.folder, cls.begun.overrides)
+                print(*told, sep="\n", end="\n" if told else "", file=sys.stderr)
+        if told:
+            sys.exit(1)
 
 
 def _checked(argument: str, schema: type) -> str:
@@ -477,6 +554,10 @@ def _explain(error: Exception) -> str:
     """Says in one line which value was wrong."""
     if isinstance(error, UserError):
         return str(error)
+    missing = error.missing_cfg_file if isinstance(error, MissingConfigException) else None
+    if missing and Path(missing).name in EXTRAS:
+        group, _, name = missing.rpartition("/")
+        return f'{group}={name}: is not installed. Get it by pip install -e ".[{EXTRAS[name]}]"'
     cause: BaseException = error
     while cause.__cause__ is not None and not isinstance(cause, OmegaConfBaseException):
         cause = cause.__cause__
@@ -503,6 +584,17 @@ def _keys(schema: type, prefix: str = "") -> list[str]:
         if is_dataclass(key.type):
             names += _keys(key.type, prefix + key.name + ".")  # type: ignore[arg-type]
     return names
+
+
+def flattened(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nest of dicts as one, with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        if isinstance(value, dict):
+            flat |= flattened(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
 
 
 def documented_keys(path: Path) -> Iterator[tuple[str, str, str]]:

@@ -1,3 +1,4 @@
+import pickle
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -26,20 +27,26 @@ Launch = Callable[..., tuple[list[TrainConfig], str]]
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Launch:
+def command(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Launch:
     """Composes a `train.py` command line: the configurations of its jobs, and its message."""
 
     def command(*arguments: str) -> tuple[list[TrainConfig], str]:
-        jobs: list[TrainConfig] = []
+        # In files: each job of a multirun is a process of its own.
+        composed = tmp_path_factory.mktemp("composed")
         monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
 
-        def collect(config: TrainConfig, _: Command) -> None:
-            jobs.append(config)
+        def collect(config: TrainConfig, command: Command) -> None:
+            (composed / f"{command.job_number or 0}").write_bytes(pickle.dumps(config))
 
         try:
             launch(TrainConfig, "train", collect)
         except SystemExit as end:
             assert end.code == 1
+        jobs = [pickle.loads(path.read_bytes()) for path in sorted(composed.iterdir())]
         return jobs, capsys.readouterr().err.strip()
 
     return command

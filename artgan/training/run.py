@@ -31,6 +31,7 @@ from artgan.config import (
     TrainConfig,
     TrainerConfig,
     config_defaults,
+    flattened,
     load_config,
     save_config,
     seconds,
@@ -288,7 +289,7 @@ def _log_hyperparameters(
     """Fills TensorBoard's HPARAMS tab, which takes each figure's latest value from its curve."""
     flat = {
         key: value if isinstance(value, int | float) else printable(_text(value))
-        for key, value in _flatten(asdict(config)).items()
+        for key, value in flattened(asdict(config)).items()
         if isinstance(value, int | float | str | list)
     }
     for summary in hparams(flat, dict.fromkeys(figures, 0.0)):
@@ -299,16 +300,6 @@ def _log_hyperparameters(
 
 def _text(value: str | list[str]) -> str:
     return value if isinstance(value, str) else " ".join(value)
-
-
-def _flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 @contextmanager
