@@ -66,7 +66,7 @@ def test_each_part_imports_only_what_it_may(path: Path) -> None:
         assert part in ONLY_IN.get(top, {part}), name
 
 
-@pytest.mark.parametrize("name", [path.name for path in ROOT.glob("*.py")])
+@pytest.mark.parametrize("name", sorted(path.name for path in ROOT.glob("*.py")))
 def test_a_script_starts_without_torch(name: str) -> None:
     code = f"import sys; sys.argv = ['{name}', '--help']; import runpy; runpy.run_path('{name}', "
     code += "run_name='__main__'); assert 'torch' not in sys.modules"
