@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -143,7 +144,7 @@ def _read(path: Path) -> tuple[bytes, int]:
     """The bytes of a file, and the time of its last change before they were read."""
     if path.is_symlink() and not path.exists():
         raise FileNotFoundError(errno.ENOENT, "a link that leads nowhere")
-    if not path.is_file():
+    if not stat.S_ISREG(path.stat().st_mode):
         # A pipe of that name would be waited for without end.
         raise OSError(errno.EINVAL, "not a file, or a folder that may not be searched")
     with path.open("rb") as file:
