@@ -42,7 +42,7 @@ FEATURES = "features"
 FEWEST_PAINTINGS = 16
 # Raise when the same files and settings would give other pixels than before.
 VERSION = 2
-BLOCK = 2**20  # bytes read at once
+BLOCK = 2**20  # bytes verified at once
 
 
 class Cut(NamedTuple):
@@ -187,8 +187,7 @@ def load_pack(root: Path, how: Cut) -> Pack:
                 pass  # not there yet
             except (OSError, ValueError):
                 array = printable(str(folder / f"{_key(checkup, how)}.npy"))
-                damaged = f"{array}: damaged, or of an older version; making it anew"
-                print(damaged, file=sys.stderr)
+                print(f"{array}: damaged; making it anew from the paintings", file=sys.stderr)
         checkup = _write_pack(root, folder, how, found, before)
         try:
             return _read_pack(checkup, folder, how)

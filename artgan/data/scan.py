@@ -20,9 +20,7 @@ SUFFIXES = frozenset(
     | {".avif", ".heic", ".heif", ".jp2", ".tga", ".ppm", ".pgm"}
 )
 # Pillow knows more, and hands some to programs of their own: PostScript named .jpg would be run.
-FORMATS = (
-    *("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "HEIF", "JPEG2000", "TGA", "PPM"),
-)
+FORMATS = ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "HEIF", "JPEG2000", "TGA", "PPM"]
 SMALLEST_SIDE = 16
 # Pixels of the short side that a large scan is reduced to: twice the largest resolution and more.
 DECODED_SIDE = 1024

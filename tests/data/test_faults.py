@@ -25,6 +25,7 @@ from artgan.data import doctor
 from artgan.data.checkup import Facts, read_record
 from artgan.data.doctor import _nothing, _read, look
 from artgan.data.pack import Cut, Pack, _read_pack, load_pack
+from artgan.data.scan import FORMATS
 from artgan.errors import UserError
 
 pillow_heif.register_heif_opener()
@@ -87,7 +88,7 @@ def test_a_damaged_pack_is_named_and_made_anew_under_the_same_key(
     capsys.readouterr()
     again = load(root)
     array = root / ".artgan" / f"{pack.key}.npy"
-    message = f"{array}: damaged, or of an older version; making it anew\n"
+    message = f"{array}: damaged; making it anew from the paintings\n"
     assert capsys.readouterr().err == message
     assert again.key == pack.key
     np.testing.assert_array_equal(again.rows, rows)
@@ -381,25 +382,10 @@ def test_a_single_picture_is_too_few(tmp_path: Path) -> None:
         load(tmp_path)
 
 
-ALL_FORMATS = [
-    "JPEG",
-    "PNG",
-    "WEBP",
-    "GIF",
-    "TIFF",
-    "BMP",
-    "AVIF",
-    "HEIF",
-    "PPM",
-    "TGA",
-    "JPEG2000",
-]
-
-
 def survive(folder: Path, seed: int, count: int) -> None:
     """Damages the first bytes of files, which tell sizes and places: each is described in time."""
     chance = random.Random(seed)
-    wholes = [encoded(format, SMALL) for format in ALL_FORMATS]
+    wholes = [encoded(format, SMALL) for format in FORMATS]
     usable, slowest = 0, 0.0
     for number in range(count):
         damaged = bytearray(wholes[number % len(wholes)])
