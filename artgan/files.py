@@ -1,17 +1,20 @@
 """Writing files so that a final name always holds a whole file."""
 
 import errno
+import json
 import os
 import shutil
+import sys
 import tempfile
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
-from artgan.errors import UserError
+from artgan.errors import UserError, printable
 
 
 @contextmanager
@@ -53,7 +56,8 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 def atomic_folder(path: Path) -> Iterator[Path | None]:
     """Gives an empty folder to fill, which is renamed to `path` once the block has ended.
 
-    Of several processes one fills it and the others wait. If the block raises, nothing is left.
+    Of several processes one fills it; the others say that they wait. If the block raises, nothing
+    is left.
 
     Args:
         path: where the folder shall lie; missing parents are made.
@@ -70,7 +74,7 @@ def atomic_folder(path: Path) -> Iterator[Path | None]:
     scratch = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_name(f".{path.name}.lock")):
+        with hold(path.with_name(f".{path.name}.lock"), path):
             if path.is_dir() and any(path.iterdir()):
                 yield None
                 return
@@ -86,6 +90,40 @@ def atomic_folder(path: Path) -> Iterator[Path | None]:
                 shutil.rmtree(scratch, ignore_errors=True)
     except OSError as error:
         raise cannot_write(path, error) from error
+
+
+def hold(lock: Path, path: Path) -> AbstractContextManager[object]:
+    """Takes a lock on `path`, and says so where another process has to be waited for.
+
+    The system gives the lock back when its holder ends, however it ends.
+    """
+    lock_file = FileLock(lock)
+    try:
+        return lock_file.acquire(timeout=0)
+    except Timeout:
+        waiting = f"{printable(str(path))}: another process is preparing it; waiting"
+        print(waiting, file=sys.stderr)
+        return lock_file.acquire()
+
+
+def write_checked(path: Path, content: Any) -> None:
+    """Writes plain values as one line of JSON, and its CRC-32 as another."""
+    line = json.dumps(content).encode()
+    with atomic_write(path) as out:
+        out.write(b"%s\n%d\n" % (line, zlib.crc32(line)))
+
+
+def read_checked(path: Path) -> Any:
+    """Reads what `write_checked` wrote.
+
+    Raises:
+        OSError: it is not there, or cannot be read.
+        ValueError: it is not what was written.
+    """
+    line, _, crc = path.read_bytes().partition(b"\n")
+    if crc != b"%d\n" % zlib.crc32(line):
+        raise ValueError(path)
+    return json.loads(line)
 
 
 def is_full(error: BaseException | None) -> bool:

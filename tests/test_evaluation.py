@@ -1,4 +1,5 @@
 import json
+import random
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -16,10 +17,10 @@ from artgan.config import DatasetConfig, load_config
 from artgan.data.sources import load_paintings
 from artgan.data.stream import PaintingStream
 from artgan.errors import UserError
-from artgan.evaluation import Reference, evaluate, measure, table
+from artgan.evaluation import Reference, _rows, evaluate, measure, table
 from artgan.metrics.features import Features
 from artgan.sampling import draw_classes, paint
-from tests.helpers import evaluation_of, script, succeed
+from tests.helpers import evaluation_of, pack_of, script, succeed
 
 Run = Callable[..., Path]
 
@@ -216,6 +217,21 @@ def test_features_of_the_paintings_are_kept_and_those_of_other_pixels_are_not_ta
     evaluate(evaluation_of(run(name="other", dataset__holdout=0.4), features=str(weights)))
     # Other paintings on both sides, those of the one mirrored, and the samples.
     assert computed == [24, 16, 24, 24]
+
+
+def test_a_flipped_bit_of_kept_features_changes_nothing(tmp_path: Path) -> None:
+    chance = random.Random(0)
+    rows = np.frombuffer(chance.randbytes(40 * 8 * 8 * 3), np.uint8).reshape(40, 8, 8, 3)
+    pack = replace(pack_of(rows), report=tmp_path / "report.html")
+    extract = Features("means", 192, lambda images: images.flatten(1).float(), "cpu")
+    expected = _rows("training", pack, extract)
+    (file,) = (tmp_path / "features").iterdir()
+    whole = file.read_bytes()
+    for _ in range(100):
+        damaged = bytearray(whole)
+        damaged[chance.randrange(len(whole))] ^= 1 << chance.randrange(8)
+        file.write_bytes(damaged)
+        assert torch.equal(_rows("training", pack, extract), expected)
 
 
 def test_kept_features_go_with_the_paintings_they_are_of(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from artgan.errors import UserError
-from artgan.files import atomic_folder, atomic_write
+from artgan.files import atomic_folder, atomic_write, read_checked, write_checked
 from tests.helpers import ROOT, environment
 
 
@@ -97,6 +97,7 @@ def filling(path: Path, name: str, seconds: float) -> subprocess.Popen[str]:
         cwd=ROOT,
         env=environment(),
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
     )
 
@@ -106,9 +107,38 @@ def test_of_two_processes_one_fills_a_folder_and_the_other_takes_it(tmp_path: Pa
     assert first.stdout is not None
     assert first.stdout.readline() == "True\n"
     second = filling(tmp_path / "set", "second", 0)
-    assert second.communicate(timeout=30)[0] == "False\n"
+    waiting = f"{tmp_path / 'set'}: another process is preparing it; waiting\n"
+    assert second.communicate(timeout=30) == ("False\n", waiting)
     assert first.wait(timeout=30) == 0
     assert [path.name for path in (tmp_path / "set").iterdir()] == ["first"]
+
+
+def test_where_the_process_that_fills_a_folder_is_killed_the_one_that_waits_fills_it(
+    tmp_path: Path,
+) -> None:
+    first = filling(tmp_path / "set", "first", 60)
+    assert first.stdout is not None
+    first.stdout.readline()
+    second = filling(tmp_path / "set", "second", 0)
+    assert second.stderr is not None
+    assert "another process is preparing it; waiting" in second.stderr.readline()
+    first.kill()
+    assert second.communicate(timeout=30)[0] == "True\n"
+    first.communicate()
+    assert [path.name for path in (tmp_path / "set").iterdir()] == ["second"]
+
+
+def test_what_a_flipped_bit_damages_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "values"
+    write_checked(path, {"a": [1, "山\n"]})
+    assert read_checked(path) == {"a": [1, "山\n"]}
+    whole = path.read_bytes()
+    for position in range(8 * len(whole)):
+        damaged = bytearray(whole)
+        damaged[position // 8] ^= 1 << position % 8
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError):
+            read_checked(path)
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from artgan.data.checkup import REPORT
+from artgan.data.checkup import REPORT, read_record
 from artgan.data.doctor import check_folder
 from artgan.data.pack import prepared
 from artgan.errors import plain_errors, printable
@@ -15,8 +15,8 @@ def main() -> None:
     parser = argparse.ArgumentParser("python -m artgan.data", description=__doc__)
     parser.add_argument("root", type=Path, metavar="PATH", help="folder, searched recursively")
     root = parser.parse_args().root.expanduser()
-    with plain_errors(), prepared(root) as folder:
-        checkup = check_folder(root, folder)
+    with plain_errors(), prepared(root) as (folder, found):
+        checkup = check_folder(root, folder, found, read_record(folder))
         print(checkup.summary())
         for facts in checkup.unusable[:SHOWN]:
             print(f"  {printable(facts.file)}: {facts.reason}")

@@ -1,6 +1,5 @@
 """What is known of a folder of paintings, and keeping it from one start to the next."""
 
-import json
 import re
 from collections import Counter
 from dataclasses import astuple, dataclass
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from artgan.errors import printable
-from artgan.files import atomic_write
+from artgan.files import read_checked, write_checked
 
 # What artgan keeps beside the paintings of a folder.
 FOLDER = ".artgan"
@@ -114,14 +113,13 @@ def write_record(checkup: Checkup, folder: Path) -> None:
         "duplicates": checkup.duplicates,
         "others": checkup.others,
     }
-    with atomic_write(folder / RECORD) as out:
-        out.write(json.dumps(content).encode())
+    write_checked(folder / RECORD, content)
 
 
 def read_record(folder: Path) -> Checkup:
     """What was known the last time; nothing where the record is missing or damaged."""
     try:
-        content = json.loads((folder / RECORD).read_bytes())
+        content = read_checked(folder / RECORD)
         if content["version"] != VERSION:
             raise ValueError(content["version"])
         facts = [_facts(*entry) for entry in content["facts"]]

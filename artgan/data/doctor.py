@@ -2,15 +2,10 @@
 
 import errno
 import hashlib
-import multiprocessing
 import os
-import signal
-import warnings
-from collections import deque
+import stat
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -22,41 +17,42 @@ from tqdm import tqdm
 
 from artgan.data import duplicates
 from artgan.data.border import find_frame
-from artgan.data.checkup import REPORT, Box, Checkup, Facts, read_record, write_record
+from artgan.data.checkup import REPORT, Box, Checkup, Facts, write_record
+from artgan.data.processes import map_in_processes
 from artgan.data.report import write_report
-from artgan.data.scan import UnusableImage, decode, find_pictures
-from artgan.errors import UserError
+from artgan.data.scan import Found, UnusableImage, decode
 
 # Standard deviation, of 255 levels, below which a picture shows nothing.
 ONE_COLOR = 1.5
 LARGEST_FILE = 2**30  # bytes; no picture that can be decoded within reason needs more
 # Fewer files than this are not worth the half second that other processes take to start.
 FEW = 128
-# Files that a process is given at once, and such lots ahead for each; the two bound the memory.
-CHUNK, AHEAD = 16, 4
 
 Result = TypeVar("Result")
 Use = Callable[[Image.Image, Box | None], Result]
 Examined = tuple[Facts, Result | None]
 
 
-def check_folder(root: Path, folder: Path) -> Checkup:
+def check_folder(root: Path, folder: Path, found: Found, before: Checkup) -> Checkup:
     """Describes every picture below `root`, and reads only those that are new or have changed.
 
     Args:
         root: folder of paintings.
-        folder: where the record of the last time lies, and this one's and its report will.
+        folder: where the record and its report will lie.
+        found: what lies below `root`.
+        before: what was known of it the last time.
     """
-    known = read_record(folder).facts_by_name
-    names, others = find_pictures(root)
-    stale = [name for name in names if not _is_current(root, known.get(name))]
+    known = before.facts_by_name
+    stale = [name for name in found.names if not _is_current(root, known.get(name))]
     fresh = {facts.file: facts for facts, _ in examine(root, stale, _nothing)}
-    return conclude(root, folder, [fresh.get(name) or known[name] for name in names], others)
+    facts = [fresh.get(name) or known[name] for name in found.names]
+    return conclude(root, folder, facts, found.others, before)
 
 
-def conclude(root: Path, folder: Path, facts: list[Facts], others: dict[str, int]) -> Checkup:
+def conclude(
+    root: Path, folder: Path, facts: list[Facts], others: dict[str, int], before: Checkup
+) -> Checkup:
     """Looks for duplicates, and writes record and report, where anything has changed."""
-    before = read_record(folder)
     if (facts, others) == (before.facts, before.others) and (folder / REPORT).exists():
         return replace(before, root=root)
     checkup = Checkup(root, facts, _find_duplicates(root, facts), others)
@@ -89,13 +85,15 @@ def examine(root: Path, names: list[str], use: Use[Result]) -> Iterator[Examined
         Facts of each file, in the given order, and what `use` gave; None for an unusable file.
 
     Raises:
-        UserError: one of the processes was ended from outside.
+        UserError: one process after another was ended from outside.
     """
+    looks = partial(look, root, use)
+    results = map_in_processes(looks, names) if len(names) >= FEW else map(looks, names)
     label = f"Checking {root.name}"
     with tqdm(total=len(names), desc=label, unit="img", leave=False, disable=None) as bar:
-        for examined in _map_on_all_cores(partial(look, root, use), names):
+        for name, examined in zip(names, results, strict=True):
             bar.update()
-            yield examined
+            yield examined or (_given_up(root, name), None)
 
 
 def look(root: Path, use: Use[Result], name: str) -> Examined[Result]:
@@ -128,6 +126,16 @@ def look(root: Path, use: Use[Result], name: str) -> Examined[Result]:
     return facts, use(picture.image, frame)
 
 
+def _given_up(root: Path, name: str) -> Facts:
+    reason = "ended the process that read it: damaged, or too large for the memory there was"
+    size, mtime_ns = -1, 0
+    with suppress(OSError):
+        status = (root / name).stat()
+        # So it is not tried again, perhaps in this process, until it is changed or touched.
+        size, mtime_ns = status.st_size, status.st_mtime_ns
+    return Facts(name, size, mtime_ns, "", reason)
+
+
 def _nothing(image: Image.Image, frame: Box | None) -> None:
     """For when a picture need only be described."""
 
@@ -136,7 +144,7 @@ def _read(path: Path) -> tuple[bytes, int]:
     """The bytes of a file, and the time of its last change before they were read."""
     if path.is_symlink() and not path.exists():
         raise FileNotFoundError(errno.ENOENT, "a link that leads nowhere")
-    if not path.is_file():
+    if not stat.S_ISREG(path.stat().st_mode):
         # A pipe of that name would be waited for without end.
         raise OSError(errno.EINVAL, "not a file, or a folder that may not be searched")
     with path.open("rb") as file:
@@ -154,54 +162,6 @@ def _mean_color(small: Image.Image) -> tuple[int, int, int]:
     if pixels.std(0).max() < ONE_COLOR:
         raise UnusableImage(f"nothing but one colour, #{red:02x}{green:02x}{blue:02x}")
     return red, green, blue
-
-
-def _map_on_all_cores(function: Callable[[str], Result], names: list[str]) -> Iterator[Result]:
-    """Like `map`, in several processes, but never far ahead of what has been taken."""
-    if len(names) < FEW:
-        with _large_welcome():
-            yield from map(function, names)
-        return
-    pool = ProcessPoolExecutor(
-        mp_context=multiprocessing.get_context("spawn"), initializer=_start_process
-    )
-    waiting: deque[tuple[list[str], Future[list[Result]]]] = deque()
-    chunks = [names[start : start + CHUNK] for start in range(0, len(names), CHUNK)]
-    try:
-        for chunk in chunks:
-            waiting.append((chunk, pool.submit(_map, function, chunk)))
-            if len(waiting) > AHEAD * (os.cpu_count() or 1):
-                yield from waiting[0][1].result()
-                waiting.popleft()
-        while waiting:
-            yield from waiting[0][1].result()
-            waiting.popleft()
-    except BrokenProcessPool as error:
-        raise UserError(
-            f"A process was ended from outside, or by one of the files from {waiting[0][0][0]} to "
-            f"{waiting[-1][0][-1]}. Try again; if it happens again, take those away."
-        ) from error
-    finally:
-        # Also ends it at once at Ctrl-C.
-        pool.shutdown(cancel_futures=True)
-
-
-def _map(function: Callable[[str], Result], names: list[str]) -> list[Result]:
-    with _large_welcome():
-        return [function(name) for name in names]
-
-
-def _start_process() -> None:
-    # Ctrl-C reaches all processes; the first one ends the others.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-@contextmanager
-def _large_welcome() -> Iterator[None]:
-    """Scans of long scrolls are large; only what Pillow refuses outright is left out."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        yield
 
 
 def _find_duplicates(root: Path, facts: list[Facts]) -> list[list[str]]:

@@ -3,19 +3,21 @@
     <root>/.artgan/files.json            what is known of each file, to notice changes
     <root>/.artgan/report.html           the same for a person to read, and report.json
     <root>/.artgan/<key>.npy             uint8 [rows, resolution, 3], all strips one after another
-    <root>/.artgan/<key>.json            the file, length and direction of each strip
-    <root>/.artgan/features/<key>-….npy  features of its squares, to measure against
+    <root>/.artgan/<key>.json            the file, length and direction of each strip, and checksums
+    <root>/.artgan/features/<key>-….npz  features of its squares, to measure against
 
 `key` is a hash of the contents of all files and of how they are cut, so that a pack is never
 stale: another content or another setting is another pack.
 """
 
 import hashlib
+import io
 import json
 import mmap
 import os
 import sys
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -24,22 +26,23 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from PIL import Image
+from tqdm import tqdm
 
 from artgan.data.checkup import FOLDER, REPORT, Box, Checkup, read_record
 from artgan.data.crop import Strip, cut
 from artgan.data.doctor import check_folder, conclude, examine
-from artgan.data.scan import find_pictures
+from artgan.data.scan import Found, find_pictures
 from artgan.errors import UserError, printable
-from artgan.files import atomic_write, cannot_write
+from artgan.files import atomic_write, cannot_write, hold, read_checked, write_checked
 
 ELSEWHERE = Path("datasets/.packs")
 FEATURES = "features"
 FEWEST_PAINTINGS = 16
 # Raise when the same files and settings would give other pixels than before.
 VERSION = 2
+BLOCK = 2**20  # bytes verified at once
 
 
 class Cut(NamedTuple):
@@ -173,14 +176,19 @@ def load_pack(root: Path, how: Cut) -> Pack:
     Raises:
         UserError: the folder is missing, or has fewer than 16 usable paintings.
     """
-    with prepared(root) as folder:
+    with prepared(root) as (folder, found):
+        before = read_record(folder)
         # In a new folder, checking and packing are one pass over the files.
-        if read_record(folder).facts:
-            checkup = check_folder(root, folder)
-            with suppress(OSError, ValueError, KeyError, TypeError):
+        if before.facts:
+            checkup = before = check_folder(root, folder, found, before)
+            try:
                 return _read_pack(checkup, folder, how)
-            # Not there yet, or damaged: either way it is made from the paintings.
-        checkup = _write_pack(root, folder, how)
+            except FileNotFoundError:
+                pass  # not there yet
+            except (OSError, ValueError):
+                array = printable(str(folder / f"{_key(checkup, how)}.npy"))
+                print(f"{array}: damaged; making it anew from the paintings", file=sys.stderr)
+        checkup = _write_pack(root, folder, how, found, before)
         try:
             return _read_pack(checkup, folder, how)
         except OSError as error:
@@ -190,10 +198,13 @@ def load_pack(root: Path, how: Cut) -> Pack:
 
 
 @contextmanager
-def prepared(root: Path) -> Iterator[Path]:
+def prepared(root: Path) -> Iterator[tuple[Path, Found]]:
     """The folder for what is known of `root`, held against other processes until it is left.
 
     It lies in `root`, or elsewhere where that cannot be written.
+
+    Yields:
+        The folder, and what was found in `root`.
 
     Raises:
         UserError: there is no folder `root`, or no picture in it.
@@ -204,7 +215,8 @@ def prepared(root: Path) -> Iterator[Path]:
         raise UserError(f"dataset.root: {root} cannot be read ({error.strerror}).") from error
     if not is_folder:
         raise UserError(f"dataset.root: there is no folder {root}. Give that of your paintings.")
-    if not find_pictures(root)[0]:
+    found = find_pictures(root)
+    if not found.names:
         raise UserError(
             f"{root}: no pictures in this folder or below it. artgan reads JPEG, PNG, WebP, TIFF, "
             "HEIC, AVIF, JPEG 2000, BMP, GIF, TGA, PPM and PGM files, and does not follow linked "
@@ -213,22 +225,15 @@ def prepared(root: Path) -> Iterator[Path]:
     folder = root / FOLDER
     if not os.access(folder if folder.exists() else root, os.W_OK):
         folder = ELSEWHERE / _identity(root)
-    lock = FileLock(folder / "lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            print(f"{root}: another process is preparing it; waiting", file=sys.stderr)
-            lock.acquire()
+        lock = hold(folder / "lock", root)
     except OSError as error:
         raise cannot_write(folder, error) from error
-    try:
+    with lock:
         for left_over in folder.glob(".*.tmp"):
             left_over.unlink(missing_ok=True)
-        yield folder
-    finally:
-        lock.release()
+        yield folder, found
 
 
 def _identity(root: Path) -> str:
@@ -247,14 +252,15 @@ def _key(checkup: Checkup, how: Cut) -> str:
 
 
 def _read_pack(checkup: Checkup, folder: Path, how: Cut) -> Pack:
+    """Reads a pack; an `OSError` says that it is not there, a `ValueError` that it is damaged."""
     key = _key(checkup, how)
-    index = json.loads((folder / f"{key}.json").read_bytes())
-    rows = np.load(folder / f"{key}.npy", mmap_mode="c")
+    index = read_checked(folder / f"{key}.json")
+    array = folder / f"{key}.npy"
+    if _crc(array) != index["crc"]:
+        raise ValueError(array)
     files, lengths, lying = zip(*index["strips"], strict=True)
-    if rows.shape != (sum(lengths), how.resolution, 3):
-        raise ValueError(rows.shape)
     return Pack(
-        rows,
+        np.load(array, mmap_mode="c"),
         np.cumsum(lengths) - lengths,
         np.array(lengths, np.int64),
         np.array(lying, bool),
@@ -265,19 +271,39 @@ def _read_pack(checkup: Checkup, folder: Path, how: Cut) -> Pack:
     )
 
 
-def _write_pack(root: Path, folder: Path, how: Cut) -> Checkup:
-    names, others = find_pictures(root)
+def _crc(path: Path) -> int:
+    """CRC-32 of a file, with a progress bar from the second second on."""
+    crc = 0
+    with (
+        path.open("rb") as file,
+        tqdm(
+            total=path.stat().st_size,
+            desc=f"Verifying {path.name}",
+            unit="B",
+            unit_scale=True,
+            delay=1,
+            leave=False,
+            disable=None,
+        ) as bar,
+    ):
+        while block := file.read(BLOCK):
+            crc = zlib.crc32(block, crc)
+            bar.update(len(block))
+    return crc
+
+
+def _write_pack(root: Path, folder: Path, how: Cut, found: Found, before: Checkup) -> Checkup:
     facts = []
     strips: list[tuple[str, int, bool]] = []
     try:
         # The name of a pack, and which duplicates it leaves out, are known only at the end.
         with tempfile.TemporaryFile(dir=folder) as draft:
-            for described, cuts in examine(root, names, partial(_strips, how)):
+            for described, cuts in examine(root, found.names, partial(_strips, how)):
                 facts.append(described)
                 for rows, lying in cuts or []:
                     strips.append((described.file, len(rows), lying))
                     draft.write(rows.tobytes())
-            checkup = conclude(root, folder, facts, others)
+            checkup = conclude(root, folder, facts, found.others, before)
             draft.seek(0)
             _write_chosen(draft, strips, checkup, folder, how)
     except OSError as error:
@@ -300,17 +326,20 @@ def _write_chosen(
         raise UserError(_too_few(checkup, count))
     key = _key(checkup, how)
     shape = (sum(length for _, length, _ in chosen), how.resolution, 3)
+    header = io.BytesIO()
+    described = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, described)
     with atomic_write(folder / f"{key}.npy") as out:
-        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(out, header)
+        out.write(header.getvalue())
+        crc = zlib.crc32(header.getvalue())
         for file, length, _ in strips:
             rows = draft.read(length * how.resolution * 3)
             if file not in left_out:
                 out.write(rows)
+                crc = zlib.crc32(rows, crc)
         # The array appears only once its index lies there: it is what marks a pack as whole.
-        with atomic_write(folder / f"{key}.json") as index:
-            described = {"contents": _contents(checkup), "strips": chosen}
-            index.write(json.dumps(described).encode())
+        index = {"contents": _contents(checkup), "crc": crc, "strips": chosen}
+        write_checked(folder / f"{key}.json", index)
     _remove_outdated(folder, _contents(checkup))
 
 
@@ -318,12 +347,12 @@ def _remove_outdated(folder: Path, contents: str) -> None:
     """Removes packs of what the folder held before, and features; no run could go on with those."""
     for array in folder.glob("*.npy"):
         index = array.with_suffix(".json")
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            if json.loads(index.read_bytes())["contents"] == contents:
+        with suppress(OSError, ValueError):
+            if read_checked(index)["contents"] == contents:
                 continue
         array.unlink(missing_ok=True)
         index.unlink(missing_ok=True)
-    for features in (folder / FEATURES).glob("*.npy"):
+    for features in (folder / FEATURES).glob("*.np[yz]"):
         if not (folder / f"{features.name.partition('-')[0]}.npy").exists():
             features.unlink(missing_ok=True)
 

@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import warnings
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,8 @@ SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
     | {".avif", ".heic", ".heif", ".jp2", ".tga", ".ppm", ".pgm"}
 )
+# Pillow knows more, and hands some to programs of their own: PostScript named .jpg would be run.
+FORMATS = ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "HEIF", "JPEG2000", "TGA", "PPM"]
 SMALLEST_SIDE = 16
 # Pixels of the short side that a large scan is reduced to: twice the largest resolution and more.
 DECODED_SIDE = 1024
@@ -27,6 +30,19 @@ STRAY_BYTES = 4
 
 class UnusableImage(Exception):
     """A file that cannot become a training picture; its text is the reason, for a person."""
+
+
+class Found(NamedTuple):
+    """What lies in a folder.
+
+    Attributes:
+        names: of the picture files relative to the folder, with forward slashes, sorted, the same
+            on every platform.
+        others: how many other files there are, by their ending in lower case, and linked folders.
+    """
+
+    names: list[str]
+    others: dict[str, int]
 
 
 class Picture(NamedTuple):
@@ -48,7 +64,7 @@ class Picture(NamedTuple):
     mode: str
 
 
-def find_pictures(root: Path) -> tuple[list[str], dict[str, int]]:
+def find_pictures(root: Path) -> Found:
     """Lists the picture files below `root`, in an order that never changes.
 
     Hidden files and folders, `__MACOSX` twins and linked folders are passed over. A folder that
@@ -56,19 +72,15 @@ def find_pictures(root: Path) -> tuple[list[str], dict[str, int]]:
 
     Args:
         root: folder to search, with all folders below it.
-
-    Returns:
-        Names relative to `root`, with forward slashes, sorted, the same on every platform; and
-        how many other files there are, by their ending in lower case, and linked folders.
     """
-    found: list[str] = []
+    pictures: list[str] = []
     others: Counter[str] = Counter()
 
     def relative(folder: str) -> str:
         return Path(folder).relative_to(root).as_posix()
 
     for folder, subfolders, names in os.walk(
-        root, onerror=lambda error: found.append(relative(error.filename))
+        root, onerror=lambda error: pictures.append(relative(error.filename))
     ):
         visible = [name for name in subfolders if not _hidden(name)]
         subfolders[:] = [name for name in visible if not Path(folder, name).is_symlink()]
@@ -81,10 +93,10 @@ def find_pictures(root: Path) -> tuple[list[str], dict[str, int]]:
             if _hidden(name):
                 continue
             if suffix in SUFFIXES:
-                found.append(prefix + name)
+                pictures.append(prefix + name)
             else:
                 others[suffix] += 1
-    return sorted(found), dict(others)
+    return Found(sorted(pictures), dict(others))
 
 
 def _hidden(name: str) -> bool:
@@ -103,7 +115,11 @@ def decode(content: bytes) -> Picture:
     if not content:
         raise UnusableImage("the file is empty")
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with (
+            # What Pillow only warns of does no harm: scans of long scrolls are large, for example.
+            warnings.catch_warnings(action="ignore"),
+            Image.open(io.BytesIO(content), formats=FORMATS) as image,
+        ):
             file_format, mode, size = image.format or "", image.mode, image.size
             image.draft(None, (DECODED_SIDE, DECODED_SIDE))
             image.load()
@@ -149,7 +165,7 @@ def _refuse_half_decoded(image: Image.Image, content: bytes) -> None:
             if re.search(r"Corrupt JPEG|Premature end", str(error)) and not harmless:
                 raise UnusableImage(f"damaged: {error}") from None
     elif image.format == "PNG":
-        with Image.open(io.BytesIO(content)) as again:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as again:
             again.verify()  # the checksums, which decoding alone does not compare
     elif image.mode in ("RGB", "RGBA", "L"):
         lightness = np.asarray(image.convert("L"), np.float32)
