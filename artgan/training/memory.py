@@ -1,11 +1,22 @@
-"""Memory on the CPU between updates."""
+"""Memory: what is freed on the CPU between updates, and errors that say there is none left."""
 
 import ctypes
 import sys
 
+import torch
+
 # From glibc's malloc.h.
 M_TRIM_THRESHOLD = -1
 M_MMAP_MAX = -4
+# Said by torch and the libraries below it, which have no error of their own for it.
+OUT_OF_MEMORY = ("can't allocate memory", "std::bad_alloc", "out of memory", "_ALLOC_FAILED")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the device or the machine has not enough memory."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def keep_freed_memory() -> None:
