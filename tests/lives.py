@@ -45,9 +45,7 @@ def begin(
         prepare: called in the new process before all else, with the arguments that follow.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["tests.lives", "artgan.training.run", "torch.utils.tensorboard"]
-    )
+    context.set_forkserver_preload(["tests.lives", "artgan.training.run"])
     process = context.Process(target=_live, args=(arguments, cwd, log, prepare, more))
     process.start()
     return process

@@ -346,7 +346,8 @@ class Checkpoints(pl.Callback):
         self, trainer: pl.Trainer, module: GAN, error: BaseException
     ) -> None:
         """Keeps what a run had come to whose folder was deleted or moved under it."""
-        if isinstance(error, FileNotFoundError) and trainer.world_size == 1:
+        missing = not (self.folder / CONFIG_FILE).exists()
+        if missing and isinstance(error, FileNotFoundError) and trainer.world_size == 1:
             save_config(module.config, self.folder)
             self._save(trainer, module)
 

@@ -463,7 +463,7 @@ def _unwritable_said_once(folder: Path) -> Iterator[None]:
     except OSError as error:
         if not is_of_folder(error):
             raise
-        if isinstance(error, FileNotFoundError):
+        if isinstance(error, FileNotFoundError) and (folder / CONFIG_FILE).exists():
             raise gone(folder) from error
         raise cannot_write(folder, error) from error
     finally:

@@ -4,17 +4,30 @@ import collections
 import contextlib
 import itertools
 import json
+import os
 import random
+import re
 import shutil
 import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+import psutil
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from artgan.checkpoint import load_checkpoint
 from tests.helpers import (
+    EVERYTHING,
+    ROOT,
     assert_same_state,
+    environment,
     small_arguments,
+    succeed,
 )
 from tests.lives import KINDS, begin, die_at, kind_of, limit_memory, surround
 
@@ -51,7 +64,7 @@ def scalars(folder: Path) -> dict[str, list[int]]:
     return curves | {tag: [one.step for one in log.Images(tag)] for tag in log.Tags()["images"]}
 
 
-def until(condition: Callable[[], object], process: Any, log: Path) -> None:
+def until(condition: Callable[[], object], process: ForkServerProcess, log: Path) -> None:
     """Waits for something to come about in a process that runs."""
     while not condition():
         assert process.is_alive(), log.read_text()
@@ -188,9 +201,10 @@ def test_a_folder_that_becomes_read_only_ends_the_run_with_one_message(
 ) -> None:
     # Root may write anywhere, unless that is taken from it.
     plain = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"]
+    command = [*(plain if os.getuid() == 0 else []), sys.executable, str(ROOT / "train.py")]
+    endless = ["max_images=100000000", "checkpoint.every=64", "name=mine"]
     process = subprocess.Popen(
-        [*(plain if os.getuid() == 0 else []), sys.executable, str(ROOT / "train.py")]
-        + [*small_arguments(paintings), "max_images=100000000", "checkpoint.every=64", "name=mine"],
+        [*command, *small_arguments(paintings), *endless],
         cwd=tmp_path,
         env=environment(),
         stderr=subprocess.PIPE,
@@ -211,7 +225,7 @@ def test_a_folder_that_becomes_read_only_ends_the_run_with_one_message(
     succeed("train.py", f"resume={folder}", f"max_images={images_seen(folder) + 8}", cwd=tmp_path)
 
 
-@pytest.mark.parametrize("moment", ["update", "measurement"])
+@pytest.mark.parametrize("moment", ["an update", "a measurement"])
 def test_sigterm_saves_at_64_px(
     paintings: Path, tmp_path: Path, moment: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -220,7 +234,7 @@ def test_sigterm_saves_at_64_px(
     endless = ["dataset=folder", f"dataset.root={paintings}", "max_images=100000000", "name=mine"]
     # Painting the samples of the first measurement would take an hour.
     endless += ["sample_every=160", "evaluate.features=none", "evaluate.num=1000000"]
-    endless += ["evaluate_every=160"] if moment == "measurement" else []
+    endless += ["evaluate_every=160"] if moment == "a measurement" else []
     process = begin(endless, tmp_path, log)
     until((folder / "samples" / "images-000000160.png").exists, process, log)
     time.sleep(3)
@@ -230,10 +244,10 @@ def test_sigterm_saves_at_64_px(
     process.join(timeout=300)
     seconds = time.monotonic() - began
     with capsys.disabled():
-        print(f"\nfrom SIGTERM in the midst of an {moment} to the end: {seconds:.1f} s")
+        print(f"\nfrom SIGTERM in the midst of {moment} to the end: {seconds:.1f} s")
     assert process.exitcode == 0, log.read_text()
     seen = images_seen(folder)
-    assert seen == 160 if moment == "measurement" else seen > 160
+    assert seen == 160 if moment == "a measurement" else seen > 160
     assert f"Paused at {seen:,} images" in log.read_text()
     assert not (folder / "evaluated").exists()
 
@@ -249,13 +263,14 @@ def test_a_job_of_slurm_goes_on_where_its_signal_ended_it(paintings: Path, tmp_p
     job["PATH"] = f"{scontrol.parent}:{os.environ['PATH']}"
     log, folder = tmp_path / "log", tmp_path / "checkpoints" / "mine"
 
-    def script() -> Any:
+    def script() -> ForkServerProcess:
         new = [*small_arguments(paintings), "max_images=4000", "checkpoint.every=16", "name=mine"]
         again = (folder / "config.yaml").exists()
         return begin([f"resume={folder}"] if again else new, tmp_path, log, surround, job)
 
     process = script()
     until((folder / "last.ckpt").exists, process, log)
+    assert process.pid is not None
     os.kill(process.pid, signal.SIGUSR1)
     process.join(timeout=300)
     assert process.exitcode == 0, log.read_text()

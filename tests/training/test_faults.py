@@ -327,7 +327,12 @@ def test_a_signal_does_not_wait_for_a_measurement_which_is_made_up_for(
 
 def test_a_second_sigterm_changes_nothing(run: Run, at: At) -> None:
     """`timeout` sends two."""
-    at(16, lambda _: [os.kill(os.getpid(), signal.SIGTERM) for _ in range(2)])
+
+    def terminate_twice(_: GAN) -> None:
+        for _time in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    at(16, terminate_twice)
     before = signal.getsignal(signal.SIGTERM)
     folder = run(name="mine")
     assert load_checkpoint(folder / "last.ckpt")["artgan"]["progress"]["images_seen"] == 16
