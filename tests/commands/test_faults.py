@@ -287,6 +287,27 @@ def test_a_job_of_slurm_goes_on_where_its_signal_ended_it(paintings: Path, tmp_p
     assert_same_state(folder / "last.ckpt", tmp_path / "checkpoints" / "whole" / "last.ckpt")
 
 
+def test_of_a_check_that_is_killed_no_process_is_left(paintings: Path, tmp_path: Path) -> None:
+    for number in range(5):  # so many that several processes read them
+        copy_of(paintings, tmp_path / "mine" / str(number))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "artgan.data", str(tmp_path / "mine")],
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    first = psutil.Process(process.pid)
+    while len(others := first.children()) < 2:
+        assert process.poll() is None
+        time.sleep(0.02)
+    time.sleep(3)
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(others, timeout=60)
+    assert not alive
+
+
 @pytest.mark.timeout(7200)
 def test_ten_thousand_updates_take_no_more_memory_than_five_hundred(
     paintings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
