@@ -145,10 +145,10 @@ class Stopping(pl.Callback):
     @contextmanager
     def taking_signals(self) -> Iterator[None]:
         """Takes the signals while the block runs."""
-        numbers = [signal.SIGINT, signal.SIGTERM]
+        numbers = {signal.SIGINT, signal.SIGTERM}
         if SLURMEnvironment.detect():
             # Lightning would save in the midst of an update; it leaves alone what is taken.
-            numbers += [SLURMEnvironment().requeue_signal or signal.SIGTERM]
+            numbers |= {SLURMEnvironment().requeue_signal or signal.SIGTERM}
         before = {number: signal.signal(number, self._on_signal) for number in numbers}
         try:
             yield

@@ -8,15 +8,22 @@ import torch
 # From glibc's malloc.h.
 M_TRIM_THRESHOLD = -1
 M_MMAP_MAX = -4
-# Said by torch and the libraries below it, which have no error of their own for it.
-OUT_OF_MEMORY = ("can't allocate memory", "std::bad_alloc", "out of memory", "_ALLOC_FAILED")
+# Said by torch and by libraries below it (C++, CUDA, oneDNN), with no error of their own for it.
+OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "out of memory",
+    "std::bad_alloc",
+    "_ALLOC_FAILED",
+    "could not create a primitive\n",
+    "could not create a memory",
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that the device or the machine has not enough memory."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return any(words in str(error) for words in OUT_OF_MEMORY)
+    return any(words in f"{error}\n" for words in OUT_OF_MEMORY)
 
 
 def keep_freed_memory() -> None:

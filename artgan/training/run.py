@@ -23,6 +23,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins import TorchCheckpointIO
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
+from pytorch_lightning.utilities.warnings import PossibleUserWarning
 from torch.utils.tensorboard.summary import hparams
 
 from artgan.checkpoint import BEST, KEY, LAST, newest_checkpoint
@@ -437,6 +438,7 @@ def _quiet_lightning() -> Iterator[None]:
     logger.setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
+        warnings.filterwarnings("ignore", category=PossibleUserWarning)
         try:
             yield
         finally:

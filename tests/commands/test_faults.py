@@ -229,7 +229,7 @@ def test_a_folder_that_becomes_read_only_ends_the_run_with_one_message(
 def test_sigterm_saves_at_64_px(
     paintings: Path, tmp_path: Path, moment: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One process, as a user would start it: the recommended recipe on all cores."""
+    """One process with the recommended recipe, on one core."""
     log, folder = tmp_path / "log", tmp_path / "checkpoints" / "mine"
     endless = ["dataset=folder", f"dataset.root={paintings}", "max_images=100000000", "name=mine"]
     # Painting the samples of the first measurement would take an hour.
