@@ -116,10 +116,10 @@ class Measurements(pl.Callback):
         """Measures, and tells whether this state is the best so far."""
         seen = module.progress.images_seen
         num, latent_dim = self.config.evaluate.num, self.config.model.latent_dim
-        inputs = draw_inputs(SEED, num, latent_dim, module.classes)
         folder = figures_folder(self.folder, seen)
         try:
             with self.stopping.given_up_for_signals():
+                inputs = draw_inputs(SEED, num, latent_dim, module.classes)
                 measured, sheet = measure(
                     module.generator_ema, inputs, self.reference, self.extract
                 )
