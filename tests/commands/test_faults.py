@@ -264,7 +264,7 @@ def test_a_job_of_slurm_goes_on_where_its_signal_ended_it(paintings: Path, tmp_p
     log, folder = tmp_path / "log", tmp_path / "checkpoints" / "mine"
 
     def script() -> ForkServerProcess:
-        new = [*small_arguments(paintings), "max_images=4000", "checkpoint.every=16", "name=mine"]
+        new = [*small_arguments(paintings), "max_images=800", "checkpoint.every=16", "name=mine"]
         again = (folder / "config.yaml").exists()
         return begin([f"resume={folder}"] if again else new, tmp_path, log, surround, job)
 
@@ -275,13 +275,13 @@ def test_a_job_of_slurm_goes_on_where_its_signal_ended_it(paintings: Path, tmp_p
     process.join(timeout=300)
     assert process.exitcode == 0, log.read_text()
     assert (tmp_path / "asked").read_text() == "requeue 4711\n"
-    assert images_seen(folder) < 4000
+    assert images_seen(folder) < 800
     process = script()
     process.join(timeout=300)
     assert process.exitcode == 0, log.read_text()
-    assert images_seen(folder) == 4000
+    assert images_seen(folder) == 800
 
-    whole = [*small_arguments(paintings), "max_images=4000", "name=whole"]
+    whole = [*small_arguments(paintings), "max_images=800", "name=whole"]
     process = begin(whole, tmp_path, log)
     process.join(timeout=300)
     assert_same_state(folder / "last.ckpt", tmp_path / "checkpoints" / "whole" / "last.ckpt")

@@ -105,7 +105,7 @@ def test_the_folder_is_held_from_its_making_to_the_end_of_the_training(
     assert load_checkpoint(folder / "last.ckpt")["artgan"]["progress"]["images_seen"] == 24
 
 
-@pytest.mark.parametrize("hours", [0, 1, 9000])
+@pytest.mark.parametrize("hours", [0, pytest.param(9000, marks=pytest.mark.slow)])
 def test_points_stand_in_order_where_the_clock_was_set_back(
     run: Run, monkeypatch: pytest.MonkeyPatch, hours: int
 ) -> None:
@@ -369,7 +369,14 @@ def slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(
     ("array", "job"),
-    [({}, "4711"), ({"SLURM_ARRAY_JOB_ID": "4700", "SLURM_ARRAY_TASK_ID": "11"}, "4700_11")],
+    [
+        ({}, "4711"),
+        pytest.param(
+            {"SLURM_ARRAY_JOB_ID": "4700", "SLURM_ARRAY_TASK_ID": "11"},
+            "4700_11",
+            marks=pytest.mark.slow,
+        ),
+    ],
     ids=["job", "array"],
 )
 def test_at_slurms_signal_a_run_saves_and_asks_to_be_run_again(
