@@ -11,11 +11,10 @@ def main(config: TrainConfig, command: Command) -> float | None:
     # Imported only now, so that --help, --cfg and mistakes answer at once.
     from artgan.training.folder import prepare
 
-    config, folder, paintings = prepare(config, command)
+    with prepare(config, command) as (config, folder, paintings):
+        from artgan.training.run import train
 
-    from artgan.training.run import train
-
-    finished = train(config, folder, paintings)
+        finished = train(config, folder, paintings)
     if not finished and command.job_number is not None:
         raise KeyboardInterrupt  # whoever stops one job of a multirun wants no further ones
 

@@ -159,6 +159,7 @@ class TrainConfig:
     log_every: int = _number(1)
     sample_every: int = _number(1)
     evaluate_every: int | None = _number(1)
+    on_nan: str = _choice("stop", "rollback")
     evaluate: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)

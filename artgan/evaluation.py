@@ -38,7 +38,7 @@ from artgan.sampling import Painter, draw_inputs, load_painter, paint, pick_devi
 
 SEED = 1_000_000  # of the first sample
 PAIRS = 16
-SHEET = "nearest.png"
+METRICS, SHEET = "metrics.json", "nearest.png"
 PARTS = ("training", "held-out")
 UNKNOWN = "paintings"
 CHUNK = 256  # pictures in memory at once
@@ -259,7 +259,7 @@ def figures_folder(run: Path, images_seen: int) -> Path:
 
 def write_figures(figures: dict[str, Any], folder: Path) -> None:
     """Writes `metrics.json`."""
-    with atomic_write(folder / "metrics.json") as file:
+    with atomic_write(folder / METRICS) as file:
         file.write(json.dumps(figures, indent=1).encode())
 
 

@@ -62,7 +62,8 @@ def main(path: str, seconds: int = 40) -> None:
     def run(config: TrainConfig, command: Command) -> None:
         for noted in (updates, *files):
             noted.clear()
-        train(*prepare(config, command))
+        with prepare(config, command) as prepared:
+            train(*prepared)
         update = statistics.median(spent(updates))
         step = statistics.median(
             after - before for (before, _), (after, _) in itertools.pairwise(updates)

@@ -94,7 +94,8 @@ def run(configure: Callable[..., TrainConfig]) -> Callable[..., Path]:
 
         config = configure(**overrides)
         given = [f"{key.replace('__', '.')}={value}" for key, value in overrides.items()]
-        train(*prepare(config, Command(given if config.resume else [], None)))
+        with prepare(config, Command(given if config.resume else [], None)) as prepared:
+            train(*prepared)
         return Path(config.resume or f"{config.output}/{config.name}")
 
     return run

@@ -2,6 +2,7 @@
 
 import math
 import os
+import shlex
 import signal
 import sys
 import time
@@ -10,18 +11,19 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.plugins.environments import SLURMEnvironment
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from artgan.checkpoint import LAST
+from artgan.config import CONFIG_FILE, save_config
 from artgan.data.pack import Pack
 from artgan.errors import UserError
 from artgan.files import atomic_write
@@ -39,6 +41,45 @@ EARLY = 20_000
 RATE, DIVERSITY = "images per second", "diversity"
 AUGMENT = "augment probability"
 FIGURES = (*GAN.METRICS, RATE, DIVERSITY)
+
+
+class Diverged(UserError):
+    """A loss, a weight or a moment of the optimisers is no longer a number.
+
+    Args:
+        module: of the run.
+        folder: of the run, to name its last good checkpoint.
+
+    Attributes:
+        what: has happened, in one sentence.
+        rollbacks: how often the run had been rolled back before.
+    """
+
+    def __init__(self, module: GAN, folder: Path) -> None:
+        seen, last = module.progress.images_seen, folder / LAST
+        self.what = f"A loss or weight is no longer a number after {seen:,} images."
+        self.rollbacks = module.progress.rollbacks
+        good = f"The last good checkpoint is {last}." if last.exists() else "No checkpoint yet."
+        super().__init__(
+            f"{self.what} {good} Try a lower model.learning_rate, trainer.precision=32 or "
+            "on_nan=rollback."
+        )
+
+
+def refuse_diverged(trainer: pl.Trainer, module: GAN, folder: Path) -> None:
+    """Keeps a state that nothing can be made of from being saved.
+
+    Raises:
+        Diverged: a value in it is not finite.
+    """
+    moments = (
+        moment
+        for optimizer in trainer.optimizers
+        for state in optimizer.state.values()
+        for moment in state.values()
+    )
+    if not all(bool(t.isfinite().all()) for t in (*module.state_dict().values(), *moments)):
+        raise Diverged(module, folder)
 
 
 def due(module: GAN, every: int) -> bool:
@@ -73,39 +114,82 @@ class Clock:
             self._paused += time.monotonic() - began
 
 
+class GivenUp(BaseException):
+    """What was being done is given up, for the run is to end; no error that one recovers from."""
+
+
 class Stopping(pl.Callback):
     """Ends the run when its budget is used up, or when a person or the system asks for it.
 
-    The first Ctrl-C or SIGTERM ends it after the current step, with a checkpoint; a second ends
-    the process at once.
+    Ctrl-C, SIGTERM and the signal by which SLURM announces the end of a job end it after the
+    current step, with a checkpoint; a second Ctrl-C ends the process at once.
 
     Args:
         max_images: budget in images, or infinite.
         max_seconds: budget in seconds of training, or infinite.
         clock: of the training.
+
+    Attributes:
+        interrupted: whether a signal has come.
+        requeue: whether it was SLURM's.
     """
 
     def __init__(self, max_images: float, max_seconds: float, clock: Clock) -> None:
         self.max_images = max_images
         self.max_seconds = max_seconds
         self.clock = clock
-        self._interrupted = False
-        self._handlers: dict[int, Any] = {}
+        self.interrupted = False
+        self.requeue = False
+        self._gives_up = False
+
+    @contextmanager
+    def taking_signals(self) -> Iterator[None]:
+        """Takes the signals while the block runs."""
+        numbers = {signal.SIGINT, signal.SIGTERM}
+        if SLURMEnvironment.detect():
+            # Lightning would save in the midst of an update; it leaves alone what is taken.
+            numbers |= {SLURMEnvironment().requeue_signal or signal.SIGTERM}
+        before = {number: signal.signal(number, self._on_signal) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def given_up_for_signals(self) -> Iterator[None]:
+        """Does not wait for the block to end when a signal comes.
+
+        Raises:
+            GivenUp: one has come.
+        """
+        self._gives_up = True
+        try:
+            if self.interrupted:
+                raise GivenUp
+            yield
+        finally:
+            self._gives_up = False
 
     def on_train_start(self, trainer: pl.Trainer, module: GAN) -> None:  # type: ignore[override]
         self._began = self.clock() - module.progress.seconds
         module.time_used = module.progress.seconds / self.max_seconds
-        # Lightning's own handlers, set before this, would end the run without a checkpoint.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._handlers[number] = signal.signal(number, self._on_signal)
+        # Lightning has set a handler of its own, which would end the run without a checkpoint.
+        signal.signal(signal.SIGTERM, self._on_signal)
+        trainer.should_stop = self.share(module.progress) >= 1  # only a measurement is missing
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._interrupted:
+        if self.interrupted and number == signal.SIGINT:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        self._interrupted = True
-        # Written past Python's buffers: the signal may have come in the midst of another print.
-        os.write(2, b"\nStopping, with a checkpoint. Once more: at once.\n")
+        self.requeue |= number not in (signal.SIGINT, signal.SIGTERM)
+        if not self.interrupted:
+            # Past Python's buffers: the signal may have come in the midst of another print.
+            os.write(2, b"\nStopping, with a checkpoint. Ctrl-C once more: at once.\n")
+        self.interrupted = True
+        if self._gives_up:
+            self._gives_up = False
+            raise GivenUp
 
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: pl.Trainer, module: GAN, *_: object
@@ -117,7 +201,7 @@ class Stopping(pl.Callback):
             progress.seconds = trainer.strategy.broadcast(progress.seconds)
         module.time_used = progress.seconds / self.max_seconds
         stop = (
-            self._interrupted
+            self.interrupted
             or progress.images_seen >= self.max_images
             or progress.seconds >= self.max_seconds
         )
@@ -125,16 +209,6 @@ class Stopping(pl.Callback):
             # A signal may come to one of them; all must stop after the same update.
             stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
         trainer.should_stop = stop
-
-    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._restore_handlers()
-
-    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, _: object) -> None:
-        self._restore_handlers()
-
-    def _restore_handlers(self) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
 
     def share(self, progress: Progress) -> float:
         """Share of the budget that is used up, in [0, 1]."""
@@ -151,7 +225,7 @@ class Curves(pl.Callback):
         clock: of the training.
 
     Raises:
-        UserError: a loss is no longer a number.
+        Diverged: a loss is no longer a number.
     """
 
     def __init__(self, every: int, folder: Path, clock: Clock) -> None:
@@ -176,7 +250,7 @@ class Curves(pl.Callback):
         if module.config.model.augment_target is not None:
             self.figures[AUGMENT] = module.augment_probability.item()
         if not all(math.isfinite(value) for value in self.figures.values()):
-            raise UserError(_diverged(module, self.folder))
+            raise Diverged(module, self.folder)
         for tag, value in self.figures.items():
             writer(trainer).add_scalar(tag, value, module.progress.images_seen)
         if module.config.model.loss in PROBABILISTIC:
@@ -210,7 +284,6 @@ class SampleGrids(pl.Callback):
         spread = np.arange(0, len(pack), max(1, len(pack) // GRID_SIDE**2))[: GRID_SIDE**2]
         squares = pack.squares(spread, np.full(len(spread), 0.5))
         self.paintings = torch.from_numpy(squares).permute(0, 3, 1, 2)
-        self.latest: Path | None = None
         self._collapsed = False
 
     def on_train_start(self, trainer: pl.Trainer, module: GAN) -> None:  # type: ignore[override]
@@ -225,13 +298,16 @@ class SampleGrids(pl.Callback):
         if trainer.is_global_zero and (due(module, self.every) or trainer.should_stop):
             self._paint(trainer, module)
 
+    def path(self, images_seen: int) -> Path:
+        """Where the grid of one state of the run lies."""
+        return self.folder / f"images-{images_seen:09d}.png"
+
     def _paint(self, trainer: pl.Trainer, module: GAN) -> None:
         seen = module.progress.images_seen
         latent_dim = module.config.model.latent_dim
         inputs = draw_inputs(0, GRID_SIDE**2, latent_dim, module.classes)
         samples = paint(module.generator_ema, inputs)
-        self.latest = self.folder / f"images-{seen:09d}.png"
-        show(trainer, "samples", tile(samples, GRID_SIDE), self.latest, seen)
+        show(trainer, "samples", tile(samples, GRID_SIDE), self.path(seen), seen)
         ratio = diversity(samples, self.paintings)
         writer(trainer).add_scalar(DIVERSITY, ratio, seen)
         warning = diversity_has_collapsed(ratio) if seen > EARLY else None
@@ -259,14 +335,38 @@ class Checkpoints(pl.Callback):
     ) -> None:
         if not (due(module, self.every) or trainer.should_stop):
             return
-        if not all(bool(tensor.isfinite().all()) for tensor in module.state_dict().values()):
-            raise UserError(_diverged(module, self.folder))
+        # Points before a checkpoint are never logged again, those after it always.
+        writer(trainer).flush()
+        self._save(trainer, module)
+        if trainer.is_global_zero and not (self.folder / CONFIG_FILE).exists():
+            save_config(module.config, self.folder)
+            raise gone(self.folder)
+
+    def on_exception(  # type: ignore[override]
+        self, trainer: pl.Trainer, module: GAN, error: BaseException
+    ) -> None:
+        """Keeps what a run had come to whose folder was deleted or moved under it."""
+        missing = not (self.folder / CONFIG_FILE).exists()
+        if missing and isinstance(error, FileNotFoundError) and trainer.world_size == 1:
+            save_config(module.config, self.folder)
+            self._save(trainer, module)
+
+    def _save(self, trainer: pl.Trainer, module: GAN) -> None:
+        refuse_diverged(trainer, module, self.folder)
         path = self.folder / f"images-{module.progress.images_seen:09d}.ckpt"
         trainer.save_checkpoint(path)
         if trainer.is_global_zero:
             link(path, self.folder / LAST)
             for old in sorted(self.folder.glob("images-*.ckpt"))[: -self.keep]:
                 old.unlink()
+
+
+def gone(folder: Path) -> UserError:
+    """What to tell a person who took the folder of a run away under it."""
+    return UserError(
+        f"{folder}: was deleted or moved while training. The state of the run lies there again. "
+        f"Go on with: python train.py resume={shlex.quote(str(folder))}"
+    )
 
 
 def link(path: Path, name: Path) -> None:
@@ -348,14 +448,3 @@ def show(trainer: pl.Trainer, tag: str, picture: Tensor, path: Path, step: int) 
     file_writer = writer(trainer).file_writer
     assert file_writer is not None
     file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
-
-
-def _diverged(module: GAN, folder: Path) -> str:
-    last = folder / LAST
-    good = (
-        f"The last good checkpoint is {last}." if last.exists() else "There was no checkpoint yet."
-    )
-    return (
-        f"A loss or weight is no longer a number after {module.progress.images_seen:,} images. "
-        f"{good} Try a lower model.learning_rate, or trainer.precision=32."
-    )

@@ -1,54 +1,96 @@
-"""The folder of a run: its name and its configuration."""
+"""The folder of a run: its name, its configuration, and who works in it."""
 
 import datetime
 import os
 import shlex
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from artgan.config import (
+    CONFIG_FILE,
     NAMED_FEATURES,
     ON_FEATURES,
     Command,
     ModelConfig,
     TrainConfig,
     load_config,
+    save_config,
     seconds,
 )
 from artgan.data import sources
 from artgan.data.classes import count_classes
 from artgan.data.pack import Pack
 from artgan.errors import UserError
+from artgan.files import cannot_write
 
 AUGMENTATIONS = ("color", "translation", "cutout")
 PENALTIES = ("r1", "r2", "gradient_penalty")
 SMOOTHED = ("bce", "lsgan")
 BUDGETS = ("epochs", "max_images", "max_time")
 # What may change in a run that goes on: these keys, and all keys of these groups.
-CHANGEABLE = {*BUDGETS, "resume", "dataset.root", "log_every", "sample_every", "evaluate_every"}
+CHANGEABLE = {*BUDGETS, "resume", "dataset.root", "on_nan"}
+CHANGEABLE |= {"log_every", "sample_every", "evaluate_every"}
 CHANGEABLE_GROUPS = ("evaluate", "checkpoint", "trainer")
+LOCK = ".lock"
+TEMPORARY = ".*.tmp"
 
 
-def prepare(config: TrainConfig, command: Command) -> tuple[TrainConfig, Path, Pack]:
+@contextmanager
+def prepare(config: TrainConfig, command: Command) -> Iterator[tuple[TrainConfig, Path, Pack]]:
     """Settles what one `train.py` command asks for, before torch and Lightning are imported.
 
-    Returns:
-        The configuration, the folder of the run, new or to go on with, and the paintings.
+    Yields:
+        The configuration, the folder of the run, new or to go on with, and the paintings. No other
+        process can train in that folder until the block ends.
 
     Raises:
-        UserError: something asked for is wrong or cannot be had; no folder has been made then.
+        UserError: something asked for is wrong or cannot be had, in which case no folder is made;
+            or another process trains in it.
     """
     refuse_torchrun()
     if config.resume is not None:
         folder = Path(config.resume)
         config = reopen(folder, command.overrides)
-        return config, folder, sources.load_paintings(config.dataset, config.resolution)
+        with _held(folder):
+            yield config, folder, sources.load_paintings(config.dataset, config.resolution)
+        return
     settle(config)
     pack = sources.load_paintings(config.dataset, config.resolution)
     # Too large a share, or a set without classes, is refused before there is a folder.
     training, _ = pack.split(config.dataset.holdout)
     if config.model.conditional:
         count_classes(training)
-    return config, claim_folder(config, command.job_number), pack
+    folder = claim_folder(config, command.job_number)
+    with _held(folder):
+        _refuse_taken(folder)  # by a process that was quicker
+        save_config(config, folder)
+        yield config, folder, pack
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Keeps other processes from training in a folder; the system lets go of it if this one dies.
+
+    Raises:
+        UserError: another process trains in it, or it cannot be written.
+    """
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            f"{folder}: another process trains this run. Wait for its end, or stop it first."
+        ) from None
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def settle(config: TrainConfig) -> None:
@@ -79,6 +121,10 @@ def _check_together(config: TrainConfig) -> None:
         seconds(config.max_time)  # refuses a mistyped one
     _check_model(config.model)
     devices = config.trainer.devices
+    if config.on_nan == "rollback" and (devices > 1 or config.trainer.strategy == "ddp"):
+        raise UserError(
+            "on_nan: rollback is for a single device. Set trainer.devices=1, or on_nan=stop"
+        )
     if config.batch_size % devices:
         raise UserError(
             f"batch_size: {config.batch_size} cannot be shared by {devices} devices. "
@@ -150,12 +196,16 @@ def _check_model(model: ModelConfig) -> None:
 
 
 def _refuse_taken(folder: Path) -> None:
-    # An empty folder is what is left of a run that came to nothing.
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not (folder.is_dir() and all(map(_is_leftover, folder.iterdir()))):
         raise UserError(
             f"name: there is a run {folder} already. Go on with it by "
             f"resume={shlex.quote(str(folder))}, or choose another name."
         )
+
+
+def _is_leftover(path: Path) -> bool:
+    """Whether no more than this is left of a run that came to nothing."""
+    return path.name in (CONFIG_FILE, LOCK) or path.match(TEMPORARY)
 
 
 def claim_folder(config: TrainConfig, job_number: int | None = None) -> Path:
@@ -173,14 +223,17 @@ def claim_folder(config: TrainConfig, job_number: int | None = None) -> Path:
         name += f"-{job_number}"
     folder = Path(config.output) / name
     attempt = 1
-    while config.name is None and folder.exists():  # begun in the same second
-        attempt += 1
-        folder = folder.with_name(f"{name}-{attempt}")
-    _refuse_taken(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"output: {folder} cannot be made ({error.strerror}).") from error
+    if config.name is not None:
+        _refuse_taken(folder)
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=config.name is not None)
+            break
+        except FileExistsError:  # begun in the same second
+            attempt += 1
+            folder = folder.with_name(f"{name}-{attempt}")
+        except OSError as error:
+            raise UserError(f"output: {folder} cannot be made ({error.strerror}).") from error
     config.name = folder.name
     return folder
 
@@ -223,8 +276,22 @@ def reopen(folder: Path, overrides: list[str]) -> TrainConfig:
 
 def clear_temporaries(folder: Path) -> None:
     """Removes what a killed process left half-written under temporary names."""
-    for path in folder.rglob(".*.tmp"):
+    for path in folder.rglob(TEMPORARY):
         path.unlink(missing_ok=True)
+
+
+def put_before_now(folder: Path) -> None:
+    """Has the event files of a run that goes on sort before the one it is about to write.
+
+    TensorBoard reads them in the order of their names, which begin with the second they were made
+    in. One made in this second, or before the clock was set back, gets an earlier one.
+    """
+    now = int(time.time())
+    files = sorted(folder.glob("events.out.tfevents.*"))
+    for place, path in enumerate(files):  # the order stands after each
+        *kind, second, rest = path.name.split(".", 4)
+        earlier = min(int(second), now - len(files) + place)
+        path.rename(path.with_name(".".join([*kind, f"{earlier:010d}", rest])))
 
 
 def refuse_torchrun() -> None:

@@ -10,6 +10,7 @@ from artgan.checkpoint import BEST, load_checkpoint
 from artgan.config import ON_FEATURES, TrainConfig
 from artgan.data.pack import Pack
 from artgan.evaluation import (
+    METRICS,
     PARTS,
     SEED,
     SHEET,
@@ -22,7 +23,7 @@ from artgan.evaluation import (
 )
 from artgan.metrics.features import Features
 from artgan.sampling import draw_inputs
-from artgan.training.callbacks import Stopping, due, show, writer
+from artgan.training.callbacks import GivenUp, Stopping, due, refuse_diverged, show, writer
 from artgan.training.module import GAN
 
 SHOWN = (*ON_FEATURES, "kid_std", "precision", "recall")
@@ -33,7 +34,8 @@ class Measurements(pl.Callback):
 
     The figures are those that `evaluate.py` would give. They go to TensorBoard and to `evaluated/`
     in the run's folder; the state that had the least of the monitored figure is kept as
-    `best.ckpt`. Nothing of the training is touched, and its clock stands still meanwhile.
+    `best.ckpt`. Nothing of the training is touched, and its clock stands still meanwhile. A run
+    that is to end does not wait for it; it is made up for when the run goes on.
 
     Args:
         config: of the run, with `evaluate_every`.
@@ -79,30 +81,54 @@ class Measurements(pl.Callback):
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best} if self.best else {}
 
+    def owes(self, module: GAN) -> bool:
+        """Whether the state that a run goes on from was to be measured, and was not."""
+        figures = figures_folder(self.folder, module.progress.images_seen) / METRICS
+        return module.progress.images_seen > 0 and self._due(module) and not figures.exists()
+
+    def _due(self, module: GAN) -> bool:
+        return due(module, self.every) or self.stopping.share(module.progress) >= 1
+
+    def on_train_start(self, trainer: pl.Trainer, module: GAN) -> None:  # type: ignore[override]
+        # Which figures lie in the folder, the first process knows for all.
+        if trainer.strategy.broadcast(self.owes(module)):
+            self._measure_all(trainer, module)
+
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: pl.Trainer, module: GAN, *_: object
     ) -> None:
-        if not (due(module, self.every) or trainer.should_stop):
-            return
+        if self._due(module):
+            self._measure_all(trainer, module)
+
+    def _measure_all(self, trainer: pl.Trainer, module: GAN) -> None:
+        refuse_diverged(trainer, module, self.folder)
         if module.device.type != "cpu":
             torch.accelerator.synchronize(module.device)  # what is still to do there is training
         with self.stopping.clock.paused():
             better = trainer.is_global_zero and self._measure(trainer, module)
-            # Saving takes all ranks, which wait here for the first.
-            if trainer.strategy.broadcast(better):
+            # Saving takes all ranks, which wait here for the first; so does stopping.
+            found = (better, trainer.should_stop)
+            better, trainer.should_stop = trainer.strategy.broadcast(found)
+            if better:
                 trainer.save_checkpoint(self.folder / BEST)
 
     def _measure(self, trainer: pl.Trainer, module: GAN) -> bool:
         """Measures, and tells whether this state is the best so far."""
-        if not (due(module, self.every) or self.stopping.share(module.progress) >= 1):
-            return False  # someone who stops the run does not want to wait
         seen = module.progress.images_seen
         num, latent_dim = self.config.evaluate.num, self.config.model.latent_dim
-        inputs = draw_inputs(SEED, num, latent_dim, module.classes)
-        measured, sheet = measure(module.generator_ema, inputs, self.reference, self.extract)
+        folder = figures_folder(self.folder, seen)
+        try:
+            with self.stopping.given_up_for_signals():
+                inputs = draw_inputs(SEED, num, latent_dim, module.classes)
+                measured, sheet = measure(
+                    module.generator_ema, inputs, self.reference, self.extract
+                )
+        except GivenUp:
+            (folder / METRICS).unlink(missing_ok=True)  # those of a state that was rolled back
+            trainer.should_stop = True
+            return False
         # The state may lie in no file.
         state = {"checkpoint": None, "images_seen": seen, "seed": SEED, "ema": True}
-        folder = figures_folder(self.folder, seen)
         show(trainer, "nearest", sheet, folder / SHEET, seen)
         write_figures(state | measured, folder)
         for tag, place in self.tags.items():

@@ -35,10 +35,12 @@ class Progress:
     Attributes:
         images_seen: paintings shown to the discriminator, over all devices.
         seconds: time spent in training, without set-up and pauses.
+        rollbacks: how often it went back to a checkpoint from a state that was lost.
     """
 
     images_seen: int = 0
     seconds: float = 0.0
+    rollbacks: int = 0
 
 
 class GAN(pl.LightningModule):
@@ -302,7 +304,9 @@ class GAN(pl.LightningModule):
 
         Half of the paintings are mirrored if `dataset.flip`.
         """
-        key = [self.config.seed, self.global_rank, self.progress.images_seen]
+        progress = self.progress
+        key = [self.config.seed, self.global_rank, progress.images_seen]
+        key += [progress.rollbacks] if progress.rollbacks else []
         seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
         random = torch.Generator(self.device).manual_seed(seed)
 
@@ -333,7 +337,7 @@ class GAN(pl.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.progress = Progress(**checkpoint[KEY]["progress"])
+        """Refuses what would fail later, or take the place of other parts than it was."""
         try:
             fits = self._fits(checkpoint)
         except (AttributeError, LookupError, TypeError, ValueError):

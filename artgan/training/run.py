@@ -2,26 +2,29 @@
 
 import copy
 import datetime
+import gc
 import io
 import logging
 import math
 import os
 import shlex
+import subprocess
 import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins import TorchCheckpointIO
 from pytorch_lightning.strategies import DDPStrategy
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
+from pytorch_lightning.utilities.warnings import PossibleUserWarning
 from torch.utils.tensorboard.summary import hparams
 
 from artgan.checkpoint import BEST, KEY, LAST, load_checkpoint, newest_checkpoint
@@ -46,16 +49,21 @@ from artgan.training.callbacks import (
     Checkpoints,
     Clock,
     Curves,
+    Diverged,
     ProgressBar,
     SampleGrids,
     Stopping,
+    gone,
+    say,
 )
-from artgan.training.capture import captures
+from artgan.training.capture import CapturedGraph, captures
 from artgan.training.datamodule import Paintings, holds
-from artgan.training.folder import clear_temporaries
+from artgan.training.folder import clear_temporaries, put_before_now
 from artgan.training.measurements import Measurements
-from artgan.training.memory import keep_freed_memory
+from artgan.training.memory import is_out_of_memory, keep_freed_memory
 from artgan.training.module import GAN, Progress
+
+MOST_ROLLBACKS = 3
 
 
 def join(folder: Path) -> None:
@@ -79,22 +87,72 @@ def train(config: TrainConfig, folder: Path, pack: Pack) -> bool:
 
     Raises:
         UserError: a device cannot be used, the dataset is another one than the run began with,
-            or the run is finished.
+            the run is finished, the memory is too small, or a loss is no longer a number.
     """
     is_first_process = RUN_FOLDER not in os.environ
     pack, held_out = pack.split(config.dataset.holdout)
+    with _quiet_lightning(), _restored_environment(), _unwritable_said_once(folder):
+        rollbacks = 0
+        while True:
+            try:
+                return _train(config, folder, pack, held_out, rollbacks, is_first_process)
+            except Diverged as error:
+                rollbacks = error.rollbacks + 1
+                if config.on_nan == "stop" or rollbacks > MOST_ROLLBACKS:
+                    raise
+                say(
+                    f"{error.what} Going back to the last good state, to go on from there with "
+                    f"other noise: {rollbacks} of at most {MOST_ROLLBACKS} times."
+                )
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                break
+    # Only here is the memory free again that the error held.
+    raise UserError(_too_large(config, pack))
+
+
+def _train(
+    config: TrainConfig,
+    folder: Path,
+    pack: Pack,
+    held_out: Pack,
+    rollbacks: int,
+    is_first_process: bool,
+) -> bool:
+    """Trains as `train` does, from the newest checkpoint on.
+
+    Args:
+        config: of the run.
+        folder: of the run.
+        pack: the paintings to train on.
+        held_out: those that are not.
+        rollbacks: how often the run has gone back to where it now goes on from.
+        is_first_process: whether it is this one that speaks and writes.
+
+    Raises:
+        Diverged: a loss or weight is no longer a number.
+        RuntimeError: there is not enough memory, among others.
+    """
     checkpoint, progress = last_state(folder, config, pack.key)
+    progress.rollbacks = max(progress.rollbacks, rollbacks)
     stopping = Stopping(*_budget(config, len(pack)), Clock())
-    if stopping.share(progress) >= 1:
+    classes = count_classes(pack) if config.model.conditional else {}
+    module = GAN(config, pack.key, stopping.max_images, classes)
+    module.progress = progress
+    grids = SampleGrids(config.sample_every, folder, pack)
+    measurements = Measurements(config, folder, stopping) if config.evaluate_every else None
+
+    def is_finished() -> bool:
+        owes = measurements is not None and measurements.owes(module)
+        return stopping.share(module.progress) >= 1 and not owes
+
+    if is_finished():
         raise UserError(
             f"{folder}: this run is finished, after {progress.images_seen:,} images in "
             f"{_duration(progress)}. To go on, give it more in all: "
             f"resume={shlex.quote(str(folder))} max_images=… (or epochs=… or max_time=…)"
         )
-    classes = count_classes(pack) if config.model.conditional else {}
-    module = GAN(config, pack.key, stopping.max_images, classes)
-    grids = SampleGrids(config.sample_every, folder, pack)
-    measurements = Measurements(config, folder, stopping) if config.evaluate_every else None
     logger = EventLog(
         folder,
         name="",
@@ -103,33 +161,99 @@ def train(config: TrainConfig, folder: Path, pack: Pack) -> bool:
         # Points that were logged after the checkpoint will be logged again.
         purge_step=progress.images_seen + 1 if checkpoint else 0,
     )
-    with _quiet_lightning(), _restored_environment(), _full_disk_said_once(folder):
-        callbacks = _callbacks(config, folder, stopping, grids, measurements)
-        trainer = _make_trainer(config.trainer, logger, callbacks)
-        if is_first_process:
+    callbacks = _callbacks(config, folder, stopping, grids, measurements)
+    trainer = _make_trainer(config.trainer, logger, callbacks)
+    if is_first_process:
+        if not rollbacks:
             announce(pack, config.dataset.crop, held_out, classes)
             print(f"{folder}: {_choices(config.trainer, trainer, pack)}", file=sys.stderr)
-            clear_temporaries(folder)
-            figures = [*FIGURES]
-            if measurements:
-                measurements.prepare(pack, held_out, str(trainer.strategy.root_device))
-                figures += measurements.tags
-            save_config(config, folder)
-            _log_hyperparameters(logger, config, figures)
-        if trainer.strategy.root_device.type == "cpu":
-            keep_freed_memory()
-        os.environ[RUN_FOLDER] = str(folder.resolve())
+        clear_temporaries(folder)
+        figures = [*FIGURES]
+        if measurements:
+            measurements.prepare(pack, held_out, str(trainer.strategy.root_device))
+            figures += measurements.tags
+        save_config(config, folder)
+        put_before_now(folder)
+        _log_hyperparameters(logger, config, figures)
+    if trainer.strategy.root_device.type == "cpu":
+        keep_freed_memory()
+    os.environ[RUN_FOLDER] = str(folder.resolve())
+    # Lightning's word for a SIGTERM that came before ours were the handlers.
+    with stopping.taking_signals(), suppress(SIGTERMException):
         trainer.fit(
             module,
             datamodule=Paintings(pack, config, stopping.max_images),
             ckpt_path=checkpoint,
             weights_only=True,
         )
-    finished = stopping.share(module.progress) >= 1
+    finished = is_finished()
     if is_first_process:
         best = measurements.best if measurements else None
-        _print_outcome(folder, module.progress, finished, grids.latest, best)
+        grid = grids.path(module.progress.images_seen)
+        _print_outcome(folder, module.progress, finished, grid, best)
+        if stopping.requeue and not finished:
+            _requeue()
     return finished
+
+
+def _too_large(config: TrainConfig, pack: Pack) -> str:
+    """What to tell a person whose memory is too small; tries half the batch, a quarter, ….
+
+    Returns:
+        The message.
+    """
+    batch_size = config.batch_size
+    problem = f"batch_size: there is not enough memory for {batch_size}."
+    if config.trainer.devices > 1:
+        return f"{problem} Start a new run with a smaller one."
+    print(f"{problem} Trying what would fit.", file=sys.stderr)
+    while batch_size > 1:
+        batch_size //= 2
+        if _fits(replace(config, batch_size=batch_size), pack):
+            return f"{problem} {batch_size} fits: start a new run with batch_size={batch_size}"
+    return f"{problem} Not even 1 fits: start a new run with a smaller model.width or resolution."
+
+
+def _fits(config: TrainConfig, pack: Pack) -> bool:
+    """Whether there is memory for a few updates, on a module that is thrown away."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    # The last of them is captured, where updates are replayed as a CUDA graph.
+    images = (CapturedGraph.WARM_UP + 1) * config.batch_size
+    classes = count_classes(pack) if config.model.conditional else {}
+    stopping = Stopping(images, math.inf, Clock())
+    try:
+        with _quiet_lightning(), _restored_environment():
+            _make_trainer(config.trainer, False, [stopping]).fit(
+                GAN(config, pack.key, images, classes), datamodule=Paintings(pack, config, images)
+            )
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return False
+    return True
+
+
+def _requeue() -> None:
+    """Has SLURM run the job again.
+
+    Raises:
+        UserError: it does not.
+
+    Source: the scontrol(1) manual page; the names of the variables, sbatch(1).
+    """
+    job = os.environ["SLURM_JOB_ID"]
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    try:
+        subprocess.run(["scontrol", "requeue", job], check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise UserError(
+            f"The run is saved, but SLURM did not put job {job} back into its queue ({error}). "
+            "Submit it again."
+        ) from error
+    print(f"Put back into the queue as job {job}.")
 
 
 def last_state(folder: Path, config: TrainConfig, dataset_key: str) -> tuple[Path | None, Progress]:
@@ -184,10 +308,10 @@ def _callbacks(
     return [
         stopping,
         curves,
-        # Before the grids: a system that ends the run may not wait for those.
-        Checkpoints(folder, config.checkpoint.every, config.checkpoint.keep),
         grids,
         *([measurements] if measurements else []),
+        # After all that belongs to a state: a killed run that goes on from it would not have it.
+        Checkpoints(folder, config.checkpoint.every, config.checkpoint.keep),
         ProgressBar(stopping, curves),
     ]
 
@@ -236,7 +360,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def _make_trainer(
-    config: TrainerConfig, logger: TensorBoardLogger, callbacks: list[pl.Callback]
+    config: TrainerConfig, logger: TensorBoardLogger | bool, callbacks: list[pl.Callback]
 ) -> pl.Trainer:
     # The discriminator's update leaves the generator's gradients unused, and the other way round.
     several = config.devices > 1 or config.strategy == "ddp"
@@ -310,6 +434,7 @@ def _quiet_lightning() -> Iterator[None]:
     logger.setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
+        warnings.filterwarnings("ignore", category=PossibleUserWarning)
         try:
             yield
         finally:
@@ -317,20 +442,27 @@ def _quiet_lightning() -> Iterator[None]:
 
 
 @contextmanager
-def _full_disk_said_once(folder: Path) -> Iterator[None]:
-    """TensorBoard's thread prints a full disk and then hands it on; we say it in our words."""
+def _unwritable_said_once(folder: Path) -> Iterator[None]:
+    """TensorBoard's thread prints what it cannot write and then hands it on; we say it once."""
     before = threading.excepthook
 
+    def is_of_folder(error: BaseException | None) -> TypeGuard[OSError]:
+        if not isinstance(error, OSError):
+            return False
+        return is_full(error) or str(folder) in os.fsdecode(error.filename or "")
+
     def print_others(failure: threading.ExceptHookArgs) -> None:
-        if not is_full(failure.exc_value):
+        if not is_of_folder(failure.exc_value):
             before(failure)
 
     threading.excepthook = print_others
     try:
         yield
     except OSError as error:
-        if not is_full(error):
+        if not is_of_folder(error):
             raise
+        if isinstance(error, FileNotFoundError) and (folder / CONFIG_FILE).exists():
+            raise gone(folder) from error
         raise cannot_write(folder, error) from error
     finally:
         threading.excepthook = before
@@ -351,7 +483,7 @@ def _print_outcome(
     folder: Path,
     progress: Progress,
     finished: bool,
-    grid: Path | None,
+    grid: Path,
     best: dict[str, Any] | None,
 ) -> None:
     run = shlex.quote(str(folder))

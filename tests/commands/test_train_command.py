@@ -71,7 +71,7 @@ def test_a_signal_saves_and_the_resumed_run_equals_the_uninterrupted_one(
     assert process.returncode == 0, errors
     assert f"Paused at {paused:,} images" in output
     assert "python train.py resume=checkpoints/mine" in output
-    assert not list(folder.glob(".*"))
+    assert not list(folder.glob(".*.tmp"))
 
     run(resume=folder, max_images=paused + 40)
     whole = run(name="whole", max_images=paused + 40)

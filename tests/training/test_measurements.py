@@ -226,7 +226,7 @@ def test_a_better_state_replaces_the_best_and_a_worse_one_does_not(
     assert_same_state(folder / "best.ckpt", folder / "images-000000048.ckpt")
     said = capsys.readouterr().out
     assert f"the best     {folder / 'best.ckpt'}, evaluate/swd held-out 0.2" in said
-    assert not list(folder.glob(".*"))
+    assert not list(folder.glob(".*.tmp"))
 
 
 def test_the_best_so_far_is_known_to_a_resumed_run_and_survives_what_is_kept(
