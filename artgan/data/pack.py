@@ -14,6 +14,7 @@ import hashlib
 import json
 import mmap
 import os
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -189,6 +190,25 @@ def load_pack(root: Path, how: Cut) -> Pack:
             ) from error
 
 
+def open_pack(root: Path, how: Cut, key: str) -> Pack:
+    """The pack that another process has loaded, without another look at the paintings.
+
+    Raises:
+        UserError: it does not lie here.
+    """
+    folder = _place(root)
+    try:
+        pack = _read_pack(replace(read_record(folder), root=root), folder, how)
+    except (OSError, ValueError, KeyError, TypeError):
+        pack = None
+    if pack is None or pack.key != key:
+        raise UserError(
+            f"{root}: on {socket.gethostname()} other paintings lie here, or none, than where the "
+            "run was started. All machines need them on a disk that they share."
+        )
+    return pack
+
+
 @contextmanager
 def prepared(root: Path) -> Iterator[Path]:
     """The folder for what is known of `root`, held against other processes until it is left.
@@ -210,9 +230,7 @@ def prepared(root: Path) -> Iterator[Path]:
             "HEIC, AVIF, JPEG 2000, BMP, GIF, TGA, PPM and PGM files, and does not follow linked "
             "folders."
         )
-    folder = root / FOLDER
-    if not os.access(folder if folder.exists() else root, os.W_OK):
-        folder = ELSEWHERE / _identity(root)
+    folder = _place(root)
     lock = FileLock(folder / "lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -229,6 +247,13 @@ def prepared(root: Path) -> Iterator[Path]:
         yield folder
     finally:
         lock.release()
+
+
+def _place(root: Path) -> Path:
+    folder = root / FOLDER
+    if os.access(folder if folder.exists() else root, os.W_OK):
+        return folder
+    return ELSEWHERE / _identity(root)
 
 
 def _identity(root: Path) -> str:

@@ -28,6 +28,7 @@ from artgan.files import atomic_write
 from artgan.pictures import encode_png, tile
 from artgan.sampling import draw_inputs, paint
 from artgan.training.health import discriminator_has_won, diversity, diversity_has_collapsed
+from artgan.training.launchers import is_first
 from artgan.training.losses import PROBABILISTIC
 from artgan.training.module import GAN, Progress
 
@@ -105,7 +106,8 @@ class Stopping(pl.Callback):
             os.kill(os.getpid(), number)
         self._interrupted = True
         # Written past Python's buffers: the signal may have come in the midst of another print.
-        os.write(2, b"\nStopping, with a checkpoint. Once more: at once.\n")
+        if is_first():
+            os.write(2, b"\nStopping, with a checkpoint. Once more: at once.\n")
 
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: pl.Trainer, module: GAN, *_: object

@@ -11,6 +11,7 @@ from artgan.config import (
     Command,
     ModelConfig,
     TrainConfig,
+    TrainerConfig,
     load_config,
     seconds,
 )
@@ -18,6 +19,7 @@ from artgan.data import sources
 from artgan.data.classes import count_classes
 from artgan.data.pack import Pack
 from artgan.errors import UserError
+from artgan.training.launchers import launched
 
 AUGMENTATIONS = ("color", "translation", "cutout")
 PENALTIES = ("r1", "r2", "gradient_penalty")
@@ -37,7 +39,13 @@ def prepare(config: TrainConfig, command: Command) -> tuple[TrainConfig, Path, P
     Raises:
         UserError: something asked for is wrong or cannot be had; no folder has been made then.
     """
-    refuse_torchrun()
+    if launched() or config.trainer.num_nodes > 1:
+        if command.job_number is not None:
+            raise UserError("-m: trains on one machine only. Start the runs one by one.")
+        # Imported only now: it takes torch, and others wait.
+        from artgan.training.processes import meet
+
+        meet()
     if config.resume is not None:
         folder = Path(config.resume)
         config = reopen(folder, command.overrides)
@@ -78,13 +86,25 @@ def _check_together(config: TrainConfig) -> None:
     if config.max_time is not None:
         seconds(config.max_time)  # refuses a mistyped one
     _check_model(config.model)
-    devices = config.trainer.devices
+    devices = _settle_devices(config.trainer)
     if config.batch_size % devices:
         raise UserError(
             f"batch_size: {config.batch_size} cannot be shared by {devices} devices. "
             f"Take a multiple of {devices}."
         )
     _settle_measuring(config)
+
+
+def _settle_devices(config: TrainerConfig) -> int:
+    """Takes the counts of devices and machines from torchrun or srun, and gives their product."""
+    if place := launched():
+        config.devices, config.num_nodes = place.devices, place.num_nodes
+    elif config.num_nodes > 1 and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+        raise UserError(
+            f"trainer.num_nodes: {config.num_nodes} machines cannot find each other. Start "
+            "train.py on each of them by torchrun or srun; docs/scaling.md shows how."
+        )
+    return config.devices * config.num_nodes
 
 
 def _settle_measuring(config: TrainConfig) -> None:
@@ -225,9 +245,3 @@ def clear_temporaries(folder: Path) -> None:
     """Removes what a killed process left half-written under temporary names."""
     for path in folder.rglob(".*.tmp"):
         path.unlink(missing_ok=True)
-
-
-def refuse_torchrun() -> None:
-    """Each process of torchrun would make a run of its own; that is not supported yet."""
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        raise UserError("torchrun is not supported yet. Use python train.py trainer.devices=N")

@@ -6,11 +6,13 @@ import logging
 import math
 import os
 import shlex
+import signal
+import socket
 import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,6 @@ from torch.utils.tensorboard.summary import hparams
 from artgan.checkpoint import BEST, KEY, LAST, newest_checkpoint
 from artgan.config import (
     CONFIG_FILE,
-    RUN_FOLDER,
     TrainConfig,
     TrainerConfig,
     config_defaults,
@@ -36,7 +37,7 @@ from artgan.config import (
 )
 from artgan.data.classes import count_classes
 from artgan.data.pack import Pack
-from artgan.data.sources import announce, load_paintings
+from artgan.data.sources import announce, reload_paintings
 from artgan.errors import UserError, printable
 from artgan.files import atomic_write, cannot_write, is_full
 from artgan.training.callbacks import (
@@ -51,15 +52,30 @@ from artgan.training.callbacks import (
 from artgan.training.capture import captures
 from artgan.training.datamodule import Paintings, holds
 from artgan.training.folder import clear_temporaries
+from artgan.training.launchers import is_first
 from artgan.training.measurements import Measurements
 from artgan.training.memory import keep_freed_memory
 from artgan.training.module import GAN, Progress
+from artgan.training.processes import cluster, together, told
 
 
-def join(folder: Path) -> None:
-    """Trains on one more device, in a run that another process has begun."""
+def join() -> None:
+    """Trains on one more device, in a run that another process begins.
+
+    Raises:
+        UserError: the run or its paintings cannot be seen from this machine.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process gets it, too, and decides
+    folder, dataset_key = told()
+    if not (folder / CONFIG_FILE).is_file():
+        raise UserError(
+            f"{folder}: the run's folder cannot be seen from {socket.gethostname()}. All machines "
+            "need it on a disk that they share: output=PATH"
+        )
     config = load_config(folder)
-    train(config, folder, load_paintings(config.dataset, config.resolution))
+    pack = reload_paintings(config.dataset, config.resolution, dataset_key)
+    with redirect_stderr(io.StringIO()):  # the first process says the same
+        train(config, folder, pack)
 
 
 def train(config: TrainConfig, folder: Path, pack: Pack) -> bool:
@@ -79,9 +95,9 @@ def train(config: TrainConfig, folder: Path, pack: Pack) -> bool:
         UserError: a device cannot be used, the dataset is another one than the run began with,
             or the run is finished.
     """
-    is_first_process = RUN_FOLDER not in os.environ
     pack, held_out = pack.split(config.dataset.holdout)
     checkpoint, progress = last_state(folder, config, pack.key)
+    processes = config.trainer.devices * config.trainer.num_nodes
     stopping = Stopping(*_budget(config, len(pack)), Clock())
     if stopping.share(progress) >= 1:
         raise UserError(
@@ -104,7 +120,7 @@ def train(config: TrainConfig, folder: Path, pack: Pack) -> bool:
     with _quiet_lightning(), _restored_environment(), _full_disk_said_once(folder):
         callbacks = _callbacks(config, folder, stopping, grids, measurements)
         trainer = _make_trainer(config.trainer, logger, callbacks)
-        if is_first_process:
+        if is_first():
             announce(pack, config.dataset.crop, held_out, classes)
             print(f"{folder}: {_choices(config.trainer, trainer, pack)}", file=sys.stderr)
             clear_temporaries(folder)
@@ -116,15 +132,15 @@ def train(config: TrainConfig, folder: Path, pack: Pack) -> bool:
             _log_hyperparameters(logger, config, figures)
         if trainer.strategy.root_device.type == "cpu":
             keep_freed_memory()
-        os.environ[RUN_FOLDER] = str(folder.resolve())
-        trainer.fit(
-            module,
-            datamodule=Paintings(pack, config, stopping.max_images),
-            ckpt_path=checkpoint,
-            weights_only=True,
-        )
+        with together(config.trainer, folder, pack.key) if processes > 1 else nullcontext():
+            trainer.fit(
+                module,
+                datamodule=Paintings(pack, config, stopping.max_images),
+                ckpt_path=checkpoint,
+                weights_only=True,
+            )
     finished = stopping.share(module.progress) >= 1
-    if is_first_process:
+    if is_first():
         best = measurements.best if measurements else None
         _print_outcome(folder, module.progress, finished, grids.latest, best)
     return finished
@@ -229,29 +245,40 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             file.write(buffer.getbuffer())
 
 
+class Ranks(DDPStrategy):
+    """Lightning's processes for several devices; `GAN` itself averages what each has computed.
+
+    `DistributedDataParallel` would send the gradients of both networks at the update of either.
+    """
+
+    def configure_ddp(self) -> None:
+        assert self.lightning_module is not None
+        # Processors of another make may have drawn other bits.
+        for tensor in self.lightning_module.state_dict().values():
+            torch.distributed.broadcast(tensor, 0)
+
+
 def _make_trainer(
     config: TrainerConfig, logger: TensorBoardLogger, callbacks: list[pl.Callback]
 ) -> pl.Trainer:
-    # The discriminator's update leaves the generator's gradients unused, and the other way round.
-    several = config.devices > 1 or config.strategy == "ddp"
-    strategy = DDPStrategy(find_unused_parameters=True) if several else "auto"
+    several = config.devices * config.num_nodes > 1 or config.strategy == "ddp"
     try:
         return pl.Trainer(
             accelerator=config.accelerator,
             devices=config.devices,
-            strategy=strategy,
+            num_nodes=config.num_nodes,
+            strategy=Ranks() if several else "auto",
             precision=pick_precision(config.precision, config.accelerator),  # type: ignore[arg-type]
-            sync_batchnorm=several and config.accelerator != "cpu" and torch.cuda.is_available(),
             logger=logger,
             callbacks=callbacks,
-            plugins=[AtomicCheckpointIO()],
+            plugins=[AtomicCheckpointIO(), cluster()],
             max_epochs=-1,  # Stopping ends it
             use_distributed_sampler=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-    except (MisconfigurationException, RuntimeError) as error:
+    except (MisconfigurationException, RuntimeError, ValueError) as error:
         raise UserError(
             f"trainer: accelerator={config.accelerator} devices={config.devices} cannot be had "
             f"here ({str(error).splitlines()[0]}). Try trainer.accelerator=auto trainer.devices=1"
@@ -309,15 +336,17 @@ def _flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
     """Lightning's own remarks are about options that a user here does not have."""
-    logger = logging.getLogger("pytorch_lightning")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
         try:
             yield
         finally:
-            logger.setLevel(level)
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 @contextmanager
