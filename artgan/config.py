@@ -129,6 +129,11 @@ class TrainerConfig:
     cuda_graph: bool = MISSING
     paintings: str = _choice("auto", "device", "file")
 
+    @property
+    def processes(self) -> int:
+        """One for each device of all machines."""
+        return self.devices * self.num_nodes
+
 
 @dataclass
 class TrainConfig:

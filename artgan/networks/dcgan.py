@@ -5,11 +5,12 @@ Convolutional Generative Adversarial Networks" (arXiv:1511.06434).
 """
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from artgan.networks.convolution import Downsampling, FromLatents, ToLogits, Upsampling
-from artgan.networks.ranks import count_ranks, var_mean
+from artgan.networks.ranks import is_distributed, var_mean
 
 RESOLUTIONS = (32, 64, 128, 256)
 IMAGE_CHANNELS = 3
@@ -162,14 +163,14 @@ class BatchNorm(nn.BatchNorm2d):
 
     def forward(self, features: Tensor) -> Tensor:
         """[N, C, H, W] to the same shape; in training, N is each process's part of the batch."""
-        if not self.training or count_ranks() == 1:
+        if not (self.training and is_distributed()):
             return super().forward(features)
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         assert self.momentum is not None
         var, mean = var_mean(features.float(), (0, 2, 3))
-        count = features.numel() // len(mean) * count_ranks()
+        count = features.numel() // len(mean) * dist.get_world_size()
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)

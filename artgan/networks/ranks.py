@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.autograd import Function
 
 
-def count_ranks() -> int:
-    """How many processes train together; 1 for one that trains alone."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+def is_distributed() -> bool:
+    """Whether processes train together, be it only one of them."""
+    return dist.is_available() and dist.is_initialized()
 
 
 def mean_over_ranks(tensor: Tensor) -> Tensor:
@@ -18,8 +18,7 @@ def mean_over_ranks(tensor: Tensor) -> Tensor:
 
     Every rank must call it at the same place, with the same shape.
     """
-    ranks = count_ranks()
-    return tensor if ranks == 1 else _Sum.apply(tensor) / ranks
+    return _Sum.apply(tensor) / dist.get_world_size() if is_distributed() else tensor
 
 
 def var_mean(features: Tensor, dim: tuple[int, ...]) -> tuple[Tensor, Tensor]:
@@ -30,7 +29,7 @@ def var_mean(features: Tensor, dim: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         dim: dimensions to reduce; that of the batch is among them.
     """
     var, mean = torch.var_mean(features, dim, correction=0)
-    if count_ranks() == 1:
+    if not is_distributed():
         return var, mean
     # In float64, in which the difference below loses nothing.
     exact = mean.double()

@@ -15,7 +15,7 @@ def captures(config: TrainerConfig, device: torch.device) -> bool:
 
     Several devices wait for each other in each update, which is not captured.
     """
-    alone = config.devices * config.num_nodes == 1 and config.strategy != "ddp"
+    alone = config.processes == 1 and config.strategy != "ddp"
     return config.cuda_graph and device.type == "cuda" and alone
 
 

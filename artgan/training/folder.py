@@ -86,7 +86,8 @@ def _check_together(config: TrainConfig) -> None:
     if config.max_time is not None:
         seconds(config.max_time)  # refuses a mistyped one
     _check_model(config.model)
-    devices = _settle_devices(config.trainer)
+    _settle_devices(config.trainer)
+    devices = config.trainer.processes
     if config.batch_size % devices:
         raise UserError(
             f"batch_size: {config.batch_size} cannot be shared by {devices} devices. "
@@ -95,8 +96,8 @@ def _check_together(config: TrainConfig) -> None:
     _settle_measuring(config)
 
 
-def _settle_devices(config: TrainerConfig) -> int:
-    """Takes the counts of devices and machines from torchrun or srun, and gives their product."""
+def _settle_devices(config: TrainerConfig) -> None:
+    """Takes the counts of devices and machines from torchrun or srun, which started them."""
     if place := launched():
         config.devices, config.num_nodes = place.devices, place.num_nodes
     elif config.num_nodes > 1 and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
@@ -104,7 +105,6 @@ def _settle_devices(config: TrainerConfig) -> int:
             f"trainer.num_nodes: {config.num_nodes} machines cannot find each other. Start "
             "train.py on each of them by torchrun or srun; docs/scaling.md shows how."
         )
-    return config.devices * config.num_nodes
 
 
 def _settle_measuring(config: TrainConfig) -> None:

@@ -15,7 +15,7 @@ from artgan import __version__
 from artgan.checkpoint import FORMAT, KEY
 from artgan.config import TrainConfig
 from artgan.networks.dcgan import Discriminator, Generator
-from artgan.networks.ranks import count_ranks, mean_over_ranks
+from artgan.networks.ranks import is_distributed, mean_over_ranks
 from artgan.training.augment import DRAWS, adapted, augment
 from artgan.training.capture import CapturedGraph, captures
 from artgan.training.ema import update_ema
@@ -258,7 +258,7 @@ class GAN(pl.LightningModule):
         """Moves the weights of an optimiser against the gradient of a loss, averaged over ranks."""
         optimizer.zero_grad()
         self.manual_backward(loss)
-        if count_ranks() > 1:
+        if is_distributed():
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             gradients = [p.grad for p in parameters if p.grad is not None]
             # As one tensor: sending many small ones takes longer.

@@ -25,7 +25,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.utils.tensorboard.summary import hparams
 
-from artgan.checkpoint import BEST, KEY, LAST, newest_checkpoint
+from artgan.checkpoint import BEST, KEY, LAST, load_checkpoint, newest_checkpoint
 from artgan.config import (
     CONFIG_FILE,
     TrainConfig,
@@ -97,7 +97,6 @@ def train(config: TrainConfig, folder: Path, pack: Pack) -> bool:
     """
     pack, held_out = pack.split(config.dataset.holdout)
     checkpoint, progress = last_state(folder, config, pack.key)
-    processes = config.trainer.devices * config.trainer.num_nodes
     stopping = Stopping(*_budget(config, len(pack)), Clock())
     if stopping.share(progress) >= 1:
         raise UserError(
@@ -123,6 +122,8 @@ def train(config: TrainConfig, folder: Path, pack: Pack) -> bool:
         if is_first():
             announce(pack, config.dataset.crop, held_out, classes)
             print(f"{folder}: {_choices(config.trainer, trainer, pack)}", file=sys.stderr)
+            if checkpoint:
+                _tell_other_count(checkpoint, config.trainer.processes)
             clear_temporaries(folder)
             figures = [*FIGURES]
             if measurements:
@@ -132,7 +133,8 @@ def train(config: TrainConfig, folder: Path, pack: Pack) -> bool:
             _log_hyperparameters(logger, config, figures)
         if trainer.strategy.root_device.type == "cpu":
             keep_freed_memory()
-        with together(config.trainer, folder, pack.key) if processes > 1 else nullcontext():
+        others = isinstance(trainer.strategy, Ranks)
+        with together(config.trainer, folder, pack.key) if others else nullcontext():
             trainer.fit(
                 module,
                 datamodule=Paintings(pack, config, stopping.max_images),
@@ -261,7 +263,7 @@ class Ranks(DDPStrategy):
 def _make_trainer(
     config: TrainerConfig, logger: TensorBoardLogger, callbacks: list[pl.Callback]
 ) -> pl.Trainer:
-    several = config.devices * config.num_nodes > 1 or config.strategy == "ddp"
+    several = config.processes > 1 or config.strategy == "ddp"
     try:
         return pl.Trainer(
             accelerator=config.accelerator,
@@ -289,12 +291,25 @@ def _choices(config: TrainerConfig, trainer: pl.Trainer, pack: Pack) -> str:
     """In one line, what was chosen by the machine and the size of the set."""
     device = trainer.strategy.root_device
     where = "on the device" if holds(device, pack, config.paintings) else "in their file"
-    line = f"training on {device}, precision {trainer.precision}, paintings {where}"
+    on = f"{config.processes} devices, the first {device}" if config.processes > 1 else device
+    line = f"training on {on}, precision {trainer.precision}, paintings {where}"
     if captures(config, device):
         line += ", updates as a CUDA graph"
     if device.type == "cpu" and trainer.precision == "bf16-mixed":
         line += ", deep convolutions as matrix products"
     return line
+
+
+def _tell_other_count(checkpoint: Path, processes: int) -> None:
+    """Says what is not exact where a run goes on with another count of devices."""
+    trainer = load_checkpoint(checkpoint)[KEY]["config"]["trainer"]
+    before = trainer["devices"] * trainer.get("num_nodes", 1)
+    if before != processes:
+        print(
+            f"{checkpoint}: was trained on {before} devices, now on {processes}. Paintings and "
+            "latents stay the same; sums are rounded otherwise, so it is not the same bit for bit.",
+            file=sys.stderr,
+        )
 
 
 def _budget(config: TrainConfig, paintings: int) -> tuple[float, float]:

@@ -3,21 +3,34 @@
 import multiprocessing
 import os
 import runpy
+import signal
 import socket
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 
 from artgan.checkpoint import load_checkpoint
-from tests.helpers import EVERYTHING, ROOT, THE_OTHERS, small_arguments
+from tests.helpers import (
+    EVERYTHING,
+    ROOT,
+    THE_OTHERS,
+    assert_same_state,
+    environment,
+    small_arguments,
+)
 
 Run = Callable[..., Path]
+Launcher = Callable[[int, int], dict[str, str]]
 FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(["artgan.training.run"])
 
-LOSSES = {
+LOSSES: dict[str, dict[str, Any]] = {
     "bce": {},
     "hinge": {"model__loss": "hinge", "model__normalization": "spectral"},
     "lsgan": {"model__loss": "lsgan", "model__label_smoothing": 0.1},
@@ -32,46 +45,69 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def torchrun_environment(rank: int, ranks: int, port: int) -> dict[str, str]:
-    """What torchrun tells the processes of one machine."""
+def torchrun(rank: int, port: int) -> dict[str, str]:
+    """What torchrun tells one of two processes on one machine."""
     return {
         "TORCHELASTIC_RUN_ID": "none",
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(ranks),
-        "LOCAL_WORLD_SIZE": str(ranks),
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
-        "OMP_NUM_THREADS": "1",
     }
+
+
+def srun(rank: int, port: int) -> dict[str, str]:
+    """What srun tells one of two processes, each on a machine of its own."""
+    return {
+        "SLURM_JOB_ID": "7",
+        "SLURM_JOB_NAME": "paint",
+        "SLURM_NTASKS": "2",
+        "SLURM_NTASKS_PER_NODE": "1",
+        "SLURM_NNODES": "2",
+        "SLURM_NODELIST": "127.0.0.1",
+        "SLURM_PROCID": str(rank),
+        "SLURM_NODEID": str(rank),
+        "SLURM_LOCALID": "0",
+        "MASTER_PORT": str(port),
+    }
+
+
+def by_hand(rank: int, port: int) -> dict[str, str]:
+    """What a person sets on one of two machines."""
+    return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": str(rank)}
 
 
 def train_as_rank(
     environments: Sequence[dict[str, str]], commands: Sequence[Sequence[str]], log: Path
 ) -> None:
-    """Runs `train.py` with some arguments after another, in this process."""
+    """Runs `train.py` with one list of arguments after another, in this process."""
+    os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    for environment, arguments in zip(environments, commands, strict=True):
-        os.environ |= environment
+    for said, arguments in zip(environments, commands, strict=True):
+        os.environ |= said
         sys.argv = ["train.py", *arguments]
         runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
 
 
-def train_together(ranks: int, commands: Sequence[Sequence[str]], log: Path) -> list[int | None]:
-    """Runs `train.py` in as many processes, with the same arguments, and gives their exit codes."""
+def train_together(
+    commands: Sequence[Sequence[str]], log: Path, launcher: Launcher = torchrun
+) -> list[int | None]:
+    """Runs `train.py` in two processes, with the same arguments, and gives their exit codes."""
     ports = [free_port() for _ in commands]
     processes = []
-    for rank in range(ranks):
-        environments = [torchrun_environment(rank, ranks, port) for port in ports]
+    for rank in (0, 1):
+        environments = [launcher(rank, port) for port in ports]
         arguments = (environments, commands, log)
         processes.append(FORK.Process(target=train_as_rank, args=arguments))
     for process in processes:
         process.start()
     for process in processes:
-        process.join(200)
+        process.join(400)
         process.kill()
     return [process.exitcode for process in processes]
 
@@ -89,7 +125,7 @@ def test_an_update_of_two_processes_is_that_of_one(
         output = f"output={tmp_path / 'two'}"
         commands.append([*small_arguments(paintings), *given, f"name={name}", output])
     log = tmp_path / "log"
-    assert train_together(2, commands, log) == [0, 0], log.read_text()
+    assert train_together(commands, log) == [0, 0], log.read_text()
 
     for name in LOSSES:
         one_process, two_processes = (
@@ -108,3 +144,141 @@ def test_an_update_of_two_processes_is_that_of_one(
             torch.testing.assert_close(
                 two_processes["state_dict"][key], expected, msg=f"{name} {key}"
             )
+
+
+@pytest.mark.parametrize("launcher", [torchrun, srun, by_hand])
+def test_of_several_processes_one_claims_writes_and_prints(
+    run: Run, paintings: Path, tmp_path: Path, launcher: Launcher
+) -> None:
+    alone = run(name="alone", sample_every=8, max_images=16, checkpoint__every=8)
+    command = [
+        *small_arguments(paintings),
+        "sample_every=8",
+        "max_images=16",
+        "checkpoint.every=8",
+        f"output={tmp_path / 'together'}",
+        *(["trainer.num_nodes=2"] if launcher is by_hand else []),
+    ]
+    log = tmp_path / "log"
+    assert train_together([command], log, launcher) == [0, 0], log.read_text()
+    (folder,) = (tmp_path / "together").iterdir()  # by the default name, which tells the time
+
+    def names(folder: Path) -> set[str]:
+        files = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+        return {"events" if name.startswith("events.") else name for name in files}
+
+    assert names(folder) == names(alone)
+    assert len(list(folder.glob("events.*"))) == 1
+    said = log.read_text()
+    assert said.count("40 of 40 pictures can be used") == said.count("Done: 16 images") == 1
+    assert "Traceback" not in said
+
+
+def test_two_processes_resume_bit_for_bit_and_one_goes_on_where_they_stopped(
+    run: Run, paintings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = [*small_arguments(paintings), f"output={tmp_path}"]
+    commands = [
+        [*common, "name=whole", "max_images=64"],
+        [*common, "name=part", "max_images=24"],
+        [f"resume={tmp_path / 'part'}", "max_images=64"],
+    ]
+    log = tmp_path / "log"
+    assert train_together(commands, log) == [0, 0], log.read_text()
+    assert_same_state(tmp_path / "part" / "last.ckpt", tmp_path / "whole" / "last.ckpt")
+    assert "bit for bit" not in log.read_text()
+
+    capsys.readouterr()
+    run(resume=tmp_path / "part", max_images=72, **{"trainer.devices": 1})
+    said = [line for line in capsys.readouterr().err.splitlines() if "bit for bit" in line]
+    assert len(said) == 1
+    assert "was trained on 2 devices, now on 1." in said[0]
+
+
+def test_a_mistake_is_said_once(paintings: Path, tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").touch()
+    command = [*small_arguments(paintings), f"output={tmp_path}", "name=taken"]
+    log = tmp_path / "log"
+    assert train_together([command], log, srun) == [1, 1]
+    assert log.read_text().count("there is a run") == 1
+    assert len(log.read_text().splitlines()) == 1
+
+
+ENDLESS = ("max_images=100000000", "checkpoint.every=8", "name=mine")
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def wait_for(path: Path, processes: Sequence[subprocess.Popen[str]]) -> None:
+    ends = time.monotonic() + 300
+    while not path.exists():
+        assert all(process.poll() is None for process in processes), processes[0].communicate()
+        assert time.monotonic() < ends
+        time.sleep(0.1)
+
+
+def begin(command: Sequence[object], cwd: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, *map(str, command)],
+        cwd=cwd,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").exists(), reason="finds the processes in /proc")
+@pytest.mark.parametrize("killed", [0, 1])
+def test_with_a_killed_process_the_others_end_and_one_says_so(
+    paintings: Path, tmp_path: Path, killed: int
+) -> None:
+    """2 cases: the first of two processes is killed, and the other one."""
+    script = [ROOT / "train.py", *small_arguments(paintings), *ENDLESS, "trainer.devices=2"]
+    process = begin(script, tmp_path)
+    last = Path("checkpoints/mine/last.ckpt")
+    wait_for(tmp_path / last, [process])
+    (child,) = children(process.pid)
+    os.kill([process.pid, child][killed], signal.SIGKILL)
+    # Its end comes only when no process holds it any more.
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == (1 if killed else -signal.SIGKILL)
+    assert said.count("a process of this run has ended") == 1
+    assert said.count(str(last)) == 1
+    assert "Traceback" not in said
+    assert load_checkpoint(tmp_path / last)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").exists(), reason="finds the processes in /proc")
+def test_two_machines_of_torchrun_train_one_run_and_end_together(
+    paintings: Path, tmp_path: Path
+) -> None:
+    """Two torchruns on one machine; then, in a second run, a process of the second is killed."""
+
+    def machines(*more: str) -> list[subprocess.Popen[str]]:
+        meeting = ["--master-addr", "127.0.0.1", "--master-port", free_port(), "--nnodes", 2]
+        script = [ROOT / "train.py", *small_arguments(paintings), *more]
+        each = ["-m", "torch.distributed.run", *meeting, "--nproc-per-node", 1]
+        return [begin([*each, "--node-rank", rank, *script], tmp_path) for rank in (0, 1)]
+
+    processes = machines("max_images=64", "name=whole")
+    said = "".join(process.communicate(timeout=300)[0] for process in processes)
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert said.count("Done: 64 images") == 1
+    assert (tmp_path / "checkpoints" / "whole" / "last.ckpt").is_file()
+
+    processes = machines(*ENDLESS)
+    last = Path("checkpoints/mine/last.ckpt")
+    wait_for(tmp_path / last, processes)
+    (worker,) = children(processes[1].pid)
+    os.kill(worker, signal.SIGKILL)
+    said = "".join(process.communicate(timeout=60)[0] for process in processes)
+    assert [process.returncode for process in processes] == [1, 1]
+    assert said.count("a process of this run has ended") == 1
+    assert said.count(str(last)) == 1
+    assert 'train.py", line' not in said  # torchrun's own report has tracebacks
