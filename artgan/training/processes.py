@@ -119,7 +119,7 @@ def together(config: TrainerConfig, folder: Path, dataset_key: str) -> Iterator[
 
     def give_up() -> None:
         leave()
-        print("\n" + _lost(folder), file=sys.stderr, flush=True)
+        _say_lost(folder)
         os._exit(1)  # whoever waits for a lost process cannot be asked to end
 
     def watch(process: subprocess.Popen[bytes]) -> None:
@@ -142,7 +142,7 @@ def together(config: TrainerConfig, folder: Path, dataset_key: str) -> Iterator[
             raise
         # The first process knows it, too, and ends the others; or it is the one that is lost.
         time.sleep(GRACE)
-        if is_lost and cluster().global_rank() == 1:
+        if is_lost and dist.is_initialized() and dist.get_rank() == 1:
             give_up()
         os._exit(1)
     finally:
@@ -158,10 +158,12 @@ def together(config: TrainerConfig, folder: Path, dataset_key: str) -> Iterator[
 
 
 def _start(number: int) -> subprocess.Popen[bytes]:
-    environment = os.environ | {"LOCAL_RANK": str(number)}
-    # Its input ends when this process ends, however that may be.
     return subprocess.Popen(
-        [sys.executable, str(SCRIPT)], env=environment, stdin=subprocess.PIPE, bufsize=0
+        [sys.executable, str(SCRIPT)],
+        env=os.environ | {"LOCAL_RANK": str(number)},
+        stdin=subprocess.PIPE,  # ends when this process ends, however that may be
+        bufsize=0,
+        start_new_session=True,  # Ctrl-C is for this process to decide on
     )
 
 
@@ -169,11 +171,11 @@ def _watch_parent(folder: Path) -> None:
     """Ends this process with the one that has started it; if that was killed, one says so."""
     said = os.read(0, 1)
     if not said and os.environ["LOCAL_RANK"] == "1":
-        print("\n" + _lost(folder), file=sys.stderr, flush=True)
+        _say_lost(folder)
     os._exit(1)
 
 
-def _lost(folder: Path) -> str:
+def _say_lost(folder: Path) -> None:
     last = folder / LAST
     kept = (
         f"The last checkpoint is {last}. Go on with:\n"
@@ -181,4 +183,8 @@ def _lost(folder: Path) -> str:
         if last.exists()
         else "There was no checkpoint yet."
     )
-    return f"{folder}: a process of this run has ended, and the others stop with it. {kept}"
+    print(
+        f"\n{folder}: a process of this run has ended, and the others stop with it. {kept}",
+        file=sys.__stderr__,  # which processes but the first do not write to otherwise
+        flush=True,
+    )

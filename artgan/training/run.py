@@ -257,7 +257,9 @@ class Ranks(DDPStrategy):
         assert self.lightning_module is not None
         # Processors of another make may have drawn other bits.
         for tensor in self.lightning_module.state_dict().values():
-            torch.distributed.broadcast(tensor, 0)
+            first = tensor.contiguous()
+            torch.distributed.broadcast(first, 0)
+            tensor.copy_(first)
 
 
 def _make_trainer(

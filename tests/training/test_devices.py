@@ -1,5 +1,6 @@
 """Training on several devices: real processes on the CPU, which talk through gloo."""
 
+import json
 import multiprocessing
 import os
 import runpy
@@ -15,8 +16,15 @@ from typing import Any
 
 import pytest
 import torch
+from torch.distributed import TCPStore
 
 from artgan.checkpoint import load_checkpoint
+from artgan.config import Command, TrainConfig
+from artgan.errors import UserError
+from artgan.training.folder import prepare
+from artgan.training.launchers import Place, is_first, launched
+from artgan.training.processes import RUN, meet
+from artgan.training.run import join
 from tests.helpers import (
     EVERYTHING,
     ROOT,
@@ -27,6 +35,7 @@ from tests.helpers import (
 )
 
 Run = Callable[..., Path]
+Configure = Callable[..., TrainConfig]
 Launcher = Callable[[int, int], dict[str, str]]
 FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(["artgan.training.run"])
@@ -117,6 +126,22 @@ def train_together(
     return [process.exitcode for process in processes]
 
 
+def assert_same_to_rounding(one: Path, other: Path) -> None:
+    """After one update with a learning rate near zero."""
+    first, second = (load_checkpoint(folder / "last.ckpt") for folder in (one, other))
+    for network in (0, 1):
+        states = [
+            checkpoint["optimizer_states"][network]["state"] for checkpoint in (first, second)
+        ]
+        for number, state in states[0].items():
+            # Adam's first moment is the gradient then, times 1 - beta1.
+            expected, found = state["exp_avg"], states[1][number]["exp_avg"]
+            assert expected.norm() > 0
+            assert (found - expected).norm() <= 1e-4 * expected.norm(), (one, network, number)
+    for key, expected in first["state_dict"].items():
+        torch.testing.assert_close(second["state_dict"][key], expected, msg=f"{one} {key}")
+
+
 def test_an_update_of_two_processes_is_that_of_one(
     run: Run, paintings: Path, tmp_path: Path
 ) -> None:
@@ -133,22 +158,13 @@ def test_an_update_of_two_processes_is_that_of_one(
     assert train_together(commands, log) == [0, 0], log.read_text()
 
     for name in LOSSES:
-        one_process, two_processes = (
-            load_checkpoint(tmp_path / folder / name / "last.ckpt") for folder in ("runs", "two")
-        )
-        for network in (0, 1):
-            # Adam's first moment after one update is the gradient, times 1 - beta1.
-            states = [
-                one["optimizer_states"][network]["state"] for one in (one_process, two_processes)
-            ]
-            for number, state in states[0].items():
-                expected, mean = state["exp_avg"], states[1][number]["exp_avg"]
-                assert (mean - expected).norm() <= 1e-4 * expected.norm(), (name, network, number)
-                assert expected.norm() > 0
-        for key, expected in one_process["state_dict"].items():
-            torch.testing.assert_close(
-                two_processes["state_dict"][key], expected, msg=f"{name} {key}"
-            )
+        assert_same_to_rounding(tmp_path / "runs" / name, tmp_path / "two" / name)
+
+
+def test_one_process_of_several_is_one_alone(run: Run) -> None:
+    options = {"model__learning_rate": 1e-9, "max_images": 8}
+    alone, one = run(name="alone", **options), run(name="one", trainer__strategy="ddp", **options)
+    assert_same_to_rounding(alone, one)
 
 
 @pytest.mark.parametrize("launcher", [torchrun, srun, by_hand])
@@ -208,6 +224,60 @@ def test_a_mistake_is_said_once(paintings: Path, tmp_path: Path) -> None:
     assert train_together([command], log, srun)[0] == 1
     assert log.read_text().count("there is a run") == 1
     assert len(log.read_text().splitlines()) == 1
+
+
+def test_a_multirun_on_several_machines_is_refused(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key, value in torchrun(0, free_port()).items():
+        monkeypatch.setenv(key, value)
+    with pytest.raises(UserError, match=r"^-m: trains on one machine only"):
+        prepare(configure(), Command([], job_number=0))
+
+
+def test_machines_that_cannot_find_each_other_are_told_how(run: Run) -> None:
+    with pytest.raises(UserError, match=r"^trainer.num_nodes: 2 .* by torchrun or srun"):
+        run(trainer__num_nodes=2)
+
+
+@pytest.mark.parametrize("seen", ["folder", "paintings"])
+def test_a_machine_that_does_not_share_the_disk_says_so(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: str
+) -> None:
+    folder = run(name="mine", max_images=8) if seen == "folder" else tmp_path / "elsewhere"
+    port = free_port()
+    store = TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
+    store.set(RUN, json.dumps([str(folder), "0123456789abcdef"]))
+    for key, value in by_hand(1, port).items():
+        monkeypatch.setenv(key, value)
+    meet.cache_clear()
+    expected = "other paintings lie here" if seen == "folder" else "the run's folder cannot be seen"
+    with pytest.raises(UserError, match=expected) as raised:
+        join()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    assert socket.gethostname() in str(raised.value)
+    meet.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("given", "place", "first"),
+    [
+        ({}, None, True),
+        (torchrun(0, 1), Place(0, 2, 1), True),
+        (torchrun(1, 1), Place(1, 2, 1), False),
+        (srun(1, 1), Place(1, 1, 2), False),
+        (srun(1, 1) | {"SLURM_JOB_NAME": "bash"}, None, True),
+        (srun(0, 1) | {"SLURM_NTASKS": "1"}, None, True),
+        (by_hand(1, 1), None, False),
+        ({"LOCAL_RANK": "1"}, None, False),
+    ],
+)
+def test_a_process_knows_its_place(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], place: Place | None, first: bool
+) -> None:
+    for key, value in given.items():
+        monkeypatch.setenv(key, value)
+    assert (launched(), is_first()) == (place, first)
 
 
 ENDLESS = ("max_images=100000000", "checkpoint.every=8", "name=mine")
