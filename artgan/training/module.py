@@ -313,6 +313,7 @@ class GAN(pl.LightningModule):
 
         Half of the paintings are mirrored if `dataset.flip`.
         """
+        # The zero keeps the draws of runs that have begun with it.
         key = [self.config.seed, 0, self.progress.images_seen]
         seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
         random = torch.Generator(self.device).manual_seed(seed)
