@@ -116,13 +116,11 @@ def train_together(
         processes.append(FORK.Process(target=train_as_rank, args=arguments))
     for process in processes:
         process.start()
-    # As torchrun and srun do: what one fails in ends the other.
-    while any(process.is_alive() for process in processes):
-        connection.wait([process.sentinel for process in processes if process.is_alive()])
+    while alive := [process for process in processes if process.is_alive()]:
+        connection.wait([process.sentinel for process in alive])
         if any(process.exitcode for process in processes):
-            for process in processes:
-                process.join(20)
-                process.kill()
+            for process in alive:
+                process.terminate()  # as torchrun and srun do
     return [process.exitcode for process in processes]
 
 
@@ -167,10 +165,14 @@ def test_one_process_of_several_is_one_alone(run: Run) -> None:
     assert_same_to_rounding(alone, one)
 
 
-@pytest.mark.parametrize("launcher", [torchrun, srun, by_hand])
+@pytest.mark.parametrize(
+    "launcher",
+    [torchrun, *(pytest.param(other, marks=pytest.mark.slow) for other in (srun, by_hand))],
+)
 def test_of_several_processes_one_claims_writes_and_prints(
     run: Run, paintings: Path, tmp_path: Path, launcher: Launcher
 ) -> None:
+    """3 cases: processes that torchrun, srun or a person has started."""
     alone = run(name="alone", sample_every=8, max_images=16, checkpoint__every=8)
     command = [
         *small_arguments(paintings),
