@@ -39,6 +39,7 @@ def prepare(config: TrainConfig, command: Command) -> tuple[TrainConfig, Path, P
     Raises:
         UserError: something asked for is wrong or cannot be had; no folder has been made then.
     """
+    _settle_devices(config.trainer)
     if launched() or config.trainer.num_nodes > 1:
         if command.job_number is not None:
             raise UserError("-m: trains on one machine only. Start the runs one by one.")
