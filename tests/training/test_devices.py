@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import re
 import runpy
 import signal
 import socket
@@ -16,10 +17,11 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch.distributed import TCPStore
 
 from artgan.checkpoint import load_checkpoint
-from artgan.config import Command, TrainConfig
+from artgan.config import Command, TrainConfig, _keys
 from artgan.errors import UserError
 from artgan.training.folder import prepare
 from artgan.training.launchers import Place, is_first, launched
@@ -280,6 +282,36 @@ def test_a_process_knows_its_place(
     for key, value in given.items():
         monkeypatch.setenv(key, value)
     assert (launched(), is_first()) == (place, first)
+
+
+def test_the_files_to_copy_begin_a_run_and_go_on_with_it(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+    batch = re.findall(r"```bash\n(#!.*?)```", text, re.S)[0]
+    service, job = yaml.safe_load_all(re.findall(r"```yaml\n(.*?)```", text, re.S)[0])
+    pod = job["spec"]["template"]["spec"]
+    assert pod["subdomain"] == service["metadata"]["name"]
+    assert service["spec"]["selector"] == {"job-name": job["metadata"]["name"]}
+    container = pod["containers"][0]["args"][0].replace("/data/", "")
+
+    for name in ("srun", "torchrun"):
+        (tmp_path / name).write_text('#!/bin/sh\necho "$@"\n')
+        (tmp_path / name).chmod(0o755)
+    given = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "JOB_COMPLETION_INDEX": "1"}
+
+    def command(script: str) -> list[str]:
+        done = subprocess.run(
+            ["bash", "-ec", script], cwd=tmp_path, env=given, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split("train.py ")[1].split()
+
+    for script in (batch, container):
+        new = command(script)
+        assert "name=mine" in new
+        assert {key.partition("=")[0] for key in new} <= {*_keys(TrainConfig)}
+    (tmp_path / "checkpoints" / "mine").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "mine" / "config.yaml").touch()
+    assert command(batch) == command(container) == ["resume=checkpoints/mine"]
 
 
 ENDLESS = ("max_images=100000000", "checkpoint.every=8", "name=mine")
