@@ -28,13 +28,17 @@ def var_mean(features: Tensor, dim: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         features: this rank's part.
         dim: dimensions to reduce; that of the batch is among them.
     """
-    var, mean = torch.var_mean(features, dim, correction=0)
     if not is_distributed():
-        return var, mean
+        return torch.var_mean(features, dim, correction=0)
+    # Not by torch.var_mean, which takes ten times as long on a CPU, nor by a square, whose
+    # derivative does.
+    mean = features.mean(dim, keepdim=True)
+    deviations = features - mean
+    var = (deviations * deviations).mean(dim)
     # In float64, in which the difference below loses nothing.
-    exact = mean.double()
-    mean, square = mean_over_ranks(torch.stack([exact, var + exact.square()]))
-    return (square - mean.square()).to(var.dtype), mean.to(var.dtype)
+    exact = mean.view_as(var).double()
+    mean, square = mean_over_ranks(torch.stack([exact, var + exact * exact]))
+    return (square - mean * mean).to(var.dtype), mean.to(var.dtype)
 
 
 class _Sum(Function):

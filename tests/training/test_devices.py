@@ -17,14 +17,15 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 import yaml
-from torch.distributed import TCPStore
 
 from artgan.checkpoint import load_checkpoint
 from artgan.config import Command, TrainConfig, _keys
 from artgan.errors import UserError
 from artgan.training.folder import prepare
 from artgan.training.launchers import Place, is_first, launched
+from artgan.training.module import GAN
 from artgan.training.processes import RUN, meet
 from artgan.training.run import join
 from tests.helpers import (
@@ -161,6 +162,28 @@ def test_an_update_of_two_processes_is_that_of_one(
         assert_same_to_rounding(tmp_path / "runs" / name, tmp_path / "two" / name)
 
 
+def adapt_as_rank(rank: int, config: TrainConfig, meeting: str, found: Any) -> None:
+    dist.init_process_group("gloo", meeting, rank=rank, world_size=2)
+    module = GAN(config, "key")
+    module.augment_probability.fill_(0.5)
+    logits = torch.ones(4) if rank == 0 else -torch.ones(4)
+    module._adapt(logits, logits)
+    found.put(module.augment_probability.item())
+
+
+def test_all_ranks_adapt_the_augmentation_to_what_all_have_seen(
+    configure: Configure, tmp_path: Path
+) -> None:
+    """To one the discriminator seems to overfit and to the other not; on the whole it does not."""
+    config = configure(model__augment="[cutout]", model__augment_target=0.6)
+    found = FORK.Queue()
+    arguments = (config, f"file://{tmp_path / 'meeting'}", found)
+    for rank in (0, 1):
+        FORK.Process(target=adapt_as_rank, args=(rank, *arguments)).start()
+    one, other = found.get(timeout=200), found.get(timeout=200)
+    assert one == other < 0.5
+
+
 def test_one_process_of_several_is_one_alone(run: Run) -> None:
     options = {"model__learning_rate": 1e-9, "max_images": 8}
     alone, one = run(name="alone", **options), run(name="one", trainer__strategy="ddp", **options)
@@ -250,7 +273,7 @@ def test_a_machine_that_does_not_share_the_disk_says_so(
 ) -> None:
     folder = run(name="mine", max_images=8) if seen == "folder" else tmp_path / "elsewhere"
     port = free_port()
-    store = TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
+    store = dist.TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
     store.set(RUN, json.dumps([str(folder), "0123456789abcdef"]))
     for key, value in by_hand(1, port).items():
         monkeypatch.setenv(key, value)
