@@ -4,13 +4,18 @@ Source: Radford, Metz, Chintala 2016, "Unsupervised Representation Learning with
 Convolutional Generative Adversarial Networks" (arXiv:1511.06434).
 """
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 from torch.nn.utils.parametrizations import spectral_norm
 
 from artgan.networks.convolution import Downsampling, FromLatents, ToLogits, Upsampling
-from artgan.networks.ranks import is_distributed, var_mean
+from artgan.networks.ranks import is_distributed, mean_over_ranks, var_mean
 
 RESOLUTIONS = (32, 64, 128, 256)
 IMAGE_CHANNELS = 3
@@ -169,16 +174,48 @@ class BatchNorm(nn.BatchNorm2d):
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         assert self.momentum is not None
-        var, mean = var_mean(features.float(), (0, 2, 3))
-        count = features.numel() // len(mean) * dist.get_world_size()
         with torch.no_grad():
+            var, mean = var_mean(features.float(), (0, 2, 3))
+            count = features.numel() // len(mean) * dist.get_world_size()
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(var * (count / (count - 1)), self.momentum)
-        scale = self.weight * (var + self.eps).rsqrt()
-        shift = self.bias - mean * scale
-        scale, shift = scale[:, None, None], shift[:, None, None]
-        return torch.addcmul(shift, features, scale).to(features.dtype)
+        return _Normalized.apply(features, self.weight, self.bias, mean, var, self.eps)
+
+
+class _Normalized(Function):
+    """Normalises by the moments of a batch of which other ranks hold parts, too.
+
+    Written out, as it is several times as fast on a CPU as what follows from its operations.
+
+    Source: Ioffe and Szegedy 2015, section 3, the derivatives after algorithm 1.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        mean: Tensor,
+        var: Tensor,
+        eps: float,
+    ) -> Tensor:
+        ctx.save_for_backward(features, weight, mean, (var + eps).rsqrt())
+        return F.batch_norm(features, mean, var, weight, bias, eps=eps)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        features, weight, mean, inverse = ctx.saved_tensors
+        normalized = (features - mean[:, None, None]) * inverse[:, None, None]
+        for_bias = gradient.sum((0, 2, 3), dtype=torch.float)
+        for_weight = (normalized * gradient).sum((0, 2, 3))
+        count = features.numel() // len(mean)
+        along = mean_over_ranks(torch.stack([for_bias, for_weight])) / count
+        rest = normalized * -along[1][:, None, None] + gradient - along[0][:, None, None]
+        for_features = rest * (weight * inverse)[:, None, None]
+        return for_features.to(features.dtype), for_weight, for_bias, None, None, None
 
 
 class MinibatchStd(nn.Module):
