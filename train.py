@@ -1,10 +1,8 @@
 """Trains a GAN on a folder of paintings: `python train.py dataset=folder dataset.root=PATH`."""
 
-import os
-from pathlib import Path
-
-from artgan.config import RUN_FOLDER, Command, TrainConfig, launch
+from artgan.config import Command, TrainConfig, launch
 from artgan.errors import plain_errors
+from artgan.training.launchers import is_first
 
 
 def main(config: TrainConfig, command: Command) -> float | None:
@@ -25,11 +23,11 @@ def main(config: TrainConfig, command: Command) -> float | None:
 
 
 if __name__ == "__main__":
-    if folder := os.environ.get(RUN_FOLDER):
-        # Started by Lightning, for one more device of a run that another process has begun.
+    if is_first():
+        launch(TrainConfig, "train", main)
+    else:
+        # For a further device of a run that another process begins.
         from artgan.training.run import join
 
         with plain_errors():
-            join(Path(folder))
-    else:
-        launch(TrainConfig, "train", main)
+            join()

@@ -41,8 +41,6 @@ ON_FEATURES = ("kid", "fid")
 # Networks of features whose weights are fetched.
 NAMED_FEATURES = ("inception", "squeezenet")
 CONFIG_FILE = "config.yaml"
-# Set for the processes that Lightning starts for the other devices: the run they belong to.
-RUN_FOLDER = "ARTGAN_RUN_FOLDER"
 # First line of a group's file that also sets keys outside its group.
 GLOBAL = "# @package _global_"
 MULTIRUN = ("-m", "--multirun")
@@ -135,10 +133,16 @@ class CheckpointConfig:
 class TrainerConfig:
     accelerator: str = _choice("auto", "cpu", "gpu", "mps")
     devices: int = _number(1)
+    num_nodes: int = _number(1)
     strategy: str = _choice("auto", "ddp")
     precision: str = _choice("auto", "32", "bf16")
     cuda_graph: bool = MISSING
     paintings: str = _choice("auto", "device", "file")
+
+    @property
+    def processes(self) -> int:
+        """One for each device of all machines."""
+        return self.devices * self.num_nodes
 
 
 @dataclass

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import scaling
 from benchmarks.quality import Recipe, Run, budget, rates_of, summary, table
 
 
@@ -69,4 +70,21 @@ def test_recipes_compare_at_the_end_of_the_same_seeds_only(tmp_path: Path) -> No
     assert summary(runs).splitlines()[2:] == [
         "| dcgan | 1.000 | 1 | 2 (2 to 2) | 1.000 |",
         "| artgan | 0.500 | 2 | 3 (1 to 5) | 0.500 |",
+    ]
+
+
+def test_devices_compare_at_one_batch_for_all_and_at_one_for_each() -> None:
+    compared = scaling.cases("cpu", 2, 64)
+    assert list(compared.values()) == [
+        ["batch_size=64"],
+        ["batch_size=64", "trainer.strategy=ddp"],
+        ["batch_size=64", "trainer.devices=2"],
+        ["batch_size=128", "trainer.devices=2"],
+    ]
+    on_one_gpu = scaling.cases("gpu", 1, 64).values()
+    assert ["batch_size=64", "trainer.cuda_graph=false"] in on_one_gpu
+    assert not any("trainer.devices" in " ".join(added) for added in on_one_gpu)
+    assert scaling.table({"one": [100, 120, 80], "two": [150, 160, 155]}).splitlines()[2:] == [
+        "| one | 100 | 1.00 |",
+        "| two | 155 | 1.55 |",
     ]

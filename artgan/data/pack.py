@@ -15,6 +15,7 @@ import io
 import json
 import mmap
 import os
+import socket
 import sys
 import tempfile
 import zlib
@@ -197,6 +198,25 @@ def load_pack(root: Path, how: Cut) -> Pack:
             ) from error
 
 
+def open_pack(root: Path, how: Cut, key: str) -> Pack:
+    """The pack that another process has loaded, without another look at the paintings.
+
+    Raises:
+        UserError: it does not lie here.
+    """
+    folder = _place(root)
+    try:
+        pack = _read_pack(replace(read_record(folder), root=root), folder, how)
+    except (OSError, ValueError, KeyError, TypeError):
+        pack = None
+    if pack is None or pack.key != key:
+        raise UserError(
+            f"{root}: on {socket.gethostname()} other paintings lie here, or none, than where the "
+            "run was started. All machines need them on a disk that they share."
+        )
+    return pack
+
+
 @contextmanager
 def prepared(root: Path) -> Iterator[tuple[Path, Found]]:
     """The folder for what is known of `root`, held against other processes until it is left.
@@ -222,9 +242,7 @@ def prepared(root: Path) -> Iterator[tuple[Path, Found]]:
             "HEIC, AVIF, JPEG 2000, BMP, GIF, TGA, PPM and PGM files, and does not follow linked "
             "folders."
         )
-    folder = root / FOLDER
-    if not os.access(folder if folder.exists() else root, os.W_OK):
-        folder = ELSEWHERE / _identity(root)
+    folder = _place(root)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = hold(folder / "lock", root)
@@ -234,6 +252,13 @@ def prepared(root: Path) -> Iterator[tuple[Path, Found]]:
         for left_over in folder.glob(".*.tmp"):
             left_over.unlink(missing_ok=True)
         yield folder, found
+
+
+def _place(root: Path) -> Path:
+    folder = root / FOLDER
+    if os.access(folder if folder.exists() else root, os.W_OK):
+        return folder
+    return ELSEWHERE / _identity(root)
 
 
 def _identity(root: Path) -> str:

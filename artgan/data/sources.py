@@ -13,7 +13,7 @@ from artgan.data.archive import unpack
 from artgan.data.checkup import FOLDER
 from artgan.data.crop import MOST_TILES
 from artgan.data.fetch import fetch_archives
-from artgan.data.pack import Cut, Pack, load_pack
+from artgan.data.pack import Cut, Pack, load_pack, open_pack
 from artgan.errors import UserError, printable
 from artgan.files import atomic_folder
 
@@ -67,7 +67,26 @@ def load_paintings(dataset: DatasetConfig, resolution: int) -> Pack:
     root = Path(dataset.root)
     if dataset.source != "folder":
         _obtain(dataset, root)
-    return load_pack(root, Cut(resolution, dataset.crop, dataset.border, dataset.deduplicate))
+    return load_pack(root, _cut(dataset, resolution))
+
+
+def reload_paintings(dataset: DatasetConfig, resolution: int, key: str) -> Pack:
+    """What `load_paintings` gave another process, on this machine or on one that shares its disk.
+
+    Args:
+        dataset: settled.
+        resolution: side of the squares, in pixels.
+        key: of that pack.
+
+    Raises:
+        UserError: it does not lie here.
+    """
+    assert dataset.root is not None
+    return open_pack(Path(dataset.root), _cut(dataset, resolution), key)
+
+
+def _cut(dataset: DatasetConfig, resolution: int) -> Cut:
+    return Cut(resolution, dataset.crop, dataset.border, dataset.deduplicate)
 
 
 def _obtain(dataset: DatasetConfig, root: Path) -> None:

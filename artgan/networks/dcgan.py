@@ -4,11 +4,18 @@ Source: Radford, Metz, Chintala 2016, "Unsupervised Representation Learning with
 Convolutional Generative Adversarial Networks" (arXiv:1511.06434).
 """
 
+from typing import Any
+
 import torch
+import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 from torch.nn.utils.parametrizations import spectral_norm
 
 from artgan.networks.convolution import Downsampling, FromLatents, ToLogits, Upsampling
+from artgan.networks.ranks import is_distributed, mean_over_ranks, var_mean
 
 RESOLUTIONS = (32, 64, 128, 256)
 IMAGE_CHANNELS = 3
@@ -47,13 +54,13 @@ class Generator(nn.Module):
         channels = width * 2 ** _stages(resolution)
         layers: list[nn.Module] = [
             FromLatents(latent_dim, channels),
-            nn.BatchNorm2d(channels),
+            BatchNorm(channels),
             nn.ReLU(inplace=True),
         ]
         while channels > width:
             layers += [
                 Upsampling(channels, channels // 2),
-                nn.BatchNorm2d(channels // 2),
+                BatchNorm(channels // 2),
                 nn.ReLU(inplace=True),
             ]
             channels //= 2
@@ -114,7 +121,7 @@ class Discriminator(nn.Module):
             layers.append(Downsampling(channels, 2 * channels, bias))
             channels *= 2
             if normalization == "batch":
-                layers.append(nn.BatchNorm2d(channels))
+                layers.append(BatchNorm(channels))
             layers.append(nn.LeakyReLU(SLOPE, inplace=True))
         if minibatch_std:
             layers.append(MinibatchStd())
@@ -151,10 +158,71 @@ class Discriminator(nn.Module):
         return features[:, 0] + (features[:, 1:] * classes).sum(dim=1)
 
 
+class BatchNorm(nn.BatchNorm2d):
+    """`nn.BatchNorm2d`, over the batch of all processes that train together.
+
+    Unlike `nn.SyncBatchNorm`, it does so on CPUs, too.
+
+    Source: Ioffe and Szegedy 2015 (arXiv:1502.03167), algorithm 1.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[N, C, H, W] to the same shape; in training, N is each process's part of the batch."""
+        if not (self.training and is_distributed()):
+            return super().forward(features)
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        with torch.no_grad():
+            var, mean = var_mean(features.float(), (0, 2, 3))
+            count = features.numel() // len(mean) * dist.get_world_size()
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var * (count / (count - 1)), self.momentum)
+        return _Normalized.apply(features, self.weight, self.bias, mean, var, self.eps)
+
+
+class _Normalized(Function):
+    """Normalises by the moments of a batch of which other ranks hold parts, too.
+
+    Written out, as it is several times as fast on a CPU as what follows from its operations.
+
+    Source: Ioffe and Szegedy 2015, section 3, the derivatives after algorithm 1.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        mean: Tensor,
+        var: Tensor,
+        eps: float,
+    ) -> Tensor:
+        ctx.save_for_backward(features, weight, mean, (var + eps).rsqrt())
+        return F.batch_norm(features, mean, var, weight, bias, eps=eps)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        features, weight, mean, inverse = ctx.saved_tensors
+        normalized = (features - mean[:, None, None]) * inverse[:, None, None]
+        for_bias = gradient.sum((0, 2, 3), dtype=torch.float)
+        for_weight = (normalized * gradient).sum((0, 2, 3))
+        count = features.numel() // len(mean)
+        along = mean_over_ranks(torch.stack([for_bias, for_weight])) / count
+        rest = normalized * -along[1][:, None, None] + gradient - along[0][:, None, None]
+        for_features = rest * (weight * inverse)[:, None, None]
+        return for_features.to(features.dtype), for_weight, for_bias, None, None, None
+
+
 class MinibatchStd(nn.Module):
     """Adds one channel: how much the pictures of a batch differ, the same number everywhere.
 
-    A generator that paints one picture again and again is found out by it.
+    A generator that paints one picture again and again is found out by it. The batch is that of
+    all processes that train together.
 
     Source: Karras et al. 2018 (arXiv:1710.10196), section 3.
     """
@@ -162,12 +230,12 @@ class MinibatchStd(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """[N, C, H, W] to [N, C + 1, H, W]."""
         exact = features.to(torch.promote_types(features.dtype, torch.float))
-        deviations = exact.var(dim=0, correction=0).add(1e-8).sqrt().mean()
+        deviations = var_mean(exact, (0,))[0].add(1e-8).sqrt().mean()
         channel = deviations.to(features.dtype).expand(len(features), 1, *features.shape[2:])
         return torch.cat([features, channel], dim=1)
 
 
-SEES_WHOLE_BATCH = (nn.BatchNorm2d, nn.SyncBatchNorm, MinibatchStd)
+SEES_WHOLE_BATCH = (BatchNorm, MinibatchStd)
 
 
 def initialize(module: nn.Module) -> None:

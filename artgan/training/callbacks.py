@@ -30,6 +30,7 @@ from artgan.files import atomic_write
 from artgan.pictures import encode_png, tile
 from artgan.sampling import draw_inputs, paint
 from artgan.training.health import discriminator_has_won, diversity, diversity_has_collapsed
+from artgan.training.launchers import is_first
 from artgan.training.losses import PROBABILISTIC
 from artgan.training.module import GAN, Progress
 
@@ -183,7 +184,7 @@ class Stopping(pl.Callback):
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         self.requeue |= number not in (signal.SIGINT, signal.SIGTERM)
-        if not self.interrupted:
+        if not self.interrupted and is_first():
             # Past Python's buffers: the signal may have come in the midst of another print.
             os.write(2, b"\nStopping, with a checkpoint. Ctrl-C once more: at once.\n")
         self.interrupted = True

@@ -13,9 +13,9 @@ from artgan.errors import UserError
 def captures(config: TrainerConfig, device: torch.device) -> bool:
     """Whether updates are replayed as a CUDA graph: on one GPU, unless switched off.
 
-    DDP waits for its devices in each update, which cannot be captured.
+    Several devices wait for each other in each update, which is not captured.
     """
-    alone = config.devices == 1 and config.strategy != "ddp"
+    alone = config.processes == 1 and config.strategy != "ddp"
     return config.cuda_graph and device.type == "cuda" and alone
 
 

@@ -17,6 +17,7 @@ from artgan.config import (
     Command,
     ModelConfig,
     TrainConfig,
+    TrainerConfig,
     load_config,
     save_config,
     seconds,
@@ -26,6 +27,7 @@ from artgan.data.classes import count_classes
 from artgan.data.pack import Pack
 from artgan.errors import UserError
 from artgan.files import cannot_write
+from artgan.training.launchers import launched
 
 AUGMENTATIONS = ("color", "translation", "cutout")
 PENALTIES = ("r1", "r2", "gradient_penalty")
@@ -51,7 +53,14 @@ def prepare(config: TrainConfig, command: Command) -> Iterator[tuple[TrainConfig
         UserError: something asked for is wrong or cannot be had, in which case no folder is made;
             or another process trains in it.
     """
-    refuse_torchrun()
+    _settle_devices(config.trainer)
+    if launched() or config.trainer.num_nodes > 1:
+        if command.job_number is not None:
+            raise UserError("-m: trains on one machine only. Start the runs one by one.")
+        # Imported only now: it takes torch, and others wait.
+        from artgan.training.processes import meet
+
+        meet()
     if config.resume is not None:
         folder = Path(config.resume)
         config = reopen(folder, command.overrides)
@@ -120,7 +129,8 @@ def _check_together(config: TrainConfig) -> None:
     if config.max_time is not None:
         seconds(config.max_time)  # refuses a mistyped one
     _check_model(config.model)
-    devices = config.trainer.devices
+    _settle_devices(config.trainer)
+    devices = config.trainer.processes
     if config.on_nan == "rollback" and (devices > 1 or config.trainer.strategy == "ddp"):
         raise UserError(
             "on_nan: rollback is for a single device. Set trainer.devices=1, or on_nan=stop"
@@ -131,6 +141,17 @@ def _check_together(config: TrainConfig) -> None:
             f"Take a multiple of {devices}."
         )
     _settle_measuring(config)
+
+
+def _settle_devices(config: TrainerConfig) -> None:
+    """Takes the counts of devices and machines from torchrun or srun, which started them."""
+    if place := launched():
+        config.devices, config.num_nodes = place.devices, place.num_nodes
+    elif config.num_nodes > 1 and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+        raise UserError(
+            f"trainer.num_nodes: {config.num_nodes} machines cannot find each other. Start "
+            "train.py on each of them by torchrun or srun; docs/scaling.md shows how."
+        )
 
 
 def _settle_measuring(config: TrainConfig) -> None:
@@ -292,9 +313,3 @@ def put_before_now(folder: Path) -> None:
         *kind, second, rest = path.name.split(".", 4)
         earlier = min(int(second), now - len(files) + place)
         path.rename(path.with_name(".".join([*kind, f"{earlier:010d}", rest])))
-
-
-def refuse_torchrun() -> None:
-    """Each process of torchrun would make a run of its own; that is not supported yet."""
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        raise UserError("torchrun is not supported yet. Use python train.py trainer.devices=N")

@@ -16,6 +16,7 @@ from artgan.checkpoint import FORMAT, KEY
 from artgan.config import TrainConfig
 from artgan.errors import UserError
 from artgan.networks.dcgan import Discriminator, Generator
+from artgan.networks.ranks import is_distributed, mean_over_ranks
 from artgan.training.augment import DRAWS, adapted, augment
 from artgan.training.capture import CapturedGraph, captures
 from artgan.training.ema import update_ema
@@ -47,8 +48,8 @@ class GAN(pl.LightningModule):
     """A generator and a discriminator that learn from each other.
 
     Everything random in a step (latents, flips, augmentation) is drawn from a generator seeded by
-    the seed, the rank and the images seen. So a resumed run draws what the uninterrupted one would
-    have drawn, and no two ranks draw the same.
+    the seed and the images seen, for the batch of all ranks, of which each takes its part. So a
+    resumed run draws what the uninterrupted one would have drawn, on however many devices.
 
     Args:
         config: the whole configuration of the run.
@@ -101,7 +102,7 @@ class GAN(pl.LightningModule):
         self.generator_ema.eval().requires_grad_(False)
         # The layout that convolutions are fastest in, on CPUs and GPUs alike.
         self.to(memory_format=torch.channels_last)
-        # Not a buffer: DDP would overwrite the sums of the other ranks with those of the first.
+        # Not a buffer: no state of the run.
         self.metric_sums = torch.zeros(len(self.METRICS))
         self.metric_steps = 0
         # Like the sums; shares of the learning rate and of the penalties, by the schedules.
@@ -168,7 +169,7 @@ class GAN(pl.LightningModule):
             penalized = penalties and update % model.penalty_every == 0
             self._updates[penalized](paintings, classes, *self._draw(len(paintings)))
             self.metric_steps += 1
-            images = len(paintings) * self.trainer.world_size
+            images = self.config.batch_size
             self.progress.images_seen += images
             update_ema(
                 self.generator_ema,
@@ -232,9 +233,7 @@ class GAN(pl.LightningModule):
         real_logits, fake_logits = logits.chunk(2)
         loss = discriminator_loss(model.loss, real_logits, fake_logits, model.label_smoothing)
         penalty = self._penalty(logits, both, classes, shares) if penalized else 0.0
-        discriminator_optimizer.zero_grad()
-        self.manual_backward(loss + model.penalty_every * penalty)
-        discriminator_optimizer.step()
+        self._step(discriminator_optimizer, loss + model.penalty_every * penalty)
 
         # The generator's loss has no use for the discriminator's own gradients.
         self.discriminator.requires_grad_(False)
@@ -247,9 +246,7 @@ class GAN(pl.LightningModule):
             real_against = None
             fake_against = self.discriminator(judged, classes=classes).float()
         against = generator_loss(model.loss, fake_against, real_against)
-        generator_optimizer.zero_grad()
-        self.manual_backward(against)
-        generator_optimizer.step()
+        self._step(generator_optimizer, against)
         self.discriminator.requires_grad_(True)
 
         self._adapt(real_logits, fake_logits)
@@ -260,6 +257,21 @@ class GAN(pl.LightningModule):
         means = (value.detach().mean() for value in (loss, against, norm, *probabilities))
         self.metric_sums += torch.stack(list(means))
 
+    def _step(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+        """Moves the weights of an optimiser against the gradient of a loss, averaged over ranks."""
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        if is_distributed():
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            gradients = [p.grad for p in parameters if p.grad is not None]
+            # As one tensor: sending many small ones takes longer.
+            means = mean_over_ranks(torch.cat([gradient.flatten() for gradient in gradients]))
+            for gradient, mean in zip(
+                gradients, means.split([gradient.numel() for gradient in gradients]), strict=True
+            ):
+                gradient.copy_(mean.view(gradient.shape))
+        optimizer.step()
+
     def _adapt(self, real_logits: Tensor, fake_logits: Tensor) -> None:
         """Moves the augmentation's probability, where it is to follow how far D overfits."""
         model = self.config.model
@@ -267,7 +279,7 @@ class GAN(pl.LightningModule):
             return
         # In pairs only differences mean something.
         scores = real_logits - fake_logits if model.loss in RELATIVISTIC else real_logits
-        sign_mean = scores.detach().sign().mean()
+        sign_mean = mean_over_ranks(scores.detach().sign().mean())
         self.augment_probability.copy_(
             adapted(
                 self.augment_probability, sign_mean, self.config.batch_size, model.augment_target
@@ -300,23 +312,26 @@ class GAN(pl.LightningModule):
         return penalty
 
     def _draw(self, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """All that is random in this update, as `update` takes it.
+        """All that is random in this update, as `update` takes it, for this rank's `count` images.
 
         Half of the paintings are mirrored if `dataset.flip`.
         """
-        progress = self.progress
-        key = [self.config.seed, self.global_rank, progress.images_seen]
-        key += [progress.rollbacks] if progress.rollbacks else []
+        # The zero keeps the draws of runs that have begun with it.
+        key = [self.config.seed, 0, self.progress.images_seen]
+        key += [self.progress.rollbacks] if self.progress.rollbacks else []
         seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
         random = torch.Generator(self.device).manual_seed(seed)
 
         def uniform(*shape: int) -> Tensor:
             return torch.rand(*shape, generator=random, device=self.device)
 
-        shape = (count, self.config.model.latent_dim, 1, 1)
+        of_all = self.config.batch_size
+        shape = (of_all, self.config.model.latent_dim, 1, 1)
         latents = torch.randn(shape, generator=random, device=self.device)
-        mirrored = uniform(count, 1, 1, 1) < (0.5 if self.config.dataset.flip else 0.0)
-        return latents, mirrored, uniform(count, 1, 1, 1), uniform(3, count, DRAWS)
+        mirrored = uniform(of_all, 1, 1, 1) < (0.5 if self.config.dataset.flip else 0.0)
+        shares, draws = uniform(of_all, 1, 1, 1), uniform(3, of_all, DRAWS)
+        ours = slice(self.global_rank * count, (self.global_rank + 1) * count)
+        return latents[ours], mirrored[ours], shares[ours], draws[:, ours]
 
     def mean_metrics(self) -> dict[str, float]:
         """Means of the metrics since the last call; every rank must call it at the same step."""

@@ -8,12 +8,14 @@ import logging
 import math
 import os
 import shlex
+import signal
+import socket
 import subprocess
 import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, redirect_stderr, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -30,7 +32,6 @@ from torch.utils.tensorboard.summary import hparams
 from artgan.checkpoint import BEST, KEY, LAST, load_checkpoint, newest_checkpoint
 from artgan.config import (
     CONFIG_FILE,
-    RUN_FOLDER,
     TrainConfig,
     TrainerConfig,
     config_defaults,
@@ -41,7 +42,7 @@ from artgan.config import (
 )
 from artgan.data.classes import count_classes
 from artgan.data.pack import Pack
-from artgan.data.sources import announce, load_paintings
+from artgan.data.sources import announce, reload_paintings
 from artgan.errors import UserError, printable
 from artgan.files import atomic_write, cannot_write, is_full
 from artgan.training.callbacks import (
@@ -59,17 +60,32 @@ from artgan.training.callbacks import (
 from artgan.training.capture import CapturedGraph, captures
 from artgan.training.datamodule import Paintings, holds
 from artgan.training.folder import clear_temporaries, put_before_now
+from artgan.training.launchers import is_first
 from artgan.training.measurements import Measurements
 from artgan.training.memory import is_out_of_memory, keep_freed_memory
 from artgan.training.module import GAN, Progress
+from artgan.training.processes import cluster, together, told
 
 MOST_ROLLBACKS = 3
 
 
-def join(folder: Path) -> None:
-    """Trains on one more device, in a run that another process has begun."""
+def join() -> None:
+    """Trains on one more device, in a run that another process begins.
+
+    Raises:
+        UserError: the run or its paintings cannot be seen from this machine.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process gets it, too, and decides
+    folder, dataset_key = told()
+    if not (folder / CONFIG_FILE).is_file():
+        raise UserError(
+            f"{folder}: the run's folder cannot be seen from {socket.gethostname()}. All machines "
+            "need it on a disk that they share: output=PATH"
+        )
     config = load_config(folder)
-    train(config, folder, load_paintings(config.dataset, config.resolution))
+    pack = reload_paintings(config.dataset, config.resolution, dataset_key)
+    with redirect_stderr(io.StringIO()):  # the first process says the same
+        train(config, folder, pack)
 
 
 def train(config: TrainConfig, folder: Path, pack: Pack) -> bool:
@@ -89,13 +105,12 @@ def train(config: TrainConfig, folder: Path, pack: Pack) -> bool:
         UserError: a device cannot be used, the dataset is another one than the run began with,
             the run is finished, the memory is too small, or a loss is no longer a number.
     """
-    is_first_process = RUN_FOLDER not in os.environ
     pack, held_out = pack.split(config.dataset.holdout)
     with _quiet_lightning(), _restored_environment(), _unwritable_said_once(folder):
         rollbacks = 0
         while True:
             try:
-                return _train(config, folder, pack, held_out, rollbacks, is_first_process)
+                return _train(config, folder, pack, held_out, rollbacks)
             except Diverged as error:
                 rollbacks = error.rollbacks + 1
                 if config.on_nan == "stop" or rollbacks > MOST_ROLLBACKS:
@@ -112,14 +127,7 @@ def train(config: TrainConfig, folder: Path, pack: Pack) -> bool:
     raise UserError(_too_large(config, pack))
 
 
-def _train(
-    config: TrainConfig,
-    folder: Path,
-    pack: Pack,
-    held_out: Pack,
-    rollbacks: int,
-    is_first_process: bool,
-) -> bool:
+def _train(config: TrainConfig, folder: Path, pack: Pack, held_out: Pack, rollbacks: int) -> bool:
     """Trains as `train` does, from the newest checkpoint on.
 
     Args:
@@ -128,7 +136,6 @@ def _train(
         pack: the paintings to train on.
         held_out: those that are not.
         rollbacks: how often the run has gone back to where it now goes on from.
-        is_first_process: whether it is this one that speaks and writes.
 
     Raises:
         Diverged: a loss or weight is no longer a number.
@@ -163,10 +170,12 @@ def _train(
     )
     callbacks = _callbacks(config, folder, stopping, grids, measurements)
     trainer = _make_trainer(config.trainer, logger, callbacks)
-    if is_first_process:
+    if is_first():
         if not rollbacks:
             announce(pack, config.dataset.crop, held_out, classes)
             print(f"{folder}: {_choices(config.trainer, trainer, pack)}", file=sys.stderr)
+            if checkpoint:
+                _tell_other_count(checkpoint, config.trainer.processes)
         clear_temporaries(folder)
         figures = [*FIGURES]
         if measurements:
@@ -177,9 +186,12 @@ def _train(
         _log_hyperparameters(logger, config, figures)
     if trainer.strategy.root_device.type == "cpu":
         keep_freed_memory()
-    os.environ[RUN_FOLDER] = str(folder.resolve())
-    # Lightning's word for a SIGTERM that came before ours were the handlers.
-    with stopping.taking_signals(), suppress(SIGTERMException):
+    others = isinstance(trainer.strategy, Ranks)
+    with (
+        together(config.trainer, folder, pack.key) if others else nullcontext(),
+        stopping.taking_signals(),
+        suppress(SIGTERMException),  # Lightning's word for one that came before we took them
+    ):
         trainer.fit(
             module,
             datamodule=Paintings(pack, config, stopping.max_images),
@@ -187,7 +199,7 @@ def _train(
             weights_only=True,
         )
     finished = is_finished()
-    if is_first_process:
+    if is_first():
         best = measurements.best if measurements else None
         grid = grids.path(module.progress.images_seen)
         _print_outcome(folder, module.progress, finished, grid, best)
@@ -204,7 +216,7 @@ def _too_large(config: TrainConfig, pack: Pack) -> str:
     """
     batch_size = config.batch_size
     problem = f"batch_size: there is not enough memory for {batch_size}."
-    if config.trainer.devices > 1:
+    if config.trainer.processes > 1:
         return f"{problem} Start a new run with a smaller one."
     print(f"{problem} Trying what would fit.", file=sys.stderr)
     while batch_size > 1:
@@ -359,29 +371,42 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             file.write(buffer.getbuffer())
 
 
+class Ranks(DDPStrategy):
+    """Lightning's processes for several devices; `GAN` itself averages what each has computed.
+
+    `DistributedDataParallel` would send the gradients of both networks at the update of either.
+    """
+
+    def configure_ddp(self) -> None:
+        assert self.lightning_module is not None
+        # Processors of another make may have drawn other bits.
+        for tensor in self.lightning_module.state_dict().values():
+            first = tensor.contiguous()
+            torch.distributed.broadcast(first, 0)
+            tensor.copy_(first)
+
+
 def _make_trainer(
     config: TrainerConfig, logger: TensorBoardLogger | bool, callbacks: list[pl.Callback]
 ) -> pl.Trainer:
-    # The discriminator's update leaves the generator's gradients unused, and the other way round.
-    several = config.devices > 1 or config.strategy == "ddp"
-    strategy = DDPStrategy(find_unused_parameters=True) if several else "auto"
+    several = config.processes > 1 or config.strategy == "ddp"
     try:
         return pl.Trainer(
             accelerator=config.accelerator,
             devices=config.devices,
-            strategy=strategy,
+            num_nodes=config.num_nodes,
+            strategy=Ranks() if several else "auto",
             precision=pick_precision(config.precision, config.accelerator),  # type: ignore[arg-type]
-            sync_batchnorm=several and config.accelerator != "cpu" and torch.cuda.is_available(),
             logger=logger,
             callbacks=callbacks,
-            plugins=[AtomicCheckpointIO()],
+            plugins=[AtomicCheckpointIO(), cluster()],
             max_epochs=-1,  # Stopping ends it
             use_distributed_sampler=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-    except (MisconfigurationException, RuntimeError) as error:
+    except (MisconfigurationException, RuntimeError, ValueError) as error:
         raise UserError(
             f"trainer: accelerator={config.accelerator} devices={config.devices} cannot be had "
             f"here ({str(error).splitlines()[0]}). Try trainer.accelerator=auto trainer.devices=1"
@@ -392,12 +417,25 @@ def _choices(config: TrainerConfig, trainer: pl.Trainer, pack: Pack) -> str:
     """In one line, what was chosen by the machine and the size of the set."""
     device = trainer.strategy.root_device
     where = "on the device" if holds(device, pack, config.paintings) else "in their file"
-    line = f"training on {device}, precision {trainer.precision}, paintings {where}"
+    on = f"{config.processes} devices, the first {device}" if config.processes > 1 else device
+    line = f"training on {on}, precision {trainer.precision}, paintings {where}"
     if captures(config, device):
         line += ", updates as a CUDA graph"
     if device.type == "cpu" and trainer.precision == "bf16-mixed":
         line += ", deep convolutions as matrix products"
     return line
+
+
+def _tell_other_count(checkpoint: Path, processes: int) -> None:
+    """Says what is not exact where a run goes on with another count of devices."""
+    trainer = load_checkpoint(checkpoint)[KEY]["config"]["trainer"]
+    before = trainer["devices"] * trainer.get("num_nodes", 1)
+    if before != processes:
+        print(
+            f"{checkpoint}: was trained on {before} devices, now on {processes}. Paintings and "
+            "latents stay the same; sums are rounded otherwise, so it is not the same bit for bit.",
+            file=sys.stderr,
+        )
 
 
 def _budget(config: TrainConfig, paintings: int) -> tuple[float, float]:
@@ -429,16 +467,18 @@ def _text(value: str | list[str]) -> str:
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
     """Lightning's own remarks are about options that a user here does not have."""
-    logger = logging.getLogger("pytorch_lightning")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
         warnings.filterwarnings("ignore", category=PossibleUserWarning)
         try:
             yield
         finally:
-            logger.setLevel(level)
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 @contextmanager

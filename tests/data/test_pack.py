@@ -11,7 +11,7 @@ from PIL import Image
 
 from artgan.data import doctor
 from artgan.data.doctor import _read
-from artgan.data.pack import Cut, Pack, load_pack
+from artgan.data.pack import Cut, Pack, load_pack, open_pack
 from artgan.errors import UserError
 from tests.helpers import ROOT, environment
 
@@ -37,6 +37,19 @@ def test_paintings_are_resized_and_cut_in_the_order_of_their_names(root: Path) -
     with Image.open(root / pack.files[7]) as image:
         expected = image.resize((40, 32), Image.Resampling.BILINEAR).crop((4, 0, 36, 32))
     np.testing.assert_array_equal(middles(pack)[7], np.asarray(expected))
+
+
+def test_what_one_process_has_loaded_others_open_without_a_look_at_the_paintings(
+    root: Path,
+) -> None:
+    loaded = load(root, crop="random")
+    next(root.rglob("*.jpg")).unlink()
+    opened = open_pack(root, Cut(32, "random"), loaded.key)
+    assert (opened.key, opened.files) == (loaded.key, loaded.files)
+    assert opened.checkup == loaded.checkup
+    np.testing.assert_array_equal(opened.rows, loaded.rows)
+    with pytest.raises(UserError, match=r"other paintings lie here, or none"):
+        open_pack(root, Cut(32, "center"), loaded.key)
 
 
 def test_a_square_can_lie_anywhere_along_its_painting(root: Path) -> None:

@@ -257,20 +257,21 @@ def test_one_update_in_bfloat16_is_near_that_in_float32(configure: Configure) ->
         assert 0 < (exact - rounded).norm() < bound * exact.norm()
 
 
-def test_each_rank_and_each_step_draws_its_own_latents(
+def test_ranks_share_what_one_would_draw_and_each_step_draws_anew(
     configure: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = GAN(configure(), "key")
 
-    def latents(rank: int, images_seen: int) -> Tensor:
+    def drawn(count: int, rank: int, images_seen: int) -> list[Tensor]:
         monkeypatch.setattr(GAN, "global_rank", rank)
         module.progress.images_seen = images_seen
-        return module._draw(4)[0]
+        *parts, draws = module._draw(count)
+        return [*parts, draws.transpose(0, 1)]
 
-    first = latents(rank=0, images_seen=8)
-    assert torch.equal(first, latents(rank=0, images_seen=8))
-    assert not torch.equal(first, latents(rank=1, images_seen=8))
-    assert not torch.equal(first, latents(rank=0, images_seen=16))
+    whole = drawn(8, rank=0, images_seen=8)
+    parts = zip(*(drawn(4, rank, images_seen=8) for rank in (0, 1)), strict=True)
+    assert_same(whole, [torch.cat(pair) for pair in parts])
+    assert not torch.equal(whole[0], drawn(8, rank=0, images_seen=16)[0])
 
 
 def test_each_rank_gets_its_own_paintings_from_where_the_run_stands(
@@ -295,7 +296,7 @@ def test_each_rank_gets_its_own_paintings_from_where_the_run_stands(
 
 def test_paintings_come_in_minus_one_to_one_half_of_them_mirrored(configure: Configure) -> None:
     shown: list[Tensor] = []
-    module = GAN(configure(), "key")
+    module = GAN(configure(batch_size=64), "key")
     module.discriminator.register_forward_pre_hook(lambda _, inputs: shown.append(inputs[0]))
     batch = torch.zeros(64, 3, 32, 32, dtype=torch.uint8)
     batch[..., 16:] = 255
@@ -309,7 +310,7 @@ def test_paintings_come_in_minus_one_to_one_half_of_them_mirrored(configure: Con
     assert mirrored.float().mean().item() == pytest.approx(0.5, abs=0.2)
 
     shown.clear()
-    module = GAN(configure(dataset__flip="false"), "key")
+    module = GAN(configure(dataset__flip="false", batch_size=64), "key")
     module.discriminator.register_forward_pre_hook(lambda _, inputs: shown.append(inputs[0]))
     one_update(module, batch)
     assert torch.equal(shown[0][:64, ..., 0], torch.full((64, 3, 32), -1.0))

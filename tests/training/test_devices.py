@@ -1,0 +1,416 @@
+"""Training on several devices: real processes on the CPU, which talk through gloo."""
+
+import json
+import multiprocessing
+import os
+import re
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing import connection
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import yaml
+
+from artgan.checkpoint import load_checkpoint
+from artgan.config import Command, TrainConfig, _keys
+from artgan.errors import UserError
+from artgan.training.folder import prepare
+from artgan.training.launchers import Place, is_first, launched
+from artgan.training.module import GAN
+from artgan.training.processes import RUN, meet
+from artgan.training.run import join
+from tests.helpers import (
+    EVERYTHING,
+    ROOT,
+    THE_OTHERS,
+    assert_same_state,
+    environment,
+    small_arguments,
+)
+
+Run = Callable[..., Path]
+Configure = Callable[..., TrainConfig]
+Launcher = Callable[[int, int], dict[str, str]]
+FORK = multiprocessing.get_context("forkserver")
+FORK.set_forkserver_preload(["artgan.training.run"])
+
+LOSSES: dict[str, dict[str, Any]] = {
+    "bce": {},
+    "hinge": {"model__loss": "hinge", "model__normalization": "spectral"},
+    "lsgan": {"model__loss": "lsgan", "model__label_smoothing": 0.1},
+    "wgan_gp": {**THE_OTHERS, "model__minibatch_std": "true"},
+    "rpgan": EVERYTHING,
+}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def torchrun(rank: int, port: int) -> dict[str, str]:
+    """What torchrun tells one of two processes on one machine."""
+    return {
+        "TORCHELASTIC_RUN_ID": "none",
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+
+
+def srun(rank: int, port: int) -> dict[str, str]:
+    """What srun tells one of two processes, each on a machine of its own."""
+    return {
+        "SLURM_JOB_ID": "7",
+        "SLURM_JOB_NAME": "paint",
+        "SLURM_NTASKS": "2",
+        "SLURM_NTASKS_PER_NODE": "1",
+        "SLURM_NNODES": "2",
+        "SLURM_NODELIST": "127.0.0.1",
+        "SLURM_PROCID": str(rank),
+        "SLURM_NODEID": str(rank),
+        "SLURM_LOCALID": "0",
+        "MASTER_PORT": str(port),
+    }
+
+
+def by_hand(rank: int, port: int) -> dict[str, str]:
+    """What a person sets on one of two machines."""
+    return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": str(rank)}
+
+
+def train_as_rank(
+    environments: Sequence[dict[str, str]], commands: Sequence[Sequence[str]], log: Path
+) -> None:
+    """Runs `train.py` with one list of arguments after another, in this process."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    for said, arguments in zip(environments, commands, strict=True):
+        os.environ |= said
+        sys.argv = ["train.py", *arguments]
+        runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+
+
+def train_together(
+    commands: Sequence[Sequence[str]], log: Path, launcher: Launcher = torchrun
+) -> list[int | None]:
+    """Runs `train.py` in two processes, with the same arguments, and gives their exit codes."""
+    ports = [free_port() for _ in commands]
+    processes = []
+    for rank in (0, 1):
+        environments = [launcher(rank, port) for port in ports]
+        arguments = (environments, commands, log)
+        processes.append(FORK.Process(target=train_as_rank, args=arguments))
+    for process in processes:
+        process.start()
+    while alive := [process for process in processes if process.is_alive()]:
+        connection.wait([process.sentinel for process in alive])
+        if any(process.exitcode for process in processes):
+            for process in alive:
+                process.terminate()  # as torchrun and srun do
+    return [process.exitcode for process in processes]
+
+
+def assert_same_to_rounding(one: Path, other: Path) -> None:
+    """After one update with a learning rate near zero."""
+    first, second = (load_checkpoint(folder / "last.ckpt") for folder in (one, other))
+    for network in (0, 1):
+        states = [
+            checkpoint["optimizer_states"][network]["state"] for checkpoint in (first, second)
+        ]
+        for number, state in states[0].items():
+            # Adam's first moment is the gradient then, times 1 - beta1.
+            expected, found = state["exp_avg"], states[1][number]["exp_avg"]
+            assert expected.norm() > 0
+            assert (found - expected).norm() <= 1e-4 * expected.norm(), (one, network, number)
+    for key, expected in first["state_dict"].items():
+        torch.testing.assert_close(second["state_dict"][key], expected, msg=f"{one} {key}")
+
+
+def test_an_update_of_two_processes_is_that_of_one(
+    run: Run, paintings: Path, tmp_path: Path
+) -> None:
+    """One update on the CPU for each of five losses, with all that looks at a whole batch."""
+    commands = []
+    for name, options in LOSSES.items():
+        one = {"model__learning_rate": 1e-9, "model__learning_rate_final": 1, "max_images": 8}
+        chosen = options | one
+        run(name=name, **chosen)
+        given = [f"{key.replace('__', '.')}={value}" for key, value in chosen.items()]
+        output = f"output={tmp_path / 'two'}"
+        commands.append([*small_arguments(paintings), *given, f"name={name}", output])
+    log = tmp_path / "log"
+    assert train_together(commands, log) == [0, 0], log.read_text()
+
+    for name in LOSSES:
+        assert_same_to_rounding(tmp_path / "runs" / name, tmp_path / "two" / name)
+
+
+def adapt_as_rank(rank: int, config: TrainConfig, meeting: str, found: Any) -> None:
+    dist.init_process_group("gloo", meeting, rank=rank, world_size=2)
+    module = GAN(config, "key")
+    module.augment_probability.fill_(0.5)
+    logits = torch.ones(4) if rank == 0 else -torch.ones(4)
+    module._adapt(logits, logits)
+    found.put(module.augment_probability.item())
+
+
+def test_all_ranks_adapt_the_augmentation_to_what_all_have_seen(
+    configure: Configure, tmp_path: Path
+) -> None:
+    """To one the discriminator seems to overfit and to the other not; on the whole it does not."""
+    config = configure(model__augment="[cutout]", model__augment_target=0.6)
+    found = FORK.Queue()
+    arguments = (config, f"file://{tmp_path / 'meeting'}", found)
+    for rank in (0, 1):
+        FORK.Process(target=adapt_as_rank, args=(rank, *arguments)).start()
+    one, other = found.get(timeout=200), found.get(timeout=200)
+    assert one == other < 0.5
+
+
+def test_one_process_of_several_is_one_alone(run: Run) -> None:
+    options = {"model__learning_rate": 1e-9, "max_images": 8}
+    alone, one = run(name="alone", **options), run(name="one", trainer__strategy="ddp", **options)
+    assert_same_to_rounding(alone, one)
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [torchrun, *(pytest.param(other, marks=pytest.mark.slow) for other in (srun, by_hand))],
+)
+def test_of_several_processes_one_claims_writes_and_prints(
+    run: Run, paintings: Path, tmp_path: Path, launcher: Launcher
+) -> None:
+    """3 cases: processes that torchrun, srun or a person has started."""
+    alone = run(name="alone", sample_every=8, max_images=16, checkpoint__every=8)
+    command = [
+        *small_arguments(paintings),
+        "sample_every=8",
+        "max_images=16",
+        "checkpoint.every=8",
+        f"output={tmp_path / 'together'}",
+        *(["trainer.num_nodes=2"] if launcher is by_hand else []),
+    ]
+    log = tmp_path / "log"
+    assert train_together([command], log, launcher) == [0, 0], log.read_text()
+    (folder,) = (tmp_path / "together").iterdir()  # by the default name, which tells the time
+
+    def names(folder: Path) -> set[str]:
+        files = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+        return {"events" if name.startswith("events.") else name for name in files}
+
+    assert names(folder) == names(alone)
+    assert len(list(folder.glob("events.*"))) == 1
+    said = log.read_text()
+    assert said.count("40 of 40 pictures can be used") == said.count("Done: 16 images") == 1
+    assert "Traceback" not in said
+
+
+def test_two_processes_resume_bit_for_bit_and_one_goes_on_where_they_stopped(
+    run: Run, paintings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = [*small_arguments(paintings), f"output={tmp_path}"]
+    commands = [
+        [*common, "name=whole", "max_images=64"],
+        [*common, "name=part", "max_images=24"],
+        [f"resume={tmp_path / 'part'}", "max_images=64"],
+    ]
+    log = tmp_path / "log"
+    assert train_together(commands, log) == [0, 0], log.read_text()
+    assert_same_state(tmp_path / "part" / "last.ckpt", tmp_path / "whole" / "last.ckpt")
+    assert "bit for bit" not in log.read_text()
+
+    capsys.readouterr()
+    run(resume=tmp_path / "part", max_images=72, **{"trainer.devices": 1})
+    said = [line for line in capsys.readouterr().err.splitlines() if "bit for bit" in line]
+    assert len(said) == 1
+    assert "was trained on 2 devices, now on 1." in said[0]
+
+
+def test_a_mistake_is_said_once(paintings: Path, tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").touch()
+    command = [*small_arguments(paintings), f"output={tmp_path}", "name=taken"]
+    log = tmp_path / "log"
+    assert train_together([command], log, srun)[0] == 1
+    assert log.read_text().count("there is a run") == 1
+    assert "Traceback" not in log.read_text()
+
+
+def test_a_multirun_on_several_machines_is_refused(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key, value in torchrun(0, free_port()).items():
+        monkeypatch.setenv(key, value)
+    with pytest.raises(UserError, match=r"^-m: trains on one machine only"):
+        prepare(configure(), Command([], job_number=0))
+
+
+def test_machines_that_cannot_find_each_other_are_told_how(run: Run) -> None:
+    with pytest.raises(UserError, match=r"^trainer.num_nodes: 2 .* by torchrun or srun"):
+        run(trainer__num_nodes=2)
+
+
+@pytest.mark.parametrize("seen", ["folder", "paintings"])
+def test_a_machine_that_does_not_share_the_disk_says_so(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: str
+) -> None:
+    folder = run(name="mine", max_images=8) if seen == "folder" else tmp_path / "elsewhere"
+    port = free_port()
+    store = dist.TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
+    store.set(RUN, json.dumps([str(folder), "0123456789abcdef"]))
+    for key, value in by_hand(1, port).items():
+        monkeypatch.setenv(key, value)
+    meet.cache_clear()
+    expected = "other paintings lie here" if seen == "folder" else "the run's folder cannot be seen"
+    with pytest.raises(UserError, match=expected) as raised:
+        join()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    assert socket.gethostname() in str(raised.value)
+    meet.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("given", "place", "first"),
+    [
+        ({}, None, True),
+        (torchrun(0, 1), Place(0, 2, 1), True),
+        (torchrun(1, 1), Place(1, 2, 1), False),
+        (srun(1, 1), Place(1, 1, 2), False),
+        (srun(1, 1) | {"SLURM_JOB_NAME": "bash"}, None, True),
+        (srun(0, 1) | {"SLURM_NTASKS": "1"}, None, True),
+        (by_hand(1, 1), None, False),
+        ({"LOCAL_RANK": "1"}, None, False),
+    ],
+)
+def test_a_process_knows_its_place(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], place: Place | None, first: bool
+) -> None:
+    for key, value in given.items():
+        monkeypatch.setenv(key, value)
+    assert (launched(), is_first()) == (place, first)
+
+
+def test_the_files_to_copy_begin_a_run_and_go_on_with_it(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+    batch = re.findall(r"```bash\n(#!.*?)```", text, re.S)[0]
+    service, job = yaml.safe_load_all(re.findall(r"```yaml\n(.*?)```", text, re.S)[0])
+    pod = job["spec"]["template"]["spec"]
+    assert pod["subdomain"] == service["metadata"]["name"]
+    assert service["spec"]["selector"] == {"job-name": job["metadata"]["name"]}
+    container = pod["containers"][0]["args"][0].replace("/data/", "")
+
+    for name in ("srun", "torchrun"):
+        (tmp_path / name).write_text('#!/bin/sh\necho "$@"\n')
+        (tmp_path / name).chmod(0o755)
+    given = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "JOB_COMPLETION_INDEX": "1"}
+
+    def command(script: str) -> list[str]:
+        done = subprocess.run(
+            ["bash", "-ec", script], cwd=tmp_path, env=given, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split("train.py ")[1].split()
+
+    for script in (batch, container):
+        new = command(script)
+        assert "name=mine" in new
+        assert {key.partition("=")[0] for key in new} <= {*_keys(TrainConfig)}
+    (tmp_path / "checkpoints" / "mine").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "mine" / "config.yaml").touch()
+    assert command(batch) == command(container) == ["resume=checkpoints/mine"]
+
+
+ENDLESS = ("max_images=100000000", "checkpoint.every=8", "name=mine")
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def wait_for(path: Path, processes: Sequence[subprocess.Popen[str]]) -> None:
+    ends = time.monotonic() + 300
+    while not path.exists():
+        assert all(process.poll() is None for process in processes), processes[0].communicate()
+        assert time.monotonic() < ends
+        time.sleep(0.1)
+
+
+def begin(command: Sequence[object], cwd: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, *map(str, command)],
+        cwd=cwd,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").exists(), reason="finds the processes in /proc")
+@pytest.mark.parametrize("killed", [0, 1])
+def test_with_a_killed_process_the_others_end_and_one_says_so(
+    paintings: Path, tmp_path: Path, killed: int
+) -> None:
+    """2 cases: the first of two processes is killed, and the other one."""
+    script = [ROOT / "train.py", *small_arguments(paintings), *ENDLESS, "trainer.devices=2"]
+    process = begin(script, tmp_path)
+    last = Path("checkpoints/mine/last.ckpt")
+    wait_for(tmp_path / last, [process])
+    (child,) = children(process.pid)
+    os.kill([process.pid, child][killed], signal.SIGKILL)
+    # Its end comes only when no process holds it any more.
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == (1 if killed else -signal.SIGKILL)
+    assert said.count("a process of this run has ended") == 1
+    assert said.count(str(last)) == 1
+    assert "Traceback" not in said
+    assert load_checkpoint(tmp_path / last)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").exists(), reason="finds the processes in /proc")
+def test_two_machines_of_torchrun_train_one_run_and_end_together(
+    paintings: Path, tmp_path: Path
+) -> None:
+    """Two torchruns on one machine; then, in a second run, a process of the second is killed."""
+
+    def machines(*more: str) -> list[subprocess.Popen[str]]:
+        meeting = ["--master-addr", "127.0.0.1", "--master-port", free_port(), "--nnodes", 2]
+        script = [ROOT / "train.py", *small_arguments(paintings), *more]
+        each = ["-m", "torch.distributed.run", *meeting, "--nproc-per-node", 1]
+        return [begin([*each, "--node-rank", rank, *script], tmp_path) for rank in (0, 1)]
+
+    processes = machines("max_images=64", "name=whole")
+    said = "".join(process.communicate(timeout=300)[0] for process in processes)
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert said.count("Done: 64 images") == 1
+    assert (tmp_path / "checkpoints" / "whole" / "last.ckpt").is_file()
+
+    processes = machines(*ENDLESS)
+    last = Path("checkpoints/mine/last.ckpt")
+    wait_for(tmp_path / last, processes)
+    (worker,) = children(processes[1].pid)
+    os.kill(worker, signal.SIGKILL)
+    said = "".join(process.communicate(timeout=60)[0] for process in processes)
+    assert [process.returncode for process in processes] == [1, 1]
+    assert said.count("a process of this run has ended") == 1
+    assert said.count(str(last)) == 1
+    assert 'train.py", line' not in said  # torchrun's own report has tracebacks
