@@ -258,8 +258,9 @@ def test_a_multirun_on_several_machines_is_refused(
 ) -> None:
     for key, value in torchrun(0, free_port()).items():
         monkeypatch.setenv(key, value)
-    with pytest.raises(UserError, match=r"^-m: trains on one machine only"):
-        prepare(configure(), Command([], job_number=0))
+    refused = pytest.raises(UserError, match=r"^-m: trains on one machine only")
+    with refused, prepare(configure(), Command([], job_number=0)):
+        pass
 
 
 def test_machines_that_cannot_find_each_other_are_told_how(run: Run) -> None:
