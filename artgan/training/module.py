@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from artgan import __version__
@@ -264,12 +265,14 @@ class GAN(pl.LightningModule):
         if is_distributed():
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             gradients = [p.grad for p in parameters if p.grad is not None]
-            # As one tensor: sending many small ones takes longer.
-            means = mean_over_ranks(torch.cat([gradient.flatten() for gradient in gradients]))
-            for gradient, mean in zip(
-                gradients, means.split([gradient.numel() for gradient in gradients]), strict=True
-            ):
-                gradient.copy_(mean.view(gradient.shape))
+            # As one tensor, for sending many small ones takes longer; each in the order in which it
+            # lies in memory, which is that of its weights.
+            flat = [gradient.as_strided((gradient.numel(),), (1,)) for gradient in gradients]
+            means = torch.cat(flat)
+            dist.all_reduce(means)
+            means /= dist.get_world_size()
+            for gradient, mean in zip(flat, means.split([len(one) for one in flat]), strict=True):
+                gradient.copy_(mean)
         optimizer.step()
 
     def _adapt(self, real_logits: Tensor, fake_logits: Tensor) -> None:
