@@ -61,6 +61,7 @@ def web(paintings: Path, tmp_path: Path) -> Iterator[str]:
         yield address
 
 
+@pytest.mark.slow
 def test_the_readme_s_set_of_one_file_can_be_trained_on(web: str, tmp_path: Path) -> None:
     ignored = shutil.ignore_patterns(".*", "__pycache__", "checkpoints", "datasets", "*.egg-info")
     checkout = shutil.copytree(ROOT, tmp_path / "artgan", ignore=ignored)

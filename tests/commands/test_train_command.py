@@ -58,7 +58,10 @@ def test_a_run_ends_by_saying_where_everything_lies_and_what_to_type_next(
     assert "Traceback" not in messages
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(signal.SIGINT, marks=pytest.mark.slow, id="ctrl-c"), signal.SIGTERM],
+)
 def test_a_signal_saves_and_the_resumed_run_equals_the_uninterrupted_one(
     paintings: Path, tmp_path: Path, number: signal.Signals, run: Callable[..., Path]
 ) -> None:
@@ -78,6 +81,7 @@ def test_a_signal_saves_and_the_resumed_run_equals_the_uninterrupted_one(
     assert_same_state(folder / "last.ckpt", whole / "last.ckpt")
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_ends_at_once(paintings: Path, tmp_path: Path) -> None:
     # A batch that takes seconds, so that the second signal comes before its end.
     slow = ["batch_size=4096", "model.width=16", "max_images=100000000", "checkpoint.every=1"]
@@ -89,6 +93,7 @@ def test_a_second_ctrl_c_ends_at_once(paintings: Path, tmp_path: Path) -> None:
     assert process.returncode == -signal.SIGINT
 
 
+@pytest.mark.slow
 def test_ctrl_c_before_the_training_is_no_traceback(paintings: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), *small_arguments(paintings)],
@@ -106,6 +111,7 @@ def test_ctrl_c_before_the_training_is_no_traceback(paintings: Path, tmp_path: P
     assert "Traceback" not in errors
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_whole_multirun(paintings: Path, tmp_path: Path) -> None:
     many = ["-m", "seed=0,1,2", "max_images=100000000", "checkpoint.every=64"]
     process = started(*small_arguments(paintings), *many, cwd=tmp_path)
@@ -116,6 +122,7 @@ def test_ctrl_c_ends_a_whole_multirun(paintings: Path, tmp_path: Path) -> None:
     assert len(list((tmp_path / "checkpoints").glob("[!.]*"))) == 1
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(paintings: Path, tmp_path: Path) -> None:
     output, _ = succeed(
         "train.py",
@@ -139,6 +146,7 @@ def test_two_processes_train_as_one(paintings: Path, tmp_path: Path) -> None:
     assert output.count("Done:") == 1
 
 
+@pytest.mark.slow
 def test_a_multirun_compares_settings_in_runs_of_their_own(paintings: Path, tmp_path: Path) -> None:
     succeed(
         "train.py",
@@ -182,6 +190,7 @@ def test_a_mistake_is_one_message_and_code_1(
     assert not list(tmp_path.glob("checkpoints/*"))
 
 
+@pytest.mark.slow
 def test_a_disk_too_small_for_the_curves_is_no_traceback(
     paintings: Path, tmp_path: Path, small_disk: Callable[[str], Path]
 ) -> None:

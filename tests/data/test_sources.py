@@ -182,6 +182,7 @@ def test_an_address_without_encryption_is_refused_unless_allowed(
     settle(config)
 
 
+@pytest.mark.slow
 def test_the_article_s_command_works_from_the_first_byte_to_the_samples(
     web: str, tmp_path: Path
 ) -> None:

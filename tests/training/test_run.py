@@ -50,7 +50,7 @@ def test_resume_in_bfloat16_equals_the_uninterrupted_run(run: Run) -> None:
     assert_same_state(part / "last.ckpt", whole / "last.ckpt")
 
 
-@pytest.mark.parametrize("precision", ["32", "bf16"])
+@pytest.mark.parametrize("precision", ["32", pytest.param("bf16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("options", [EVERYTHING, THE_OTHERS], ids=["most", "others"])
 def test_resume_with_every_option_equals_the_uninterrupted_run(
     run: Run, options: dict[str, object], precision: str
