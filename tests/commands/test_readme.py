@@ -49,6 +49,14 @@ def test_every_place_that_the_readme_names_is_there() -> None:
             folder = ROOT / name
 
 
+def test_every_test_that_the_promises_name_is_there() -> None:
+    promises = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", promises)
+    assert named
+    for file, test in named:
+        assert f"def {test}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), test
+
+
 @pytest.fixture
 def web(paintings: Path, tmp_path: Path) -> Iterator[str]:
     """A server with the paintings in an archive, under two names."""
