@@ -19,6 +19,7 @@ import torch
 from safetensors import safe_open
 
 from artgan.errors import UserError, printable
+from artgan.files import by_number
 
 # Raise when an older artgan could not use a newer checkpoint, or the other way round.
 FORMAT = 1
@@ -160,7 +161,7 @@ def newest_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     Raises:
         UserError: there are checkpoints, but none can be used.
     """
-    periodic = sorted(folder.glob("images-*.ckpt"), reverse=True)
+    periodic = reversed(by_number(folder.glob("images-*.ckpt")))
     candidates = [path for path in (folder / LAST, *periodic) if path.is_file()]
     mistakes = []
     for path in candidates:

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -16,7 +17,7 @@ from artgan.checkpoint import KEY, newest_checkpoint
 from artgan.config import MONITORS, ON_FEATURES, TrainConfig, flattened, load_config
 from artgan.data.report import STYLE
 from artgan.errors import UserError, printable
-from artgan.files import atomic_write
+from artgan.files import atomic_write, by_number
 
 PAGE = "comparison.html"
 # Keys that say where a run is, not what it is.
@@ -63,7 +64,7 @@ class Basis(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """What a run's folder tells without reading a tensor.
+    """What a run's folder tells.
 
     Attributes:
         folder: of the run.
@@ -103,11 +104,10 @@ def read_runs(folders: Iterable[Path]) -> list[Run]:
     """
     runs = []
     for folder in dict.fromkeys(folders):
-        if folder.is_file():
-            continue  # checkpoints/* gives more than runs
         try:
-            runs.append(_read_run(folder))
-        except UserError as error:
+            if not folder.is_file():  # checkpoints/* gives more than runs
+                runs.append(_read_run(folder))
+        except (UserError, OSError) as error:
             print(f"{printable(str(error))} Passed over.", file=sys.stderr)
     if not runs:
         raise UserError("None of these is a run. Name run folders, as in checkpoints/*")
@@ -127,7 +127,7 @@ def _read_run(folder: Path) -> Run:
         for basis, seen, value in _figures(path):
             points[basis][seen] = value
     ordered = {basis: dict(sorted(by_images.items())) for basis, by_images in points.items()}
-    grid = max((folder / "samples").glob("images-*.png"), default=None)
+    grid = next(reversed(by_number((folder / "samples").glob("images-*.png"))), None)
     return Run(folder, config, images_seen, seconds, ordered, grid)
 
 
@@ -169,8 +169,9 @@ def last_figure(folder: Path, figure: str) -> float | None:
         figure: kid, fid or swd.
     """
     # Those of evaluate.py have more in their folders' names.
-    measured = sorted(folder.glob(f"evaluated/images-{'[0-9]' * 9}/metrics.json"))
-    figures = _figures(measured[-1]) if measured else []
+    evaluated = by_number(folder.glob("evaluated/images-*"))
+    measured = [one for one in evaluated if re.fullmatch(r"images-\d+", one.name)]
+    figures = _figures(measured[-1] / "metrics.json") if measured else []
     return next((value for basis, _, value in figures if basis.figure == figure), None)
 
 

@@ -94,8 +94,8 @@ class DatasetConfig:
 @dataclass
 class ModelConfig:
     conditional: bool = MISSING
-    latent_dim: int = _number(1)
-    width: int = _number(1)
+    latent_dim: int = _number(1, 2**16)
+    width: int = _number(1, 2**12)
     loss: str = _choice("bce", "hinge", "lsgan", "wgan_gp", "rpgan")
     label_smoothing: float = _number(0, 0.5)
     normalization: str = _choice("batch", "spectral", "none")
@@ -152,7 +152,7 @@ class TrainConfig:
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     resolution: int = _choice(32, 64, 128, 256)
-    batch_size: int = _number(1)
+    batch_size: int = _number(1, 2**20)
     epochs: int | None = _number(1)
     max_images: int | None = _number(1)
     max_time: str | None = MISSING

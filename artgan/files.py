@@ -7,7 +7,7 @@ import shutil
 import sys
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -124,6 +124,11 @@ def read_checked(path: Path) -> Any:
     if crc != b"%d\n" % zlib.crc32(line):
         raise ValueError(path)
     return json.loads(line)
+
+
+def by_number(paths: Iterable[Path]) -> list[Path]:
+    """Files whose names differ in a number of at least some digits, from the least number on."""
+    return sorted(paths, key=lambda path: (len(path.name), path.name))
 
 
 def is_full(error: BaseException | None) -> bool:

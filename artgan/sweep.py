@@ -1,5 +1,6 @@
 """The jobs of a sweep: each in a process of its own, and what is told of those that failed."""
 
+import ctypes
 import json
 import multiprocessing
 import os
@@ -18,6 +19,7 @@ from artgan.errors import UserError
 from artgan.files import atomic_write
 
 FAILURE = "failure.json"
+END_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 Work = Callable[[], float | None]
 
@@ -79,11 +81,14 @@ def _handle(handlers: Mapping[signal.Signals, Any]) -> None:
 
 def _report(work: Work, sender: Connection, handlers: Mapping[signal.Signals, Any]) -> None:
     """Does the work, and sends what it gave or raised."""
+    ctypes.CDLL(None).prctl(END_WITH_PARENT, signal.SIGTERM)
     os.setsid()  # Ctrl-C comes from the other process alone: twice, it would end this one at once
     _handle(handlers)
     try:
         sender.send(_tried(work))
-    except (UserError, KeyboardInterrupt) as error:
+    except UserError as error:
+        sender.send(UserError(str(error)))  # a subclass may not be fit for sending
+    except KeyboardInterrupt as error:
         sender.send(error)
 
 

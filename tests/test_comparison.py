@@ -187,12 +187,14 @@ def test_what_is_no_run_is_named_and_passed_over(
     torn = make("torn")
     (torn / "last.ckpt").write_bytes(b"PK")
     others = [tmp_path / "README.md", tmp_path / "empty", tmp_path / "gone", torn]
+    others.append(tmp_path / ("a" * 300))
     assert [run.folder for run in read_runs([*others, folder, folder])] == [folder]
     said = capsys.readouterr().err.splitlines()
     assert said == [
         f"{tmp_path / 'empty'}: no run lies here (config.yaml is missing). Passed over.",
         f"{tmp_path / 'gone'}: no run lies here (config.yaml is missing). Passed over.",
         f"{torn / 'last.ckpt'}: is torn, or no checkpoint. Passed over.",
+        f"[Errno 36] File name too long: '{tmp_path / ('a' * 300)}' Passed over.",
     ]
     with pytest.raises(UserError, match="None of these is a run"):
         read_runs(others)

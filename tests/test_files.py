@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from artgan.errors import UserError
-from artgan.files import atomic_folder, atomic_write, read_checked, write_checked
+from artgan.files import atomic_folder, atomic_write, by_number, read_checked, write_checked
 from tests.helpers import ROOT, environment
 
 
@@ -150,3 +150,8 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     with atomic_folder(tmp_path / "set") as folder:
         assert folder is not None
         assert list(folder.iterdir()) == []
+
+
+def test_files_are_in_the_order_of_their_numbers_also_of_ten_digits() -> None:
+    names = ["images-999950000.ckpt", "images-1000000000.ckpt", "images-000050000.ckpt"]
+    assert [path.name for path in by_number(map(Path, names))] == [names[2], names[0], names[1]]

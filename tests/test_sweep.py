@@ -15,6 +15,17 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="jobs are proces
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+class Kind(UserError):
+    """Made of other arguments than it is told by, as one is that names a state of a run."""
+
+    def __init__(self, number: int, _: str) -> None:
+        super().__init__(f"another kind: {number}")
+
+
+def refuse_in_a_kind_of_its_own() -> None:
+    raise Kind(2, "")
+
+
 def kill_oneself() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -40,6 +51,7 @@ def test_what_work_gives_comes_back_from_another_process() -> None:
     ("work", "message"),
     [
         (fail, "model.width: 0 must be at least 1."),
+        (refuse_in_a_kind_of_its_own, "another kind: 2"),
         (kill_oneself, "was killed, as the system does when it is short of memory."),
         (run_out_of_time, "was ended by SIGXCPU."),
         (lambda: os._exit(7), "ended with code 7."),

@@ -26,7 +26,7 @@ from artgan.checkpoint import LAST
 from artgan.config import CONFIG_FILE, save_config
 from artgan.data.pack import Pack
 from artgan.errors import UserError
-from artgan.files import atomic_write
+from artgan.files import atomic_write, by_number
 from artgan.pictures import encode_png, tile
 from artgan.sampling import draw_inputs, paint
 from artgan.training.health import discriminator_has_won, diversity, diversity_has_collapsed
@@ -358,7 +358,7 @@ class Checkpoints(pl.Callback):
         trainer.save_checkpoint(path)
         if trainer.is_global_zero:
             link(path, self.folder / LAST)
-            for old in sorted(self.folder.glob("images-*.ckpt"))[: -self.keep]:
+            for old in by_number(self.folder.glob("images-*.ckpt"))[: -self.keep]:
                 old.unlink()
 
 

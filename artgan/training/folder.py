@@ -3,6 +3,7 @@
 import datetime
 import os
 import shlex
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,21 +54,15 @@ def prepare(config: TrainConfig, command: Command) -> Iterator[tuple[TrainConfig
         UserError: something asked for is wrong or cannot be had, in which case no folder is made;
             or another process trains in it.
     """
-    _settle_devices(config.trainer)
-    if launched() or config.trainer.num_nodes > 1:
-        if command.job_number is not None:
-            raise UserError("-m: trains on one machine only. Start the runs one by one.")
-        # Imported only now: it takes torch, and others wait.
-        from artgan.training.processes import meet
-
-        meet()
     if config.resume is not None:
         folder = Path(config.resume)
         config = reopen(folder, command.overrides)
+        _meet_others(config.trainer, command)
         with _held(folder):
             yield config, folder, sources.load_paintings(config.dataset, config.resolution)
         return
     settle(config)
+    _meet_others(config.trainer, command)
     pack = sources.load_paintings(config.dataset, config.resolution)
     # Too large a share, or a set without classes, is refused before there is a folder.
     training, _ = pack.split(config.dataset.holdout)
@@ -77,7 +72,24 @@ def prepare(config: TrainConfig, command: Command) -> Iterator[tuple[TrainConfig
     with _held(folder):
         _refuse_taken(folder)  # by a process that was quicker
         save_config(config, folder)
-        yield config, folder, pack
+        try:
+            yield config, folder, pack
+        except UserError:
+            if {path.name for path in folder.iterdir()} == {CONFIG_FILE, LOCK}:
+                shutil.rmtree(folder)  # refused before anything came of it
+            raise
+
+
+def _meet_others(config: TrainerConfig, command: Command) -> None:
+    """Lets the processes that torchrun, srun or a person has started elsewhere find this one."""
+    if launched() is None and config.num_nodes == 1:
+        return
+    if command.job_number is not None:
+        raise UserError("-m: trains on one machine only. Start the runs one by one.")
+    # Imported only now: it takes torch, and others wait.
+    from artgan.training.processes import meet
+
+    meet()
 
 
 @contextmanager
@@ -308,7 +320,7 @@ def put_before_now(folder: Path) -> None:
     in. One made in this second, or before the clock was set back, gets an earlier one.
     """
     now = int(time.time())
-    files = sorted(folder.glob("events.out.tfevents.*"))
+    files = sorted(folder.glob("events.out.tfevents.[0-9]*.*"))
     for place, path in enumerate(files):  # the order stands after each
         *kind, second, rest = path.name.split(".", 4)
         earlier = min(int(second), now - len(files) + place)

@@ -133,9 +133,11 @@ def together(config: TrainerConfig, folder: Path, dataset_key: str) -> Iterator[
     try:
         yield
         for process in started:
-            process.wait()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE)
     except (UserError, RuntimeError) as error:
-        is_lost = isinstance(error, dist.DistError) or "gloo" in str(error)
+        said_by_gloo = not isinstance(error, UserError) and "gloo" in str(error)
+        is_lost = said_by_gloo or isinstance(error, dist.DistError)
         if is_first() and is_lost:
             give_up()
         if is_first() or not (is_lost or isinstance(error, UserError)):

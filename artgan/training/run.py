@@ -64,7 +64,7 @@ from artgan.training.launchers import is_first
 from artgan.training.measurements import Measurements
 from artgan.training.memory import is_out_of_memory, keep_freed_memory
 from artgan.training.module import GAN, Progress
-from artgan.training.processes import cluster, together, told
+from artgan.training.processes import TO_PREPARE, cluster, together, told
 
 MOST_ROLLBACKS = 3
 
@@ -174,8 +174,6 @@ def _train(config: TrainConfig, folder: Path, pack: Pack, held_out: Pack, rollba
         if not rollbacks:
             announce(pack, config.dataset.crop, held_out, classes)
             print(f"{folder}: {_choices(config.trainer, trainer, pack)}", file=sys.stderr)
-            if checkpoint:
-                _tell_other_count(checkpoint, config.trainer.processes)
         clear_temporaries(folder)
         figures = [*FIGURES]
         if measurements:
@@ -203,7 +201,8 @@ def _train(config: TrainConfig, folder: Path, pack: Pack, held_out: Pack, rollba
         best = measurements.best if measurements else None
         grid = grids.path(module.progress.images_seen)
         _print_outcome(folder, module.progress, finished, grid, best)
-        if stopping.requeue and not finished:
+        # What submitit has started, it puts back by itself.
+        if stopping.requeue and not finished and "SUBMITIT_EXECUTOR" not in os.environ:
             _requeue()
     return finished
 
@@ -219,6 +218,11 @@ def _too_large(config: TrainConfig, pack: Pack) -> str:
     if config.trainer.processes > 1:
         return f"{problem} Start a new run with a smaller one."
     print(f"{problem} Trying what would fit.", file=sys.stderr)
+    if _fits(config, pack):
+        return (
+            "There is memory for the updates, but not for what is done besides: the start, grids, "
+            "measurements. End other programs, or set evaluate.num lower, and go on by resume="
+        )
     while batch_size > 1:
         batch_size //= 2
         if _fits(replace(config, batch_size=batch_size), pack):
@@ -236,7 +240,7 @@ def _fits(config: TrainConfig, pack: Pack) -> bool:
     classes = count_classes(pack) if config.model.conditional else {}
     stopping = Stopping(images, math.inf, Clock())
     try:
-        with _quiet_lightning(), _restored_environment():
+        with _quiet_lightning(), _restored_environment(), stopping.taking_signals():
             _make_trainer(config.trainer, False, [stopping]).fit(
                 GAN(config, pack.key, images, classes), datamodule=Paintings(pack, config, images)
             )
@@ -244,6 +248,8 @@ def _fits(config: TrainConfig, pack: Pack) -> bool:
         if not is_out_of_memory(error):
             raise
         return False
+    if stopping.interrupted:
+        raise KeyboardInterrupt
     return True
 
 
@@ -293,7 +299,9 @@ def last_state(folder: Path, config: TrainConfig, dataset_key: str) -> tuple[Pat
         resolution = described["config"]["resolution"]
         progress = Progress(**described["progress"])
         trained_on = described["dataset_key"]
-    except (KeyError, TypeError) as error:
+        trainer = described["config"]["trainer"]
+        processes = trainer["devices"] * trainer.get("num_nodes", 1)
+    except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{checkpoint}: says too little of its run ({error!r}).") from error
     if (model, resolution) != (asdict(config.model), config.resolution):
         raise UserError(
@@ -305,6 +313,13 @@ def last_state(folder: Path, config: TrainConfig, dataset_key: str) -> tuple[Pat
             f"{checkpoint}: was trained on other paintings than now lie in {config.dataset.root}. "
             "Put them back as they were, say where they lie now (dataset.root=…), or start a new "
             "run."
+        )
+    if processes != config.trainer.processes:
+        print(
+            f"{checkpoint}: was trained on {processes} devices, now on {config.trainer.processes}. "
+            "Paintings and latents stay the same; sums are rounded otherwise, so it is not the "
+            "same bit for bit.",
+            file=sys.stderr,
         )
     return checkpoint, progress
 
@@ -395,7 +410,7 @@ def _make_trainer(
             accelerator=config.accelerator,
             devices=config.devices,
             num_nodes=config.num_nodes,
-            strategy=Ranks() if several else "auto",
+            strategy=Ranks(timeout=TO_PREPARE) if several else "auto",
             precision=pick_precision(config.precision, config.accelerator),  # type: ignore[arg-type]
             logger=logger,
             callbacks=callbacks,
@@ -424,18 +439,6 @@ def _choices(config: TrainerConfig, trainer: pl.Trainer, pack: Pack) -> str:
     if device.type == "cpu" and trainer.precision == "bf16-mixed":
         line += ", deep convolutions as matrix products"
     return line
-
-
-def _tell_other_count(checkpoint: Path, processes: int) -> None:
-    """Says what is not exact where a run goes on with another count of devices."""
-    trainer = load_checkpoint(checkpoint)[KEY]["config"]["trainer"]
-    before = trainer["devices"] * trainer.get("num_nodes", 1)
-    if before != processes:
-        print(
-            f"{checkpoint}: was trained on {before} devices, now on {processes}. Paintings and "
-            "latents stay the same; sums are rounded otherwise, so it is not the same bit for bit.",
-            file=sys.stderr,
-        )
 
 
 def _budget(config: TrainConfig, paintings: int) -> tuple[float, float]:
@@ -489,7 +492,9 @@ def _unwritable_said_once(folder: Path) -> Iterator[None]:
     def is_of_folder(error: BaseException | None) -> TypeGuard[OSError]:
         if not isinstance(error, OSError):
             return False
-        return is_full(error) or str(folder) in os.fsdecode(error.filename or "")
+        named = error.filename if isinstance(error.filename, str | bytes) else ""
+        path = Path(os.fsdecode(named))
+        return is_full(error) or folder in (path, *path.parents)
 
     def print_others(failure: threading.ExceptHookArgs) -> None:
         if not is_of_folder(failure.exc_value):

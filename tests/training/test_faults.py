@@ -110,6 +110,7 @@ def test_points_stand_in_order_where_the_clock_was_set_back(
     run: Run, monkeypatch: pytest.MonkeyPatch, hours: int
 ) -> None:
     folder = run(name="mine", max_images=48, checkpoint__every=32)
+    (folder / "events.out.tfevents.kept").touch()  # by a person
     now = time.time
     for images, ahead in ((64, 1), (80, 2)):
         # As if killed after its last point, with the last checkpoint 16 images before.
@@ -117,6 +118,13 @@ def test_points_stand_in_order_where_the_clock_was_set_back(
         monkeypatch.setattr(time, "time", lambda ahead=ahead: now() - ahead * hours * 3600)
         run(resume=folder, max_images=images, **{"checkpoint.every": 16})
     assert steps(folder, "loss/generator") == [16, 32, 48, 64, 80]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_of_a_run_that_is_refused_at_its_start_nothing_is_left(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"accelerator=gpu .* cannot be had"):
+        run(name="mine", trainer__accelerator="gpu")
+    assert not (tmp_path / "runs" / "mine").exists()
 
 
 def test_paintings_that_are_gone_are_a_clear_error(
