@@ -46,7 +46,8 @@ def begin(
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.lives", "artgan.training.run"])
-    process = context.Process(target=_live, args=(arguments, cwd, log, prepare, more))
+    parts = (arguments, cwd, log, prepare, more)
+    process = context.Process(target=_live, args=parts, daemon=True)  # ends with a failing test
     process.start()
     return process
 
