@@ -224,7 +224,7 @@ def fuzz(config_name: str, base: list[str], cases: int, tmp_path: Path) -> None:
     one()
     print(f"{config_name}.py: {sum(counts.values())} command lines, exit codes {dict(counts)}")
     assert not faults, "\n".join(faults)
-    assert min(counts[0], counts[1]) > cases / 50
+    assert counts[0] and counts[1]
 
 
 def fault_of(outcome: Outcome) -> str | None:

@@ -130,6 +130,7 @@ def test_every_command_of_the_readme_works(
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.timeout(900)
 def test_the_main_job_of_the_readme_paints_like_its_dataset(tmp_path: Path) -> None:
     succeed("train.py", "name=mine", cwd=tmp_path, threads=None, timeout=800)
