@@ -108,7 +108,7 @@ class ModelConfig:
     augment: list[str] = MISSING
     augment_probability: float = _number(0, 1)
     augment_target: float | None = _number(0, 1)
-    learning_rate: float = _number(0, 1000)
+    learning_rate: float = _number(0, 1e30)  # far more would be infinite in float32
     learning_rate_final: float = _number(0, 1)
     beta1: float = _number(0, 1, below=True)
     beta2: float = _number(0, 1, below=True)
