@@ -63,7 +63,7 @@ def command(
         ("dataset=_common", "dataset: '_common' is none of"),
         ("dataset.crop=centre", "dataset.crop: 'centre' is none of center, random, tiles."),
         ("model.width=wide", "model.width: Value 'wide'"),
-        ("model.width=0", "model.width: 0 must be at least 1."),
+        ("model.width=0", "model.width: 0 must be at least 1 and at most 4,096."),
         ("model.beta1=1", "model.beta1: 1.0 must be at least 0 and below 1."),
         ("model.learning_rate=nan", "model.learning_rate: nan"),
         ("model.learning_rate=inf", "model.learning_rate: inf"),
@@ -124,7 +124,7 @@ def test_a_multirun_is_one_job_for_each_combination(command: Launch, tmp_path: P
 def test_a_multirun_finishes_the_others_when_one_fails(command: Launch, tmp_path: Path) -> None:
     jobs, said = command("-m", f"output={tmp_path}", "model.width=0,64")
     assert [job.model.width for job in jobs] == [64]
-    assert "model.width: 0 must be at least 1." in said
+    assert "model.width: 0 must be at least 1 and at most 4,096." in said
 
 
 def test_a_configuration_is_read_back_as_it_was_written(command: Launch, tmp_path: Path) -> None:
