@@ -147,18 +147,20 @@ def test_of_two_runs_begun_or_resumed_at_once_one_trains(paintings: Path, tmp_pa
 def test_the_batch_size_that_is_said_to_fit_does(paintings: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
 
-    def ended(batch_size: int) -> int | None:
+    def ended(batch_size: int, attempt: int = 0) -> int | None:
         chosen = [
             f"batch_size={batch_size}",
             f"max_images={2 * batch_size}",
             "sample_every=100000000",
         ]
-        arguments = [*small_arguments(paintings), *chosen, f"name=of{batch_size}"]
+        arguments = [*small_arguments(paintings), *chosen, f"name=of{batch_size}-{attempt}"]
         process = begin(arguments, tmp_path, log, limit_memory, 1 << 30)
         process.join(timeout=500)
         return process.exitcode
 
-    assert ended(32768) == 1
+    # Under such a limit a library below torch may crash, which no program can catch.
+    attempts = (ended(32768, attempt) for attempt in range(5))
+    assert next(code for code in attempts if code != -signal.SIGSEGV) == 1
     told = log.read_text().splitlines()[-1]
     assert "Traceback" not in log.read_text()
     found = re.fullmatch(
