@@ -16,10 +16,11 @@ def main(config: TrainConfig, command: Command) -> float | None:
     if not finished and command.job_number is not None:
         raise KeyboardInterrupt  # whoever stops one job of a multirun wants no further ones
 
+    if config.checkpoint.monitor is None:
+        return None
     from artgan.comparison import last_figure
 
-    monitor = config.checkpoint.monitor
-    return last_figure(folder, monitor) if monitor else None
+    return last_figure(folder, config.checkpoint.monitor)
 
 
 if __name__ == "__main__":

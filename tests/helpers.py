@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from artgan.checkpoint import load_checkpoint
-from artgan.config import DatasetConfig, EvaluateConfig
+from artgan.config import DatasetConfig, EvaluateConfig, SampleConfig
 from artgan.data.checkup import Checkup
 from artgan.data.pack import Pack
 from artgan.networks.dcgan import Generator
@@ -149,6 +149,33 @@ def make_run(folder: Path, **more: object) -> Path:
     described = {"format": 1, "config": config, "progress": {"images_seen": 12, "seconds": 1.0}}
     torch.save({"state_dict": state, "artgan": described | more}, folder / "last.ckpt")
     return folder
+
+
+def sampling_of(ckpt: object, out: object, **chosen: object) -> SampleConfig:
+    """What `sample.py` is to paint with a run of tiny networks; see `SampleConfig`."""
+    config = SampleConfig(
+        ckpt=str(ckpt) if ckpt else None,
+        num=4,
+        seed=0,
+        classes=[],
+        out=str(out) if out else None,
+        truncation=1.0,
+        ema=True,
+        interpolate=0,
+        frames=4,
+        layout="single",
+        length=3.0,
+        from_image=None,
+        device="cpu",
+    )
+    for key, value in chosen.items():
+        setattr(config, key, value)
+    return config
+
+
+def children(pid: int) -> list[int]:
+    """The processes that another has started and that have not been waited for."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def assert_same_state(one: Path, other: Path) -> None:

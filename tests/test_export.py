@@ -2,7 +2,6 @@ import json
 import math
 import struct
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from artgan.config import ExportConfig, SampleConfig
 from artgan.errors import UserError
 from artgan.export import export
 from artgan.sampling import load_painter, sample
-from tests.helpers import make_run
+from tests.helpers import make_run, sampling_of
 
 CLASSES = {"山水": 3, "river": 1}
 
@@ -34,22 +33,8 @@ def exported(folder: Path, tmp_path: Path) -> Path:
 
 
 def settings(ckpt: Path | None, out: Path, **more: Any) -> SampleConfig:
-    plain = SampleConfig(
-        ckpt=str(ckpt) if ckpt else None,
-        num=4,
-        seed=3,
-        classes=[],
-        out=str(out),
-        truncation=0.9,
-        ema=True,
-        interpolate=0,
-        frames=2,
-        layout="single",
-        length=2.0,
-        from_image=None,
-        device="cpu",
-    )
-    return replace(plain, **more)
+    few = {"seed": 3, "truncation": 0.9, "frames": 2, "length": 2.0}
+    return sampling_of(ckpt, out, **(few | more))
 
 
 def painted(files: list[Path]) -> dict[str, bytes]:

@@ -1,6 +1,6 @@
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import imageio.v3 as imageio
@@ -26,7 +26,7 @@ from artgan.sampling import (
     spherical,
     walk,
 )
-from tests.helpers import make_run
+from tests.helpers import make_run, sampling_of
 
 Settings = Callable[..., SampleConfig]
 
@@ -48,22 +48,7 @@ def conditional(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def settings(folder: Path, tmp_path: Path) -> Settings:
-    default = SampleConfig(
-        ckpt=str(folder),
-        num=4,
-        seed=0,
-        classes=[],
-        out=str(tmp_path / "out"),
-        truncation=1.0,
-        ema=True,
-        interpolate=0,
-        frames=4,
-        layout="single",
-        length=3.0,
-        from_image=None,
-        device="cpu",
-    )
-    return lambda **changes: replace(default, **changes)
+    return partial(sampling_of, ckpt=folder, out=tmp_path / "out")
 
 
 def pixels(path: Path) -> np.ndarray:

@@ -1,15 +1,19 @@
+import contextlib
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from artgan.errors import UserError
 from artgan.sweep import apart, failures, note_failure
+from tests.helpers import ROOT
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="jobs are processes on Linux")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -143,3 +147,20 @@ def test_failures_are_told_in_order_with_what_is_their_own(tmp_path: Path) -> No
         "  #10 seed=1: one message",
     ]
     assert json.loads((tmp_path / "2" / "failure.json").read_text())["message"] == "another"
+
+
+def test_a_job_ends_with_a_sweep_that_is_killed() -> None:
+    code = (
+        "import os, time\nfrom artgan.sweep import apart\n"
+        "apart(lambda: (print(os.getpid(), flush=True), time.sleep(60)) and None)"
+    )
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as sweep:
+        assert sweep.stdout is not None
+        job = psutil.Process(int(sweep.stdout.readline()))
+        sweep.kill()
+    ends = time.monotonic() + 30
+    with contextlib.suppress(psutil.NoSuchProcess):
+        while job.status() != psutil.STATUS_ZOMBIE:  # where nobody waits for orphans
+            assert time.monotonic() < ends
+            time.sleep(0.05)

@@ -191,7 +191,7 @@ def load_pack(root: Path, how: Cut) -> Pack:
                 print(f"{array}: damaged; making it anew from the paintings", file=sys.stderr)
         checkup = _write_pack(root, folder, how, found, before)
         try:
-            return _read_pack(checkup, folder, how)
+            return _read_pack(checkup, folder, how, verify=False)  # just written
         except OSError as error:
             raise UserError(
                 f"{folder}: cannot be mapped into memory ({error.strerror})."

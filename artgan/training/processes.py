@@ -28,7 +28,7 @@ from artgan.training.launchers import is_first, launched, started_by_artgan, und
 
 SCRIPT = Path(__file__).resolve().parents[2] / "train.py"
 RUN = "artgan run"
-# In which the others come, and in which the first has prepared a large set.
+# In which the others come, and in which the first has prepared a large set, or measured.
 TO_MEET, TO_PREPARE = timedelta(minutes=5), timedelta(days=2)
 # Seconds that a process which knows less leaves to the one that says what has happened.
 GRACE = 10.0

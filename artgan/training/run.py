@@ -124,7 +124,7 @@ def train(config: TrainConfig, folder: Path, pack: Pack) -> bool:
                     raise
                 break
     # Only here is the memory free again that the error held.
-    raise UserError(_too_large(config, pack))
+    raise UserError(_too_large(config, folder, pack))
 
 
 def _train(config: TrainConfig, folder: Path, pack: Pack, held_out: Pack, rollbacks: int) -> bool:
@@ -207,7 +207,7 @@ def _train(config: TrainConfig, folder: Path, pack: Pack, held_out: Pack, rollba
     return finished
 
 
-def _too_large(config: TrainConfig, pack: Pack) -> str:
+def _too_large(config: TrainConfig, folder: Path, pack: Pack) -> str:
     """What to tell a person whose memory is too small; tries half the batch, a quarter, ….
 
     Returns:
@@ -221,7 +221,8 @@ def _too_large(config: TrainConfig, pack: Pack) -> str:
     if _fits(config, pack):
         return (
             "There is memory for the updates, but not for what is done besides: the start, grids, "
-            "measurements. End other programs, or set evaluate.num lower, and go on by resume="
+            "measurements. End other programs, or set evaluate.num lower, and go on: "
+            f"resume={shlex.quote(str(folder))}"
         )
     while batch_size > 1:
         batch_size //= 2

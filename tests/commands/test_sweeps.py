@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from artgan.comparison import last_figure
-from tests.helpers import ROOT, environment, script, small_arguments
+from tests.helpers import ROOT, children, environment, script, small_arguments
 
 LAUNCHERS = ("basic", "submitit_local")
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -36,10 +36,6 @@ def until(holds: Callable[[], object]) -> None:
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.1)
-
-
-def children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def last_descendant(pid: int) -> int:

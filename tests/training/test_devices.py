@@ -33,6 +33,7 @@ from tests.helpers import (
     ROOT,
     THE_OTHERS,
     assert_same_state,
+    children,
     environment,
     small_arguments,
 )
@@ -339,10 +340,6 @@ def test_the_files_to_copy_begin_a_run_and_go_on_with_it(tmp_path: Path) -> None
 
 
 ENDLESS = ("max_images=100000000", "checkpoint.every=8", "name=mine")
-
-
-def children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def wait_for(path: Path, processes: Sequence[subprocess.Popen[str]]) -> None:

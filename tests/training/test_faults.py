@@ -18,6 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from artgan.checkpoint import load_checkpoint
 from artgan.errors import UserError
 from artgan.training import measurements
+from artgan.training.callbacks import SampleGrids
 from artgan.training.memory import is_out_of_memory
 from artgan.training.module import GAN
 from tests.helpers import assert_same_state
@@ -265,6 +266,17 @@ def test_too_little_memory_is_told_with_a_batch_that_fits(
 
     monkeypatch.setattr(GAN, "update", limited)
     with pytest.raises(UserError, match=f"^batch_size: there is not enough memory for 8. {advice}"):
+        run(name="mine")
+
+
+def test_memory_that_lacks_beside_the_updates_is_not_blamed_on_the_batch(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(SampleGrids, "_paint", fail)
+    with pytest.raises(UserError, match=r"^There is memory for the updates.* resume=\S+/mine$"):
         run(name="mine")
 
 
