@@ -34,12 +34,14 @@ from artgan.files import atomic_write
 from artgan.sweep import apart, failures, note_failure
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-GROUPS = ("dataset", "model")
+GROUPS = ("dataset", "model", "method", "preset")
 # Figures that tell which state of a run is the best, and those of them that are taken on features.
 MONITORS = ("kid", "fid", "swd")
 ON_FEATURES = ("kid", "fid")
 # Networks of features whose weights are fetched.
 NAMED_FEATURES = ("inception", "squeezenet")
+# Networks whose features say what content and style are.
+BACKBONES = ("vgg19", "vgg16", "vgg19_caffe", "vgg16_caffe", "squeezenet", "random")
 CONFIG_FILE = "config.yaml"
 # First line of a group's file that also sets keys outside its group.
 GLOBAL = "# @package _global_"
@@ -51,7 +53,9 @@ HELP_ENDING = """\
 --cfg job shows the whole configuration of a command without running it;
 -m runs every combination of comma-separated values, as in -m seed=0,1,2."""
 
-Config = TypeVar("Config", "TrainConfig", "SampleConfig", "EvaluateConfig", "ExportConfig")
+Config = TypeVar(
+    "Config", "TrainConfig", "SampleConfig", "EvaluateConfig", "ExportConfig", "StylizeConfig"
+)
 Typed = TypeVar("Typed")
 
 
@@ -211,6 +215,52 @@ class ExportConfig:
 
     ckpt: str | None = MISSING
     out: str | None = MISSING
+
+
+@dataclass
+class StylizeConfig:
+    """Everything that `stylize.py` takes; see `configs/stylize.yaml` for the meaning of each key.
+
+    Content, style and mask are one name or a list of them.
+    """
+
+    content: Any = MISSING
+    style: Any = MISSING
+    out: str | None = MISSING
+    overwrite: bool = MISSING
+    size: int | None = _number(16, 2**16)
+    style_size: int | None = _number(16, 2**16)
+    weights: list[float] = MISSING
+    gallery: bool = MISSING
+    color: str = _choice("style", "content")
+    mask: Any = MISSING
+    tile: int | None = _number(128)
+    seed: int = _number(0, 2**32 - 1)
+    weights_dir: str | None = MISSING
+    device: str = _choice("auto", "cpu", "cuda", "mps")
+    method: str = _choice("magenta", "gatys")
+    strength: float = _number(0, 1)
+    init: str = MISSING
+    precision: str = _choice("auto", "32", "bf16")
+    snapshot_every: int = _number(0)
+    animation: bool = MISSING
+    tensorboard: str | None = MISSING
+    preset: str = _choice("best", "adam", "keras", "gatys2016")
+    backbone: str = _choice(*BACKBONES)
+    content_layers: list[str] = MISSING
+    content_weight: float = _number(0)
+    style_layers: list[str] = MISSING
+    style_layer_weights: list[float] = MISSING
+    style_weight: float = _number(0)
+    style_loss: str = _choice("gram", "covariance")
+    total_variation: float = _number(0)
+    pooling: str = _choice("max", "average")
+    optimizer: str = _choice("adam", "lbfgs")
+    learning_rate: float = _number(0, 1e30)
+    iterations: int = _number(1)
+    first_size: int | None = _number(16, 2**16)
+    scale_step: float = _number(1.1, 16)
+    averaging: float = _number(0, 1, below=True)
 
 
 @dataclass

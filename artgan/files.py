@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import platformdirs
 from filelock import FileLock, Timeout
 
 from artgan.errors import UserError, printable
@@ -129,6 +130,11 @@ def read_checked(path: Path) -> Any:
 def by_number(paths: Iterable[Path]) -> list[Path]:
     """Files whose names differ in a number of at least some digits, from the least number on."""
     return sorted(paths, key=lambda path: (len(path.name), path.name))
+
+
+def user_cache() -> Path:
+    """The folder of this user in which what can be had again may be kept."""
+    return platformdirs.user_cache_path("artgan")
 
 
 def is_full(error: BaseException | None) -> bool:

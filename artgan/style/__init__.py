@@ -1,0 +1,1 @@
+"""Style transfer: repainting a picture like another one."""
