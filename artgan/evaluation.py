@@ -3,7 +3,7 @@
 import hashlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from tqdm import tqdm
 from artgan.checkpoint import find_checkpoint
 from artgan.config import (
     NAMED_FEATURES,
+    ON_FEATURES,
     DatasetConfig,
     EvaluateConfig,
     config_defaults,
@@ -27,19 +28,20 @@ from artgan.config import (
 from artgan.data.pack import FEATURES, FEWEST_PAINTINGS, Pack
 from artgan.data.sources import load_paintings, settle
 from artgan.errors import UserError
-from artgan.files import atomic_write
+from artgan.files import atomic_write, cannot_write
 from artgan.metrics.distances import frechet_distance, kernel_distance, precision_recall
 from artgan.metrics.diversity import mean_similarity
 from artgan.metrics.features import Features, load_features
 from artgan.metrics.originality import Copies, nearest, thumbnails
 from artgan.metrics.wasserstein import sliced_wasserstein
-from artgan.pictures import save_png, tile
+from artgan.pictures import encode_png, tile
 from artgan.sampling import Painter, draw_inputs, load_painter, paint, pick_device
 
 SEED = 1_000_000  # of the first sample
 PAIRS = 16
 METRICS, SHEET = "metrics.json", "nearest.png"
 PARTS = ("training", "held-out")
+SHOWN = (*ON_FEATURES, "kid_std", "precision", "recall")  # on features, in TensorBoard
 UNKNOWN = "paintings"
 CHUNK = 256  # pictures in memory at once
 # Raise when the same paintings and network would give other features than before.
@@ -121,9 +123,37 @@ def evaluate(config: EvaluateConfig) -> tuple[dict[str, Any], Path]:
         "ema": config.ema,
     } | measured
     folder = Path(config.out) if config.out else _default_folder(config, painter, figures)
-    save_png(sheet, folder / SHEET)
+    _show(painter, figures, sheet, folder)
     write_figures(figures, folder)
     return figures, folder
+
+
+def _show(painter: Painter, figures: dict[str, Any], sheet: Tensor, folder: Path) -> None:
+    """Writes the sheet, and event files in the folder, which TensorBoard takes for one more run.
+
+    A second file among those of the run would end what TensorBoard shows of it while it trains.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+
+    from artgan import events
+
+    png = encode_png(sheet)
+    with atomic_write(folder / SHEET) as file:
+        file.write(png)
+    for earlier in folder.glob("events.out.tfevents.*"):
+        earlier.unlink()
+    places = tags([part for part in (*PARTS, UNKNOWN) if part in figures], figures["features"])
+    seen = painter.images_seen
+    try:
+        with SummaryWriter(str(folder)) as writer:
+            assert writer.file_writer is not None
+            for summary in events.settings(painter.config, places):
+                writer.file_writer.add_summary(summary)
+            writer.file_writer.add_summary(events.picture("nearest", sheet, png), seen)
+            for tag, place in places.items():
+                writer.add_scalar(tag, figure(figures, place), seen)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
 
 
 def _own_dataset(painter: Painter) -> DatasetConfig:
@@ -255,6 +285,33 @@ def measure(
 def figures_folder(run: Path, images_seen: int) -> Path:
     """Where the figures of one state of a run lie, if not told otherwise."""
     return run / "evaluated" / f"images-{images_seen:09d}"
+
+
+def tags(parts: Sequence[str], features: str | None) -> dict[str, tuple[str, ...]]:
+    """TensorBoard's name of each figure, and where in `metrics.json` it stands.
+
+    Figures on features bear the features' name, for those on others do not compare.
+
+    Args:
+        parts: names of those measured against.
+        features: their name; None for none.
+    """
+    name = features or "thumbnails"
+    found: dict[str, tuple[str, ...]] = {"evaluate/similarity": ("similarity",)}
+    for part in parts:
+        for key in SHOWN if features else ():
+            found[f"evaluate/{key} {part} ({name})"] = (part, key)
+        found[f"evaluate/swd {part}"] = (part, "swd")
+    for key in ("ratio", "near"):
+        found[f"evaluate/originality {key} ({name})"] = ("originality", key)
+    return found
+
+
+def figure(measured: Any, place: tuple[str, ...]) -> float:
+    """One of the figures that `metrics.json` holds."""
+    for key in place:
+        measured = measured[key]
+    return float(measured)
 
 
 def write_figures(figures: dict[str, Any], folder: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import torch
@@ -377,7 +378,7 @@ def pick_device(device: str) -> str:
 
 def _file_name(classes: list[str]) -> str:
     """The names of classes as a part of a file name, which they need not be fit for."""
-    names = (re.sub(r"[^\w.-]", "_", name) for name in classes)
+    names = (re.sub(r"[^\w. ()-]+", lambda unfit: quote(unfit[0], ""), name) for name in classes)
     return f"-{'+'.join(names)}" if classes else ""
 
 

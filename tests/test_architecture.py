@@ -17,12 +17,22 @@ MAY_IMPORT = {
     "config": {*LEAVES, "sweep"},
     "checkpoint": LEAVES,
     "pictures": LEAVES,
+    "events": {*LEAVES, "config"},
     "networks": set(),
     "data": {*LEAVES, "config"},
     "sampling": {*LEAVES, "config", "checkpoint", "pictures", "networks", "data"},
     "export": {*LEAVES, "config", "checkpoint", "sampling"},
     "metrics": {*LEAVES, "data"},
-    "evaluation": {*LEAVES, "config", "checkpoint", "pictures", "data", "sampling", "metrics"},
+    "evaluation": {
+        *LEAVES,
+        "config",
+        "checkpoint",
+        "pictures",
+        "events",
+        "data",
+        "sampling",
+        "metrics",
+    },
     "comparison": {*LEAVES, "config", "checkpoint", "data"},
     "training": {
         *LEAVES,
@@ -34,6 +44,7 @@ MAY_IMPORT = {
         "sampling",
         "metrics",
         "evaluation",
+        "events",
     },
 }
 ONLY_IN = {"hydra": {"config"}, "pytorch_lightning": {"training"}}

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from artgan.checkpoint import load_checkpoint
 from artgan.config import DatasetConfig, load_config
@@ -57,6 +59,31 @@ def test_without_features_the_other_figures_still_come(measured: Path) -> None:
     assert "kid" not in figures["training"]
     assert {"swd", "similarity of the paintings"} <= set(figures["training"])
     assert {"ratio", "near"} <= set(figures["originality"])
+
+
+def test_tensorboard_shows_the_figures_beside_those_of_the_run(measured: Path) -> None:
+    written = {path: path.stat().st_mtime_ns for path in measured.glob("events.*")}
+    for _ in range(2):  # the second takes the place of the first
+        figures, folder = evaluate(evaluation_of(measured))
+    log = EventAccumulator(str(folder)).Reload()
+    assert len(list(folder.glob("events.*"))) == 1
+    (point,) = log.Scalars("evaluate/swd held-out")
+    assert (point.step, point.value) == (64, pytest.approx(figures["held-out"]["swd"]))
+    assert set(log.Tags()["scalars"]) == {
+        "evaluate/similarity",
+        "evaluate/swd training",
+        "evaluate/swd held-out",
+        "evaluate/originality ratio (thumbnails)",
+        "evaluate/originality near (thumbnails)",
+    }
+    (sheet,) = log.Images("nearest")
+    assert sheet.encoded_image_string == (folder / "nearest.png").read_bytes()
+    started = HParamsPluginData.FromString(
+        log.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    ).session_start_info
+    assert started.hparams["model.width"].number_value == 4
+    # Another file among those of the run would end what TensorBoard shows of it.
+    assert written == {path: path.stat().st_mtime_ns for path in measured.glob("events.*")}
 
 
 def test_the_same_call_gives_the_same_figures(measured: Path, weights: Path) -> None:

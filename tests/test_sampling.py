@@ -330,8 +330,15 @@ def test_a_scroll_has_the_mean_of_its_class_in_every_column(conditional: str) ->
 def test_the_name_of_a_class_leads_nowhere_else(settings: Settings, tmp_path: Path) -> None:
     folder = make_run(tmp_path, classes={"../山水 (1)": 1, "b": 1})
     _, picture = sample(settings(ckpt=str(folder), num=1, classes=["../山水 (1)"]))
-    assert picture.name == "seed0-.._山水__1_.png"
+    assert picture.name == "seed0-..%2F山水 (1).png"
     assert picture.parent == tmp_path / "out"
+
+
+def test_classes_of_like_names_have_files_of_their_own(settings: Settings, tmp_path: Path) -> None:
+    names = ["a/b", "a_b", "a b", "a%2Fb"]
+    folder = make_run(tmp_path, classes=dict.fromkeys(names, 1))
+    painted = {sample(settings(ckpt=str(folder), num=1, classes=[name]))[0] for name in names}
+    assert len(painted) == len(names)
 
 
 @pytest.mark.parametrize("classes", [["a", "b"], {"a": "b"}, {"a": 0}, {"a": 1}], ids=str)

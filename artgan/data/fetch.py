@@ -18,12 +18,11 @@ from typing import Any, NoReturn
 
 import requests
 import urllib3
-from filelock import FileLock
 from tqdm import tqdm
 
 from artgan.data.archive import UnusableArchive, byte_bar, check_archive
 from artgan.errors import UserError
-from artgan.files import cannot_write
+from artgan.files import cannot_write, hold
 
 ATTEMPTS = 5  # connections in a row that bring nothing new, before it is given up
 BACKOFF = 0.5  # seconds after a broken connection, doubled with each that brought nothing new
@@ -121,7 +120,7 @@ def fetch(download: Download) -> str:
     try:
         if not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(file.with_name(f".{file.name}.lock")):
+            with hold(file.with_name(f".{file.name}.lock"), file):
                 if not file.exists():
                     return _fetch(download)
         return download.verify(file)

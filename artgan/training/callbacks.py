@@ -17,11 +17,11 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins.environments import SLURMEnvironment
-from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from artgan import events
 from artgan.checkpoint import LAST
 from artgan.config import CONFIG_FILE, save_config
 from artgan.data.pack import Pack
@@ -444,8 +444,6 @@ def show(trainer: pl.Trainer, tag: str, picture: Tensor, path: Path, step: int) 
     png = encode_png(picture)
     with atomic_write(path) as file:
         file.write(png)
-    channels, height, width = picture.shape
-    image = Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=png)
     file_writer = writer(trainer).file_writer
     assert file_writer is not None
-    file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
+    file_writer.add_summary(events.picture(tag, picture, png), step)

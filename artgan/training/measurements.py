@@ -14,19 +14,17 @@ from artgan.evaluation import (
     PARTS,
     SEED,
     SHEET,
-    Part,
+    figure,
     figures_folder,
     measure,
     reference_of,
+    tags,
     usable_features,
     write_figures,
 )
-from artgan.metrics.features import Features
 from artgan.sampling import draw_inputs
 from artgan.training.callbacks import GivenUp, Stopping, due, refuse_diverged, show, writer
 from artgan.training.module import GAN
-
-SHOWN = (*ON_FEATURES, "kid_std", "precision", "recall")
 
 
 class Measurements(pl.Callback):
@@ -75,7 +73,8 @@ class Measurements(pl.Callback):
         )
         packs = dict(zip(PARTS, (training, held_out), strict=True))
         self.reference = reference_of(packs, self.config.dataset, settings.num, self.extract)
-        self.tags = _tags(self.reference.parts, self.extract)
+        names = [part.name for part in self.reference.parts]
+        self.tags = tags(names, self.extract.name if self.extract else None)
         self.best = _kept(self.folder / BEST)
 
     def state_dict(self) -> dict[str, Any]:
@@ -132,13 +131,13 @@ class Measurements(pl.Callback):
         show(trainer, "nearest", sheet, folder / SHEET, seen)
         write_figures(state | measured, folder)
         for tag, place in self.tags.items():
-            writer(trainer).add_scalar(tag, _figure(measured, place), seen)
+            writer(trainer).add_scalar(tag, figure(measured, place), seen)
         return self.config.checkpoint.monitor is not None and self._is_best(measured)
 
     def _is_best(self, measured: dict[str, Any]) -> bool:
         monitored = (self.reference.parts[-1].name, self.config.checkpoint.monitor)
         (tag,) = (tag for tag, place in self.tags.items() if place == monitored)
-        value = _figure(measured, self.tags[tag])
+        value = figure(measured, self.tags[tag])
         now = {"figure": tag, "samples": measured["samples"], "value": value}
         # Of other features, paintings or counts, it does not compare.
         same = self.best is not None and all(self.best[k] == now[k] for k in ("figure", "samples"))
@@ -146,25 +145,6 @@ class Measurements(pl.Callback):
             return False
         self.best = now
         return True
-
-
-def _tags(parts: list[Part], extract: Features | None) -> dict[str, tuple[str, ...]]:
-    """Figures on features bear the features' name, for those on others do not compare."""
-    name = extract.name if extract else "thumbnails"
-    tags: dict[str, tuple[str, ...]] = {"evaluate/similarity": ("similarity",)}
-    for part in parts:
-        for key in SHOWN if extract else ():
-            tags[f"evaluate/{key} {part.name} ({name})"] = (part.name, key)
-        tags[f"evaluate/swd {part.name}"] = (part.name, "swd")
-    for key in ("ratio", "near"):
-        tags[f"evaluate/originality {key} ({name})"] = ("originality", key)
-    return tags
-
-
-def _figure(measured: Any, place: tuple[str, ...]) -> float:
-    for key in place:
-        measured = measured[key]
-    return float(measured)
 
 
 def _kept(path: Path) -> dict[str, Any] | None:

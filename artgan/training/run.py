@@ -27,7 +27,6 @@ from pytorch_lightning.plugins import TorchCheckpointIO
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 from pytorch_lightning.utilities.warnings import PossibleUserWarning
-from torch.utils.tensorboard.summary import hparams
 
 from artgan.checkpoint import BEST, KEY, LAST, load_checkpoint, newest_checkpoint
 from artgan.config import (
@@ -35,7 +34,6 @@ from artgan.config import (
     TrainConfig,
     TrainerConfig,
     config_defaults,
-    flattened,
     load_config,
     save_config,
     seconds,
@@ -43,7 +41,8 @@ from artgan.config import (
 from artgan.data.classes import count_classes
 from artgan.data.pack import Pack
 from artgan.data.sources import announce, reload_paintings
-from artgan.errors import UserError, printable
+from artgan.errors import UserError
+from artgan.events import settings
 from artgan.files import atomic_write, cannot_write, is_full
 from artgan.training.callbacks import (
     FIGURES,
@@ -452,20 +451,10 @@ def _budget(config: TrainConfig, paintings: int) -> tuple[float, float]:
 def _log_hyperparameters(
     logger: TensorBoardLogger, config: TrainConfig, figures: list[str]
 ) -> None:
-    """Fills TensorBoard's HPARAMS tab, which takes each figure's latest value from its curve."""
-    flat = {
-        key: value if isinstance(value, int | float) else printable(_text(value))
-        for key, value in flattened(asdict(config)).items()
-        if isinstance(value, int | float | str | list)
-    }
-    for summary in hparams(flat, dict.fromkeys(figures, 0.0)):
-        file_writer = logger.experiment.file_writer
-        assert file_writer is not None
+    file_writer = logger.experiment.file_writer
+    assert file_writer is not None
+    for summary in settings(asdict(config), figures):
         file_writer.add_summary(summary)
-
-
-def _text(value: str | list[str]) -> str:
-    return value if isinstance(value, str) else " ".join(value)
 
 
 @contextmanager
