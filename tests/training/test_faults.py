@@ -19,7 +19,7 @@ from artgan.checkpoint import load_checkpoint
 from artgan.errors import UserError
 from artgan.training import measurements
 from artgan.training.callbacks import SampleGrids
-from artgan.training.memory import is_out_of_memory
+from artgan.memory import is_out_of_memory
 from artgan.training.module import GAN
 from tests.helpers import assert_same_state
 
