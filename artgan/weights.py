@@ -1,4 +1,4 @@
-"""Weights of published networks: finding or fetching their files, and reading them as tensors only."""
+"""Weights of published networks: their files, found or fetched, and read as tensors only."""
 
 import hashlib
 import pickle

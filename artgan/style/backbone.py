@@ -1,13 +1,14 @@
 """Networks trained on photographs, whose features say what content and style are.
 
-Layers are named as in the papers: `conv4_2` is the second convolution of the fourth block before its
-ReLU, `relu4_2` after it, `pool4` what follows the block.
+Layers are named as in the papers: `conv4_2` is the second convolution of the fourth block before
+its ReLU, `relu4_2` after it, `pool4` what follows the block.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,9 +24,10 @@ CAFFE_MEAN, CAFFE_DEVIATION = (123.68 / 255, 116.779 / 255, 103.939 / 255), (1 /
 
 CONVOLUTIONS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}  # of each block
 WIDTHS = (64, 128, 256, 512, 512)  # channels of each block
-SQUEEZENET = ("conv1", "relu1", "maxpool1", "fire2", "fire3", "fire4", "maxpool4") + (
+SQUEEZENET = [
+    *("conv1", "relu1", "maxpool1", "fire2", "fire3", "fire4", "maxpool4"),
     *("fire5", "fire6", "fire7", "fire8", "maxpool8", "fire9"),
-)
+]
 # For a layer of VGG, that of SqueezeNet with a like stride: pixels from one position to the next.
 STAND_INS = {
     "1": {"conv": "conv1", "relu": "relu1", "pool": "relu1"},  # 2 for 1 (pool: 2)
@@ -75,9 +77,9 @@ PUBLISHED = {
 class Backbone(nn.Module):
     """The part of a network that leads to some of its layers.
 
-    Its first convolution repeats the border of the picture instead of setting black (or rather the
-    mean of photographs) around it, which would show at the border of what is painted. In SqueezeNet,
-    which has no padding there, three pixels are added, so that the outermost take part, too.
+    Its first convolution repeats the border of the picture, where setting the mean of photographs
+    around it would show in what is painted. In SqueezeNet, which has no padding there, three pixels
+    are added, so that the outermost take part, too.
 
     Attributes:
         name: of the network, and first digits of its weights' SHA-256.
@@ -203,7 +205,7 @@ def layer_names(name: str) -> list[str]:
     published = PUBLISHED.get(name)
     shape = published.shape if published else "vgg19"
     if shape == "squeezenet":
-        return list(SQUEEZENET)
+        return SQUEEZENET
     names = []
     for block, count in enumerate(CONVOLUTIONS[shape], 1):
         for number in range(1, count + 1):
@@ -234,8 +236,8 @@ def _vgg(shape: str) -> list[nn.Module]:
     channels = 3
     for count, width in zip(CONVOLUTIONS[shape], WIDTHS, strict=True):
         for _ in range(count):
-            padding = "replicate" if not modules else "zeros"
-            convolution = nn.Conv2d(channels, width, 3, padding=1, padding_mode=padding)
+            border: Literal["zeros", "replicate"] = "zeros" if modules else "replicate"
+            convolution = nn.Conv2d(channels, width, 3, padding=1, padding_mode=border)
             modules += [convolution, nn.ReLU()]
             channels = width
         modules.append(nn.MaxPool2d(2))

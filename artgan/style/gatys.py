@@ -1,6 +1,6 @@
-"""Painting by optimisation: a picture is changed until a network sees in it the content of one picture
-and the style of another (Gatys et al. 2016, CVPR, "Image Style Transfer Using Convolutional Neural
-Networks").
+"""Painting by optimisation: a picture is changed until a network sees in it the content of one
+picture and the style of another (Gatys et al. 2016, CVPR, "Image Style Transfer Using Convolutional
+Neural Networks").
 
 content, styles → resized to a scale → features → targets → picture ⇄ losses and gradient
                 → the next scale, from the picture so far → … → picture
@@ -10,6 +10,7 @@ import hashlib
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -22,7 +23,7 @@ from torch import Tensor
 from artgan.config import StylizeConfig
 from artgan.errors import UserError
 from artgan.memory import is_out_of_memory
-from artgan.style.backbone import Backbone
+from artgan.style.backbone import SMALLEST, Backbone
 from artgan.style.losses import FORMULAS, Moments, content_loss, moments, total_variation
 from artgan.style.sources import Region, averaged
 
@@ -88,9 +89,14 @@ def cut(length: int, tile: int, stride: int, halo: int) -> list[Cut]:
         halo: pixels before and after a part that its positions depend on, a multiple of `stride`.
     """
     step = max(tile // stride, 1) * stride
+    # The network would enlarge a part that is smaller than it takes.
+    lowest = max(length - SMALLEST, 0) // stride * stride
     return [
         Cut(
-            start, min(start + step, length), max(start - halo, 0), min(start + step + halo, length)
+            start,
+            min(start + step, length),
+            max(min(start - halo, lowest), 0),
+            min(start + step + halo, length),
         )
         for start in range(0, length, step)
     ]
@@ -162,9 +168,8 @@ class Objective:
                 found, stride = features[layer], self.backbone.stride_of(layer)
                 if layer not in self.content:
                     size = self.backbone.size(layer, *content.shape[-2:])
-                    self.content[layer] = found.new_empty(
-                        *found.shape[:2], *size, dtype=torch.float32
-                    )
+                    dtype = torch.promote_types(found.dtype, torch.float32)
+                    self.content[layer] = found.new_empty(*found.shape[:2], *size, dtype=dtype)
                 inner = found[..., row.within(stride), column.within(stride)]
                 self.content[layer][..., row.of(stride), column.of(stride)] = inner
         self.content_scales = {
@@ -176,14 +181,15 @@ class Objective:
         """The losses of a picture [1, 3, H, W], weighted, and the gradient of their sum."""
         tiles = self.tiles(picture, tile)
         gradient = torch.zeros_like(picture)
-        sums = torch.zeros(3)
+        sums = picture.new_zeros(3)
         pull: tuple[Tensor, ...] = ()
         if len(tiles) > 1:
             whole = self._whole_moments(picture, tile, self.targets)
             leaves = [Moments(*(part.requires_grad_() for part in parts)) for parts in whole]
             with torch.enable_grad():
                 style = self._style_loss(leaves, picture)
-            pull = torch.autograd.grad(style, [part for parts in leaves for part in parts])
+            flat = [part for parts in leaves for part in parts]
+            pull = torch.autograd.grad(style, flat, materialize_grads=True)
             sums[1] = style.detach()
         for row, column in tiles:
             part = picture[..., row.outer, column.outer].detach().requires_grad_()
@@ -194,7 +200,8 @@ class Objective:
                 variation = self._variation(part, picture, row, column)
                 if pull:
                     flat = [one for parts in found for one in parts]
-                    style = sum(((g * one).sum() for g, one in zip(pull, flat, strict=True)))
+                    each = [(g * one).sum() for g, one in zip(pull, flat, strict=True)]
+                    style = torch.stack(each).sum()
                 else:
                     style = self._style_loss(found, picture)
                     sums[1] = style.detach()
@@ -243,7 +250,7 @@ class Objective:
 
     def _style_loss(self, found: Sequence[Moments], picture: Tensor) -> Tensor:
         height, width = picture.shape[-2:]
-        loss = picture.new_zeros(())
+        losses = []
         parts = iter(found)
         layers = self.config.style_layers
         for target in self.targets:
@@ -252,18 +259,17 @@ class Objective:
                 distance = self.formula.style(
                     next(parts), target.moments[layer], positions, height * width
                 )
-                loss = loss + self.config.style_weight * weight * target.weight * distance
-        return loss
+                losses.append(target.weight * weight * distance)
+        return self.config.style_weight * torch.stack(losses).sum()
 
     def _content_loss(self, features: dict[str, Tensor], row: Cut, column: Cut) -> Tensor:
-        loss = next(iter(features.values())).new_zeros((), dtype=torch.float32)
+        losses = []
         for layer in self.config.content_layers:
             stride = self.backbone.stride_of(layer)
             inner = features[layer][..., row.within(stride), column.within(stride)]
             wanted = self.content[layer][..., row.of(stride), column.of(stride)]
-            scale = self.config.content_weight * self.content_scales[layer]
-            loss = loss + scale * content_loss(inner, wanted)
-        return loss
+            losses.append(self.content_scales[layer] * content_loss(inner, wanted))
+        return self.config.content_weight * torch.stack(losses).sum()
 
     def _variation(self, part: Tensor, picture: Tensor, row: Cut, column: Cut) -> Tensor:
         height, width = picture.shape[-2:]
@@ -364,7 +370,7 @@ class Gatys:
             UserError: the losses are no numbers, also with safer settings.
         """
         full = content.shape[-2:]
-        sizes = scales(*full, self.config.first_size, self.config.scale_step)
+        sizes = scales(full[0], full[1], self.config.first_size, self.config.scale_step)
         if init is None:
             random = torch.Generator().manual_seed(self.config.seed)
             init = torch.rand(1, 3, *sizes[0], generator=random)
@@ -372,7 +378,7 @@ class Gatys:
         adam: dict[str, Tensor] | None = None
         try:
             for number, size in enumerate(sizes):
-                start = resized(self._so_far().to(self.device), size)
+                start = resized(self._so_far().to(self.device), size).contiguous()
 
                 def tell(step: int, losses: Losses, done: int = number) -> None:
                     if watch is not None:
@@ -405,13 +411,13 @@ class Gatys:
                 bf16, optimizer, rate, adam = False, "adam", rate / 10, None
                 height, width = start.shape[-2:]
                 print(
-                    f"A loss is no number at {width}×{height} px; painting this size again in float32, "
-                    f"by Adam with a learning rate of {rate:g}.",
+                    f"A loss is no number at {width}×{height} px; painting this size again in "
+                    f"float32, by Adam with a learning rate of {rate:g}.",
                     file=sys.stderr,
                 )
         raise UserError(
-            f"The losses are no numbers, also with a learning_rate of {rate * 10:g}. Are the weights "
-            f"of backbone={self.config.backbone} damaged? Or give smaller content_weight and style_weight."
+            f"The losses are no numbers, not even with learning_rate={rate * 10:g}. Give smaller "
+            f"weights of the losses, or another backbone than {self.config.backbone}."
         )
 
     def _objective(
@@ -531,10 +537,8 @@ class Gatys:
             history_size=HISTORY,
             line_search_fn="strong_wolfe",
         )
-        try:
+        with suppress(StopIteration):
             optimizer.step(evaluate)
-        except StopIteration:
-            pass
 
     def _in_memory(self, compute: Callable[[int], Computed]) -> Computed:
         """Computes with the present tile, or with halves of it until the memory is enough."""
@@ -571,8 +575,8 @@ def meet(
 ) -> Iterator[tuple[list[int], Tensor | None, float]]:
     """Decides where each style counts, and how much.
 
-    Styles with the same mask are blended into one. Where different masks overlap, each style has the
-    share of its weight.
+    Styles with the same mask are blended into one. Where different masks overlap, each style has
+    the share of its weight.
 
     Args:
         masks: [H, W] in [0, 1] of each style; None for everywhere.
@@ -584,13 +588,12 @@ def meet(
     """
     groups: list[list[int]] = []
     for index, mask in enumerate(masks):
-        for group in groups:
-            other = masks[group[0]]
-            if mask is other or (None not in (mask, other) and torch.equal(mask, other)):
-                group.append(index)
-                break
-        else:
+        alike = (group for group in groups if _same(mask, masks[group[0]]))
+        group = next(alike, None)
+        if group is None:
             groups.append([index])
+        else:
+            group.append(index)
     if len(groups) == 1 and masks[0] is None:
         yield groups[0], None, 1.0
         return
@@ -605,6 +608,12 @@ def meet(
     for group, share in zip(groups, shares, strict=True):
         if share.any():
             yield group, share, float(share.mean())
+
+
+def _same(one: Tensor | None, other: Tensor | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return torch.equal(one, other)
 
 
 def resized(pictures: Tensor, size: Sequence[int]) -> Tensor:

@@ -1,7 +1,7 @@
 """What content and style mean: distances between features, and between their moments.
 
-All that a style needs is a mean over positions. So it adds up: over the tiles of a picture, over the
-paintings of a folder, and with a weight for each position where a mask says so.
+All that a style needs is a mean over positions. So it adds up: over the tiles of a picture, over
+the paintings of a folder, and with a weight for each position where a mask says so.
 """
 
 from collections.abc import Callable
@@ -96,7 +96,7 @@ def covariance(of: Moments) -> Tensor:
 
 def content_loss(features: Tensor, content: Tensor) -> Tensor:
     """Sum of squared differences of features, which adds up over tiles."""
-    return (features.float() - content).square().sum()
+    return (features - content).square().sum()
 
 
 def total_variation(images: Tensor, power: float) -> Tensor:
