@@ -325,6 +325,9 @@ class Gatys:
     """
 
     def __init__(self, config: StylizeConfig, device: str) -> None:
+        for key in ("content_layers", "style_layers"):
+            if not getattr(config, key):
+                raise UserError(f"{key}: name at least one. A weight of 0 leaves its loss out.")
         if len(config.style_layers) != len(config.style_layer_weights):
             raise UserError(
                 f"style_layer_weights: has {len(config.style_layer_weights)} weights for "
@@ -343,7 +346,7 @@ class Gatys:
         except (RuntimeError, AssertionError) as error:
             raise UserError(f"device: there is no {device} on this machine.") from error
         self.device = device
-        self.bf16 = _computes_in_bf16(config.precision, device)
+        self.bf16 = _computes_in_bf16(config, device)
         self.tile = config.tile or TILE
 
     def paint(
@@ -378,7 +381,7 @@ class Gatys:
         adam: dict[str, Tensor] | None = None
         try:
             for number, size in enumerate(sizes):
-                start = resized(self._so_far().to(self.device), size).contiguous()
+                start = resized(self._so_far().to(self.device), size).clamp(0, 1).contiguous()
 
                 def tell(step: int, losses: Losses, done: int = number) -> None:
                     if watch is not None:
@@ -388,7 +391,7 @@ class Gatys:
 
                 adam = self._paint_scale(content, regions, start, adam, tell)
         except KeyboardInterrupt:
-            raise Interrupted(resized(self._so_far().cpu(), full)) from None
+            raise Interrupted(resized(self._so_far().cpu(), full).clamp(0, 1)) from None
         return self._so_far().cpu()
 
     def _paint_scale(
@@ -401,30 +404,34 @@ class Gatys:
     ) -> dict[str, Tensor] | None:
         """Optimises at one size, and gives the state of Adam."""
         bf16, optimizer, rate = self.bf16, self.config.optimizer, self.config.learning_rate
-        for _ in range(RESTARTS + 1):
+        restarts = 0
+        while True:
             try:
                 objective = self._objective(content, regions, start.shape[-2:], bf16)
                 if optimizer == "lbfgs":
                     return self._lbfgs(objective, start.clone(), tell)
                 return self._adam(objective, start.clone(), adam, rate, tell)
             except Diverged:
-                bf16, optimizer, rate, adam = False, "adam", rate / 10, None
-                height, width = start.shape[-2:]
-                print(
-                    f"A loss is no number at {width}×{height} px; painting this size again in "
-                    f"float32, by Adam with a learning rate of {rate:g}.",
-                    file=sys.stderr,
-                )
-        raise UserError(
-            f"The losses are no numbers, not even with learning_rate={rate * 10:g}. Give smaller "
-            f"weights of the losses, or another backbone than {self.config.backbone}."
-        )
+                if restarts == RESTARTS:
+                    raise UserError(
+                        f"The losses are no numbers, not even with learning_rate={rate:g}. Give "
+                        "smaller weights of the losses, or another backbone than "
+                        f"{self.config.backbone}."
+                    ) from None
+            restarts += 1
+            bf16, optimizer, rate, adam = False, "adam", rate / 10, None
+            height, width = start.shape[-2:]
+            print(
+                f"A loss is no number at {width}×{height} px; painting this size again in float32, "
+                f"by Adam with a learning rate of {rate:g}.",
+                file=sys.stderr,
+            )
 
     def _objective(
         self, content: Tensor, regions: Sequence[Region], size: torch.Size, bf16: bool
     ) -> Objective:
         objective = Objective(self.config, self.backbone, bf16)
-        small = resized(content, size).to(self.device)
+        small = resized(content, size).clamp(0, 1).to(self.device)
         self._in_memory(lambda tile: objective.look_at(small, tile))
         masks = [
             None if region.mask is None else F.interpolate(region.mask, size, mode="area")[0, 0]
@@ -617,7 +624,7 @@ def _same(one: Tensor | None, other: Tensor | None) -> bool:
 
 
 def resized(pictures: Tensor, size: Sequence[int]) -> Tensor:
-    """Pictures [N, 3, H, W] in another height and width; in [0, 1] they stay there."""
+    """Pictures [N, 3, H, W] in another height and width; edges may swing over their range."""
     if pictures.shape[-2:] == torch.Size(size):
         return pictures
     return F.interpolate(pictures, tuple(size), mode="bicubic", antialias=True)
@@ -632,9 +639,11 @@ def from_pil(picture: Image.Image, side: int) -> Tensor:
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 255
 
 
-def _computes_in_bf16(precision: str, device: str) -> bool:
-    if precision != "auto":
-        return precision == "bf16"
+def _computes_in_bf16(config: StylizeConfig, device: str) -> bool:
+    if config.precision != "auto":
+        return config.precision == "bf16"
+    if config.optimizer == "lbfgs":
+        return False  # its line search takes the rounding for the shape of the loss
     if device.startswith("cuda"):
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = torch.cpu.get_capabilities()
