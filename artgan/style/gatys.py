@@ -49,7 +49,7 @@ class Interrupted(Exception):
 
 
 class Diverged(Exception):
-    """A loss that is no number."""
+    """A loss, or its gradient, is no number."""
 
 
 class Cut(NamedTuple):
@@ -446,6 +446,8 @@ class Gatys:
                     weight,
                 )
             )
+        if not objective.targets:
+            raise UserError("mask: nothing of it is white, so there is nothing to paint.")
         return objective
 
     def _shares(self, mask: Tensor, size: torch.Size) -> dict[str, Tensor]:
@@ -484,7 +486,7 @@ class Gatys:
 
     def _evaluate(self, objective: Objective, picture: Tensor) -> tuple[Losses, Tensor]:
         losses, gradient = self._in_memory(lambda tile: objective(picture, tile))
-        if not math.isfinite(losses["loss"]):
+        if not math.isfinite(losses["loss"] + float(gradient.sum())):
             raise Diverged
         return losses, gradient
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 SHORT = 256  # rows of a product in bfloat16
+FLATTEST = 1e-6  # square of what differs in a style, relative to what does not
 
 
 class Moments(NamedTuple):
@@ -84,9 +85,11 @@ def covariance_loss(painted: Moments, style: Moments) -> Tensor:
     (arXiv:1701.01036), Section 4.2, and Mroueh 2019 (arXiv:1905.12828).
     """
     difference = painted.mean - style.mean
-    means = difference.square().sum() / style.mean.square().sum()
+    means = difference.square().sum() / style.mean.square().sum().clamp(min=FLATTEST)
     target = covariance(style)
-    return means + (covariance(painted) - target).square().sum() / target.square().sum()
+    # A style of one colour has none, and is to remain a number.
+    scale = target.square().sum().clamp(min=FLATTEST * (1 + style.second.square().sum()))
+    return means + (covariance(painted) - target).square().sum() / scale
 
 
 def covariance(of: Moments) -> Tensor:

@@ -294,6 +294,11 @@ def test_a_mask_keeps_the_style_where_it_is_white() -> None:
     assert changed[32 + painter.backbone.halo :].max() < 1e-6
 
 
+def test_a_mask_without_white_is_a_clear_error() -> None:
+    with pytest.raises(UserError, match="mask: nothing of it is white"):
+        objective(configured(**SHALLOW), [region(1, mask=torch.zeros(1, 1, 64, 64))], content())
+
+
 def test_two_masks_paint_two_styles() -> None:
     left = torch.zeros(1, 1, 64, 96)
     left[..., :48] = 1

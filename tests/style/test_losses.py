@@ -96,6 +96,15 @@ def test_covariance_loss_does_not_know_the_scale_of_the_features() -> None:
     torch.testing.assert_close(larger, covariance_loss(drawn(5, 0), drawn(5, 1)))
 
 
+@pytest.mark.parametrize("value", [0.0, 0.5])
+def test_covariance_loss_of_a_style_of_one_colour_is_a_number(value: float) -> None:
+    given = features(4, 3, 5).requires_grad_()
+    plain = moments(torch.full_like(given, value).detach(), 1 / 15)
+    loss = covariance_loss(moments(given, 1 / 15), plain)
+    (gradient,) = torch.autograd.grad(loss, given)
+    assert loss.isfinite() and gradient.isfinite().all()
+
+
 @pytest.mark.parametrize("loss", [gram_loss, covariance_loss])
 def test_style_losses_vanish_only_for_the_style_and_have_its_gradient(loss: Any) -> None:
     style = drawn(4, 1)
