@@ -252,7 +252,7 @@ class StylizeConfig:
     style_layers: list[str] = MISSING
     style_layer_weights: list[float] = MISSING
     style_weight: float = _number(0)
-    style_loss: str = _choice("gram", "covariance")
+    losses: str = _choice("gatys", "udacity", "keras", "covariance")
     total_variation: float = _number(0)
     pooling: str = _choice("max", "average")
     optimizer: str = _choice("adam", "lbfgs")

@@ -13,6 +13,7 @@ LEAVES = {"errors", "files"}
 MAY_IMPORT = {
     "errors": set(),
     "files": {"errors"},
+    "memory": set(),
     "sweep": LEAVES,
     "config": {*LEAVES, "sweep"},
     "checkpoint": LEAVES,
@@ -22,7 +23,19 @@ MAY_IMPORT = {
     "data": {*LEAVES, "config"},
     "sampling": {*LEAVES, "config", "checkpoint", "pictures", "networks", "data"},
     "export": {*LEAVES, "config", "checkpoint", "sampling"},
-    "metrics": {*LEAVES, "data"},
+    "weights": {*LEAVES, "data"},
+    "metrics": {*LEAVES, "data", "weights"},
+    "style": {
+        *LEAVES,
+        "config",
+        "checkpoint",
+        "pictures",
+        "networks",
+        "data",
+        "sampling",
+        "weights",
+        "memory",
+    },
     "evaluation": {
         *LEAVES,
         "config",
@@ -36,6 +49,7 @@ MAY_IMPORT = {
     "comparison": {*LEAVES, "config", "checkpoint", "data"},
     "training": {
         *LEAVES,
+        "memory",
         "config",
         "checkpoint",
         "pictures",

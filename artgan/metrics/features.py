@@ -4,10 +4,7 @@ Figures of two networks, or of one network with other weights, never compare. So
 name of the network and the first digits of its weights' SHA-256.
 """
 
-import hashlib
 import io
-import pickle
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,16 +16,16 @@ from torch import Tensor, nn
 from torchvision.models import SqueezeNet1_0_Weights, squeezenet1_0
 from tqdm import tqdm
 
-from artgan.data.fetch import Download, WrongFile, fetch
 from artgan.errors import UserError
+from artgan.weights import fetch_weights, read_weights
 
 BATCH = 32  # pictures in the network at once
 # Makes |features|² / D about 1 for paintings, where KID's cubic kernel weighs all its powers.
 SQUEEZENET_SCALE = 12
-LARGEST = 1  # gigabyte that a file of weights has at most
 SQUEEZENET_URL = SqueezeNet1_0_Weights.DEFAULT.url
 CHOICES = "features takes inception, squeezenet, the file of a state dict of one of them, or none"
 WITHOUT = "metrics that need no weights run with features=none"
+OTHERWISE = f"give the file by features=PATH; {WITHOUT}"
 
 # A tensor that tells the state dict of each network, and its shape.
 MARKS = {
@@ -123,12 +120,12 @@ def load_features(features: str, device: str = "cpu") -> Features:
         torch.Size([16, 512])
     """
     if features == "inception":
-        path = _fetched(_inception_module().URL_INCEPTION_V3)
+        path = fetch_weights(_inception_module().URL_INCEPTION_V3, OTHERWISE)
     elif features == "squeezenet":
-        path = _fetched(SQUEEZENET_URL)
+        path = fetch_weights(SQUEEZENET_URL, OTHERWISE)
     else:
         path = Path(features)
-    state, digest = _read(path)
+    state, digest = read_weights(path, CHOICES)
     architecture = _architecture(path, state)
     build, dimension = {
         "squeezenet1_0": (_squeezenet, 512),
@@ -195,47 +192,3 @@ def _architecture(path: Path, state: dict[str, Tensor]) -> str:
         f"{path}: is a state dict of neither torchvision's squeezenet1_0 nor torch-fidelity's "
         f"Inception. {CHOICES}."
     )
-
-
-def _read(path: Path) -> tuple[dict[str, Tensor], str]:
-    """The tensors of a file and its SHA-256; no code in it is run, whatever it holds."""
-    if not path.is_file():
-        raise UserError(f"features: there is no file {path}. {CHOICES}.")
-    try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            file.seek(0)
-            state = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise UserError(
-            f"{path}: is no state dict, or holds more than tensors, which could be code. "
-            f"Nothing of it was run. {CHOICES}."
-        ) from None
-    except Exception as error:
-        # Damage shows as any of a dozen exceptions of torch, zipfile and pickle.
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: cannot be read ({reason}). Get it anew. {CHOICES}.") from None
-    if not isinstance(state, dict) or not all(
-        isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in state.items()
-    ):
-        raise UserError(f"{path}: holds other things than a state dict. {CHOICES}.")
-    return dict(state), digest
-
-
-def _fetched(url: str) -> Path:
-    """The file of an address in torch's hub folder, which is fetched first if it is not there."""
-    name = url.rpartition("/")[2]
-    path = Path(torch.hub.get_dir()) / "checkpoints" / name
-    otherwise = f"give the file by features=PATH; {WITHOUT}"
-    fetch(Download(url, path, _verified, otherwise, LARGEST))
-    return path
-
-
-def _verified(file: Path) -> str:
-    """The SHA-256 of a file whose name ends in its first digits, as is torch's convention."""
-    (expected,) = re.findall(r"-([0-9a-f]{8,})\.", file.name)[-1:]
-    with file.open("rb") as content:
-        digest = hashlib.file_digest(content, "sha256").hexdigest()
-    if not digest.startswith(expected):
-        raise WrongFile(f"its SHA-256 is {digest:.8}…, expected {expected}…")
-    return digest

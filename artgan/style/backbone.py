@@ -1,0 +1,274 @@
+"""Networks trained on photographs, whose features say what content and style are.
+
+Layers are named as in the papers: `conv4_2` is the second convolution of the fourth block before
+its ReLU, `relu4_2` after it, `pool4` what follows the block.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from artgan.config import not_among
+from artgan.errors import UserError
+from artgan.weights import fetch_weights, find_weights, read_weights
+
+# Of RGB in [0, 1].
+IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CAFFE_MEAN, CAFFE_DEVIATION = (123.68 / 255, 116.779 / 255, 103.939 / 255), (1 / 255,) * 3
+
+CONVOLUTIONS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}  # of each block
+WIDTHS = (64, 128, 256, 512, 512)  # channels of each block
+SQUEEZENET = [
+    *("conv1", "relu1", "maxpool1", "fire2", "fire3", "fire4", "maxpool4"),
+    *("fire5", "fire6", "fire7", "fire8", "maxpool8", "fire9"),
+]
+# For a layer of VGG, that of SqueezeNet with a like stride: pixels from one position to the next.
+STAND_INS = {
+    "1": {"conv": "conv1", "relu": "relu1", "pool": "relu1"},  # 2 for 1 (pool: 2)
+    "2": {"1": "fire2", "2": "fire3", "pool": "maxpool1"},  # 4 for 2 (pool: 4)
+    "3": {"1": "fire4", "2": "fire4", "3": "fire4", "4": "fire4", "pool": "maxpool4"},  # 4 (8)
+    "4": {"1": "fire5", "2": "fire6", "3": "fire7", "4": "fire8", "pool": "maxpool8"},  # 8 (16)
+    "5": {"1": "fire9", "2": "fire9", "3": "fire9", "4": "fire9", "pool": "fire9"},  # 16
+}
+SMALLEST = 32  # pixels that each network needs in height and width
+CHOICES = "Give another folder by weights_dir=PATH; backbone=random needs no weights"
+OTHERWISE = (
+    "give the folder that it lies in by weights_dir=PATH; backbone=random needs no weights, and "
+    "paints less well"
+)
+
+
+@dataclass(frozen=True)
+class Published:
+    """A network as it was published.
+
+    Attributes:
+        shape: vgg16, vgg19 or squeezenet.
+        url: of its weights.
+        pattern: of the name of their file.
+        caffe: whether it looks at BGR in 0…255 without its mean, not at normalised RGB.
+    """
+
+    shape: str
+    url: str
+    pattern: str
+    caffe: bool = False
+
+
+TORCHVISION = "https://download.pytorch.org/models"
+JOHNSON = "https://web.eecs.umich.edu/~justincj/models"
+PUBLISHED = {
+    "vgg19": Published("vgg19", f"{TORCHVISION}/vgg19-dcbb9e9d.pth", "vgg19-dcbb9e9d.pth"),
+    "vgg16": Published("vgg16", f"{TORCHVISION}/vgg16-397923af.pth", "vgg16-397923af.pth"),
+    "vgg19_caffe": Published("vgg19", f"{JOHNSON}/vgg19-d01eb7cb.pth", "vgg19-d01eb7cb.pth", True),
+    "vgg16_caffe": Published("vgg16", f"{JOHNSON}/vgg16-00b39a1b.pth", "vgg16-00b39a1b.pth", True),
+    "squeezenet": Published(
+        "squeezenet", f"{TORCHVISION}/squeezenet1_0-b66bff10.pth", "squeezenet1_0*.pth"
+    ),
+}
+
+
+class Backbone(nn.Module):
+    """The part of a network that leads to some of its layers.
+
+    Its first convolution repeats the border of the picture, where setting the mean of photographs
+    around it would show in what is painted. In SqueezeNet, which has no padding there, three pixels
+    are added, so that the outermost take part, too.
+
+    Attributes:
+        name: of the network, and first digits of its weights' SHA-256.
+        layers: that it gives.
+        stride: pixels from one position to the next in its coarsest layer.
+        halo: pixels around a position that it depends on at most, a multiple of `stride`.
+
+    Args:
+        name: vgg19, vgg16, vgg19_caffe, vgg16_caffe, squeezenet or random.
+        layers: names as in the papers; SqueezeNet's own are taken as well.
+        pooling: max or average.
+        seed: of the weights of random.
+        weights_dir: folder in which, or below which, weights lie by their published names; None
+            fetches them.
+
+    Raises:
+        UserError: there is no such layer, or the weights cannot be had or do not fit.
+
+    Source: Simonyan and Zisserman 2015 (arXiv:1409.1556) for VGG; Iandola et al. 2016
+    (arXiv:1602.07360) for SqueezeNet; He et al. 2015 (arXiv:1502.01852) for random weights.
+
+    Example:
+        >>> Backbone("random", ["relu1_1", "conv4_2"])(torch.rand(1, 3, 64, 96))["conv4_2"].shape
+        torch.Size([1, 512, 8, 12])
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(
+        self,
+        name: str,
+        layers: Sequence[str],
+        pooling: str = "max",
+        seed: int = 0,
+        weights_dir: str | None = None,
+    ) -> None:
+        super().__init__()
+        published = PUBLISHED.get(name)
+        shape = published.shape if published else "vgg19"
+        self.layers = list(layers)
+        self.place = {layer: _place(name, shape, layer) for layer in layers}
+        depth = max(self.place.values()) + 1
+        with torch.device("meta"):
+            modules = _squeezenet() if shape == "squeezenet" else _vgg(shape)
+        self.sequence = nn.Sequential(*modules[:depth])
+        if published:
+            path = _file(published, weights_dir)
+            state, digest = read_weights(path, CHOICES)
+        else:
+            path, digest = Path(name), f"{seed:08d}"
+            state = _draw(self.sequence, seed)
+        self.name = f"{name}-{digest[:8]}"
+        self._load(path, state, published is not None and published.caffe)
+        if pooling == "average":
+            for index, module in enumerate(self.sequence):
+                if isinstance(module, nn.MaxPool2d):
+                    window = module.kernel_size, module.stride, 0, module.ceil_mode
+                    self.sequence[index] = nn.AvgPool2d(*window)
+        caffe = published is not None and published.caffe
+        mean = CAFFE_MEAN if caffe else IMAGENET_MEAN
+        deviation = CAFFE_DEVIATION if caffe else IMAGENET_DEVIATION
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
+        self.register_buffer("deviation", torch.tensor(deviation).view(3, 1, 1))
+        self.stride, self.halo = self._reach()
+        self.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """The features of each layer, [N, C, h, w], of RGB pictures [N, 3, H, W] in [0, 1]."""
+        height, width = images.shape[-2:]
+        if min(height, width) < SMALLEST:
+            missing = (0, max(0, SMALLEST - width), 0, max(0, SMALLEST - height))
+            images = F.pad(images, missing, mode="replicate")
+        features = (images - self.mean) / self.deviation
+        features = features.contiguous(memory_format=torch.channels_last)
+        outputs = {}
+        for index, module in enumerate(self.sequence):
+            features = module(features)
+            if index in self.place.values():
+                outputs[index] = features
+        return {layer: outputs[self.place[layer]] for layer in self.layers}
+
+    def size(self, layer: str, height: int, width: int) -> tuple[int, int]:
+        """Positions (h, w) of a layer for a picture of a height and width in pixels."""
+        sizes = [max(height, SMALLEST), max(width, SMALLEST)]
+        for module in self.sequence[: self.place[layer] + 1]:
+            kernel, stride, padding = _window(module)
+            divide = math.ceil if getattr(module, "ceil_mode", False) else math.floor
+            sizes = [divide((size + 2 * padding - kernel) / stride) + 1 for size in sizes]
+        return sizes[0], sizes[1]
+
+    def stride_of(self, layer: str) -> int:
+        """Pixels from one position of a layer to the next."""
+        return math.prod(_window(module)[1] for module in self.sequence[: self.place[layer] + 1])
+
+    def _reach(self) -> tuple[int, int]:
+        """Stride of the coarsest layer, and what its positions look at before and after them."""
+        stride, before, after = 1, 0, 0
+        for module in self.sequence:
+            kernel, step, padding = _window(module)
+            before += padding * stride
+            after += (kernel - 1 - padding) * stride
+            stride *= step
+        return stride, math.ceil(max(before, after) / stride) * stride
+
+    def _load(self, path: Path, state: dict[str, Tensor], caffe: bool) -> None:
+        needed = self.sequence.state_dict().keys()
+        state = {key.removeprefix("features."): tensor for key, tensor in state.items()}
+        state = {key: tensor.float() for key, tensor in state.items() if key in needed}
+        if caffe and "0.weight" in state:
+            state["0.weight"] = state["0.weight"].flip(1)  # it was trained on BGR, and is given RGB
+        try:
+            self.sequence.load_state_dict(state, assign=True)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"{path}: its tensors do not fit the network ({reason:.200}). {CHOICES}."
+            ) from error
+
+
+def layer_names(name: str) -> list[str]:
+    """The layers of a network, in order; the place of each is its index in torchvision's."""
+    published = PUBLISHED.get(name)
+    shape = published.shape if published else "vgg19"
+    if shape == "squeezenet":
+        return SQUEEZENET
+    names = []
+    for block, count in enumerate(CONVOLUTIONS[shape], 1):
+        for number in range(1, count + 1):
+            names += [f"conv{block}_{number}", f"relu{block}_{number}"]
+        names.append(f"pool{block}")
+    return names
+
+
+def _place(name: str, shape: str, layer: str) -> int:
+    names = layer_names(name)
+    if layer in names:
+        return names.index(layer)
+    if shape == "squeezenet" and layer in layer_names("vgg19"):
+        kind, block, number = layer[:4], layer[4], layer[6:]
+        stand_ins = STAND_INS[block]
+        return names.index(stand_ins.get(kind) or stand_ins[number])
+    raise UserError(f"backbone={name}, its layers: {not_among(layer, names)}")
+
+
+def _file(published: Published, weights_dir: str | None) -> Path:
+    if weights_dir is None:
+        return fetch_weights(published.url, OTHERWISE)
+    return find_weights(Path(weights_dir), published.pattern)
+
+
+def _vgg(shape: str) -> list[nn.Module]:
+    modules: list[nn.Module] = []
+    channels = 3
+    for count, width in zip(CONVOLUTIONS[shape], WIDTHS, strict=True):
+        for _ in range(count):
+            border: Literal["zeros", "replicate"] = "zeros" if modules else "replicate"
+            convolution = nn.Conv2d(channels, width, 3, padding=1, padding_mode=border)
+            modules += [convolution, nn.ReLU()]
+            channels = width
+        modules.append(nn.MaxPool2d(2))
+    return modules
+
+
+def _squeezenet() -> list[nn.Module]:
+    # Imported only here: it takes seconds, and VGG does without.
+    from torchvision.models import squeezenet1_0
+
+    _, _, *modules = squeezenet1_0().features
+    first = nn.Conv2d(3, 96, 7, stride=2, padding=3, padding_mode="replicate")
+    return [first, nn.ReLU(), *modules]
+
+
+def _window(module: nn.Module) -> tuple[int, int, int]:
+    """Kernel, stride and padding of a part of a network, each alike in height and width."""
+    if isinstance(module, nn.Conv2d):
+        return module.kernel_size[0], module.stride[0], int(module.padding[0])
+    if isinstance(module, nn.MaxPool2d | nn.AvgPool2d):
+        return int(module.kernel_size), int(module.stride), 0  # type: ignore[arg-type]
+    return (1, 1, 0) if isinstance(module, nn.ReLU) else (3, 1, 1)  # of a fire the widest branch
+
+
+def _draw(sequence: nn.Module, seed: int) -> dict[str, Tensor]:
+    """He's initial weights, which keep the features' scale from layer to layer; biases of zero."""
+    random = torch.Generator().manual_seed(seed)
+    state = {}
+    for key, tensor in sequence.state_dict().items():
+        drawn = torch.zeros(tensor.shape)
+        if key.endswith("weight"):
+            drawn.normal_(0, math.sqrt(2 / math.prod(tensor.shape[1:])), generator=random)
+        state[key] = drawn
+    return state

@@ -1,0 +1,173 @@
+import hashlib
+import os
+import pickle
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from artgan import weights
+from artgan.data import fetch
+from artgan.data.fetch import Download
+from artgan.errors import UserError
+from artgan.weights import fetch_weights, find_weights, read_weights
+from tests.helpers import serving
+
+
+class Hostile:
+    """Unpickles as a call of os.mkdir, as an attacker would have it."""
+
+    def __init__(self, proof: Path) -> None:
+        self.proof = proof
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.proof),)
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty folder that is served on this machine; torch keeps nothing yet."""
+    monkeypatch.setattr(weights, "Download", partial(Download, insecure=True))
+    monkeypatch.setattr(fetch, "ATTEMPTS", 1)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    folder = tmp_path / "web"
+    folder.mkdir()
+    with serving(folder) as address:
+        (tmp_path / "address").write_text(address)
+        yield folder
+
+
+def state_dict(path: Path) -> Path:
+    torch.save({"features.0.weight": torch.arange(100_000.0)}, path)
+    return path
+
+
+def publish(server: Path) -> tuple[str, Path]:
+    """Puts weights on the server, and gives their address and where torch is to keep them."""
+    file = state_dict(server / "network.pth")
+    name = f"network-{hashlib.sha256(file.read_bytes()).hexdigest()[:8]}.pth"
+    file.rename(server / name)
+    return address_of(server, name), server.parent / "torch" / "hub" / "checkpoints" / name
+
+
+def address_of(server: Path, name: str) -> str:
+    return f"{(server.parent / 'address').read_text()}/{name}"
+
+
+def test_weights_are_fetched_once(server: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    url, kept = publish(server)
+    assert fetch_weights(url, "go") == kept
+    assert [path for path in kept.parent.iterdir() if path.suffix != ".lock"] == [kept]
+    assert not capsys.readouterr().out  # results are printed there
+    (server / kept.name).unlink()
+    state, digest = read_weights(fetch_weights(url, "go"), "Go")
+    assert digest == hashlib.sha256(kept.read_bytes()).hexdigest()
+    assert torch.equal(state["features.0.weight"], torch.arange(100_000.0))
+
+
+def test_wrong_bytes_are_not_kept(server: Path) -> None:
+    url, kept = publish(server)
+    (server / kept.name).write_bytes(b"<html>Please log in.</html>")
+    with pytest.raises(UserError, match=rf"127.*{kept.name}.*not the file expected.*and go home"):
+        fetch_weights(url, "go home")
+    assert not [path for path in kept.parent.iterdir() if path.suffix != ".lock"]
+
+
+def test_a_missing_page_is_named(server: Path) -> None:
+    url = address_of(server, "network-00000000.pth")
+    with pytest.raises(UserError, match=r"00000000\.pth: .*answers 404 Not Found.*and go home"):
+        fetch_weights(url, "go home")
+
+
+def test_a_kept_file_that_was_damaged_is_not_used(server: Path) -> None:
+    url, kept = publish(server)
+    fetch_weights(url, "go")
+    with kept.open("r+b") as file:
+        file.seek(100_000)
+        file.write(b"damage")
+    with pytest.raises(UserError, match=rf"{kept.name}: not the file expected: .* Remove it"):
+        fetch_weights(url, "go")
+
+
+def test_a_hub_that_cannot_be_written_is_a_clear_error(server: Path) -> None:
+    url, kept = publish(server)
+    kept.parents[2].write_text("a file where the folder should be")
+    with pytest.raises(UserError, match=r"torch.*cannot be written"):
+        fetch_weights(url, "go")
+
+
+def test_a_full_disk_is_a_clear_error(
+    server: Path, monkeypatch: pytest.MonkeyPatch, small_disk: Callable[[str], Path]
+) -> None:
+    url, _ = publish(server)
+    disk = small_disk("200k")
+    monkeypatch.setenv("TORCH_HOME", str(disk))
+    with pytest.raises(UserError, match="the disk is full"):
+        fetch_weights(url, "go")
+    assert not list(disk.rglob("*.pth"))
+
+
+def test_weights_come_encrypted_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(UserError, match=r"is not encrypted.*and go home"):
+        fetch_weights("http://127.0.0.1:1/network-00000000.pth", "go home")
+
+
+def test_weights_are_found_below_a_folder_by_their_published_name(tmp_path: Path) -> None:
+    file = tmp_path / "one" / "two" / "network1_0-abc.pth"
+    file.parent.mkdir(parents=True)
+    state_dict(file)
+    state_dict(tmp_path / "other.pth")
+    assert find_weights(tmp_path, "network1_0*.pth") == file
+    with pytest.raises(UserError, match=rf"weights_dir: there is no file vgg19\.pth in {tmp_path}"):
+        find_weights(tmp_path, "vgg19.pth")
+
+
+@pytest.mark.parametrize("form", ["zip", "old", "bare pickle"])
+def test_hostile_weights_are_refused_and_run_nothing(tmp_path: Path, form: str) -> None:
+    path, proof = tmp_path / "evil.pth", tmp_path / "proof"
+    content = {"features.0.weight": torch.zeros(2), "more": Hostile(proof)}
+    if form == "bare pickle":
+        path.write_bytes(pickle.dumps(content, protocol=2))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
+    with pytest.raises(UserError, match=r"evil\.pth: .*Nothing of it was run\. Go home\."):
+        read_weights(path, "Go home")
+    assert not proof.exists()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("share", [0, 1e-6, 0.3, 0.9, 0.99999])
+def test_torn_weights_are_refused(tmp_path: Path, share: float, zipped: bool) -> None:
+    path = tmp_path / "torn.pth"
+    torch.save({"weight": torch.rand(100_000)}, path, _use_new_zipfile_serialization=zipped)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(UserError, match=r"torn\.pth: (cannot be read|is no state dict)"):
+        read_weights(path, "Go home")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"weight": 7},
+        {"state_dict": {"weight": torch.zeros(2)}},
+        {7: torch.zeros(2)},
+        torch.zeros(2),
+    ],
+)
+def test_something_else_is_refused(tmp_path: Path, content: object) -> None:
+    path = tmp_path / "else.pth"
+    torch.save(content, path)
+    with pytest.raises(UserError, match=r"else\.pth: holds other things.*Go home\."):
+        read_weights(path, "Go home")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.pth", tmp_path):
+        with pytest.raises(UserError, match=f"no file {path}. Go home."):
+            read_weights(path, "Go home")
