@@ -375,6 +375,36 @@ def config_defaults() -> dict[str, Any]:
     return defaults
 
 
+def stylize_config(options: dict[str, Any]) -> "StylizeConfig":
+    """The configuration that a command line of `stylize.py` with these options has.
+
+    Raises:
+        UserError: an option does not exist, or has a value that it cannot have.
+    """
+    for key, value in options.items():
+        if mistake := _unknown(key, StylizeConfig):
+            raise UserError(f"{mistake} All of them: python stylize.py --help")
+        if key in GROUPS:
+            _refuse_choice(key, value)
+    return typed(StylizeConfig, _composed(CONFIGS / "stylize.yaml", options) | options, "stylize")
+
+
+def _composed(path: Path, chosen: dict[str, Any]) -> dict[str, Any]:
+    """The values of a file in `configs/`, and of those that its defaults list, in their order."""
+    own = yaml.safe_load(path.read_text(encoding="utf-8"))
+    values: dict[str, Any] = {}
+    for entry in own.pop("defaults", ["_self_"]):
+        if entry == "_self_":
+            values |= {key: value for key, value in own.items() if key != "hydra"}
+        elif isinstance(entry, dict):
+            for group in entry.keys() & GROUPS:
+                file = CONFIGS / group / f"{chosen.get(group, entry[group])}.yaml"
+                values |= _composed(file, chosen)
+        elif entry != "schema":
+            values |= _composed(path.with_name(f"{entry}.yaml"), chosen)
+    return values
+
+
 def typed(schema: type[Typed], values: Any, origin: str) -> Typed:
     """Fills a dataclass of this module from a file's values, and checks types and ranges.
 
@@ -579,21 +609,33 @@ def _checked(argument: str, schema: type) -> str:
             override = parser.parse_override(argument if equals else "")
         except HydraException:
             raise UserError(f"'{key}{equals}{value}' cannot be read. Write key=value.") from None
-    key, known = override.key_or_group, _keys(schema)
+    key = override.key_or_group
     if key.startswith("hydra"):
         return argument
-    if key not in known:
-        by_leaf = {name.rpartition(".")[2]: name for name in known}
-        near = difflib.get_close_matches(key, [*known, *by_leaf], n=1)
-        hint = f" Did you mean '{by_leaf.get(near[0], near[0])}'?" if near else ""
-        raise UserError(f"'{key}' is not an option.{hint} All of them: {_script()} --help")
+    if mistake := _unknown(key, schema):
+        raise UserError(f"{mistake} All of them: {_script()} --help")
     if override.is_delete():
         raise UserError(f"{key}: cannot be taken away. Set another value, or null.")
     if key in GROUPS and not override.is_sweep_override():
-        choices = [path.stem for path in _choices(key)]
-        if override.value() not in choices:
-            raise UserError(f"{key}: {not_among(override.value(), choices)}")
+        _refuse_choice(key, override.value())
     return argument
+
+
+def _unknown(key: str, schema: type) -> str | None:
+    """Says that a key does not exist, and which comes nearest; None if it does."""
+    known = _keys(schema)
+    if key in known:
+        return None
+    by_leaf = {name.rpartition(".")[2]: name for name in known}
+    near = difflib.get_close_matches(key, [*known, *by_leaf], n=1)
+    hint = f" Did you mean '{by_leaf.get(near[0], near[0])}'?" if near else ""
+    return f"'{key}' is not an option.{hint}"
+
+
+def _refuse_choice(group: str, choice: object) -> None:
+    choices = [path.stem for path in _choices(group)]
+    if choice not in choices:
+        raise UserError(f"{group}: {not_among(choice, choices)}")
 
 
 def _choices(group: str) -> list[Path]:
