@@ -386,11 +386,17 @@ def stylize_config(options: dict[str, Any]) -> "StylizeConfig":
             raise UserError(f"{mistake} All of them: python stylize.py --help")
         if key in GROUPS:
             _refuse_choice(key, value)
-    return typed(StylizeConfig, _composed(CONFIGS / "stylize.yaml", options) | options, "stylize")
+    return typed(StylizeConfig, composed("stylize", options) | options, "stylize")
 
 
-def _composed(path: Path, chosen: dict[str, Any]) -> dict[str, Any]:
-    """The values of a file in `configs/`, and of those that its defaults list, in their order."""
+def composed(name: str, chosen: dict[str, Any]) -> dict[str, Any]:
+    """The values of a file in `configs/`, and of those that its defaults list, in their order.
+
+    Args:
+        name: of the file, without its ending.
+        chosen: file of each group that is another one than the defaults say.
+    """
+    path = CONFIGS / f"{name}.yaml"
     own = yaml.safe_load(path.read_text(encoding="utf-8"))
     values: dict[str, Any] = {}
     for entry in own.pop("defaults", ["_self_"]):
@@ -398,10 +404,9 @@ def _composed(path: Path, chosen: dict[str, Any]) -> dict[str, Any]:
             values |= {key: value for key, value in own.items() if key != "hydra"}
         elif isinstance(entry, dict):
             for group in entry.keys() & GROUPS:
-                file = CONFIGS / group / f"{chosen.get(group, entry[group])}.yaml"
-                values |= _composed(file, chosen)
+                values |= composed(f"{group}/{chosen.get(group, entry[group])}", chosen)
         elif entry != "schema":
-            values |= _composed(path.with_name(f"{entry}.yaml"), chosen)
+            values |= composed(f"{path.parent.name}/{entry}", chosen)
     return values
 
 

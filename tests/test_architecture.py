@@ -24,6 +24,16 @@ MAY_IMPORT = {
     "metrics": {*LEAVES, "data"},
     "evaluation": {*LEAVES, "config", "checkpoint", "pictures", "data", "sampling", "metrics"},
     "comparison": {*LEAVES, "config", "checkpoint", "data"},
+    "style": {
+        *LEAVES,
+        "config",
+        "checkpoint",
+        "pictures",
+        "networks",
+        "data",
+        "sampling",
+        "weights",
+    },
     "training": {
         *LEAVES,
         "config",

@@ -18,7 +18,7 @@ from artgan import __version__
 from artgan.data.scan import SMALLEST_SIDE, SRGB, UnusableImage, load, on_white, opened, to_rgb
 from artgan.errors import UserError, printable
 from artgan.files import atomic_write
-from artgan.pictures import PROVENANCE, tile
+from artgan.pictures import PROVENANCE, tile, to_pil
 
 # A file, or a picture that is in memory.
 Source = str | Path | Image.Image
@@ -164,10 +164,9 @@ def to_tensor(image: Image.Image) -> Tensor:
     return pixels.reshape(1, image.height, image.width, -1).permute(0, 3, 1, 2).contiguous()
 
 
-def to_image(picture: Tensor) -> Image.Image:
-    """float32 [1, 3, H, W] in [0, 1] as an RGB picture."""
-    levels = (picture[0].clamp(0, 1) * 255).round().byte()
-    return Image.fromarray(np.ascontiguousarray(levels.permute(1, 2, 0).numpy()))
+def to_levels(picture: Tensor) -> Tensor:
+    """float32 [1, 3, H, W] in [0, 1] as uint8 [3, H, W]."""
+    return (picture[0].clamp(0, 1) * 255).round().byte()
 
 
 def luminance(image: Image.Image) -> Image.Image:
@@ -191,7 +190,7 @@ def finished(
     Returns:
         RGB, or RGBA where the content had transparency; profile and EXIF are in its `info`.
     """
-    image = to_image(painted)
+    image = to_pil(to_levels(painted))
     if keep_color:
         _, *colors = content.image.convert("YCbCr").split()
         image = Image.merge("YCbCr", [image.convert("L"), *colors]).convert("RGB")
@@ -251,20 +250,16 @@ def save(image: Image.Image, path: Path, settings: dict[str, Any]) -> None:
         file.write(buffer.getbuffer())
 
 
-def sheet(pictures: Sequence[Image.Image | None], columns: int) -> Tensor:
-    """Lays pictures side by side in rows, each in a square of `CELL` pixels; None leaves one empty.
+def cell(picture: Image.Image | None) -> Image.Image:
+    """A picture as a square of a sheet, in sRGB on white; an empty one without a picture."""
+    if picture is None:
+        return Image.new("RGB", (CELL, CELL), "white")
+    return ImageOps.pad(on_white(to_rgb(picture)), (CELL, CELL), color="white")
 
-    Returns:
-        uint8 [3, H, W].
-    """
-    size = (CELL, CELL)
-    cells = [
-        ImageOps.pad(on_white(to_rgb(picture)), size, color="white")
-        if picture is not None
-        else Image.new("RGB", size, "white")
-        for picture in pictures
-    ]
-    squares = torch.from_numpy(np.stack([np.asarray(cell) for cell in cells]))
+
+def sheet(cells: Sequence[Image.Image], columns: int) -> Tensor:
+    """Lays cells side by side in rows, as uint8 [3, H, W]."""
+    squares = torch.from_numpy(np.stack([np.asarray(square) for square in cells]))
     return tile(squares.permute(0, 3, 1, 2), columns)
 
 
