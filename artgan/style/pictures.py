@@ -245,7 +245,7 @@ def save(image: Image.Image, path: Path, settings: dict[str, Any]) -> None:
         options["pnginfo"].add_text(PROVENANCE, told)
     # Not into the file at once: Pillow would not say then that the disk is full.
     buffer = io.BytesIO()
-    image.save(buffer, form.name, exif=exif.tobytes(), **options)
+    image.save(buffer, form.name, exif=exif.tobytes(), icc_profile=image.info.get(ICC), **options)
     with atomic_write(path) as file:
         file.write(buffer.getbuffer())
 

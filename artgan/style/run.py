@@ -260,6 +260,9 @@ class Live:
 
             self.writer = SummaryWriter(Path(config.tensorboard).expanduser() / name)
         self.frames: list[Path] = []
+        if out and self.every:
+            for earlier in _snapshots(out).glob("*.png"):  # replaced, too
+                earlier.unlink()
 
     def __call__(
         self, step: int, steps: int, losses: dict[str, float], picture: Callable[[], Tensor]
@@ -363,7 +366,7 @@ def _targets(
         UserError: one of them is there already, or could not be written.
     """
     blends = ["+".join(short_name(one, config.seed) for one in group)[:100] for group in groups]
-    names = _distinct(f"{content}-{blend}" for content in contents for blend in blends)
+    names = _distinct(f"{short_name(content)}-{blend}" for content in contents for blend in blends)
     if not several:
         files = [_file(Path(config.out or f"{PAINTED}/{names[0]}.png"))]
     else:

@@ -131,13 +131,14 @@ def averaged(
     with suppress(OSError, SafetensorError):
         return load_file(kept)
     sums: dict[str, Tensor] = {}
+    count = 0
     label = f"Looking at {style.name}"
-    with tqdm(total=style.count, desc=label, unit="img", leave=False, disable=None) as bar:
-        for picture in style.pictures():
-            for name, value in statistics(picture).items():
-                sums[name] = sums.get(name, 0) + value.cpu().double()
-            bar.update()
-        means = {name: (total / bar.n).float() for name, total in sums.items()}
+    shown = tqdm(style.pictures(), label, style.count, unit="img", leave=False, disable=None)
+    for picture in shown:
+        count += 1
+        for name, value in statistics(picture).items():
+            sums[name] = sums.get(name, 0) + value.cpu().double()
+    means = {name: (total / count).float() for name, total in sums.items()}
     # Where nothing can be kept, as in a home that is read only, they are computed anew next time.
     with suppress(UserError), atomic_write(kept) as file:
         file.write(save(means))
