@@ -94,7 +94,7 @@ def test_the_readme_s_set_of_one_file_can_be_trained_on(web: str, tmp_path: Path
 
 @pytest.fixture
 def networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Networks for style that were never trained: VGG under its published names, and Magenta's where
+    """Networks for style, never trained: VGG's under their published names, and Magenta's where
     it is kept once it has been fetched."""
     from artgan.style.magenta import Network
     from artgan.style.tflite import PUBLISHED
