@@ -519,7 +519,9 @@ class _Job:
     def __call__(self, composed: DictConfig) -> float | None:
         cfg = HydraConfig.get()
         multirun = cfg.mode == RunMode.MULTIRUN
-        command = Command(list(cfg.overrides.task), cfg.job.num if multirun else None)
+        # As typed: `${…}` in them is of the configuration, not of Hydra's.
+        overrides: Any = OmegaConf.to_container(cfg.overrides.task)
+        command = Command(overrides, cfg.job.num if multirun else None)
         left_open = [group for group, choice in cfg.runtime.choices.items() if choice is None]
         # As long as Lightning finds Hydra at work, it starts the other processes of a run with
         # arguments of its own making.
@@ -569,7 +571,7 @@ class Sweep(Callback):
                 "50000 checkpoint.monitor=swd (or kid, or fid) to a command of train.py"
             )
         self.folder = Path(config.hydra.sweep.dir)
-        self.overrides = list(config.hydra.overrides.task)
+        self.overrides: Any = OmegaConf.to_container(config.hydra.overrides.task)
         Sweep.begun = self
 
     @classmethod

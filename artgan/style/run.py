@@ -186,8 +186,8 @@ def repaint(config: StylizeConfig, overrides: list[str]) -> list[Path]:
                     print(f"Stopped: {job.out} is the picture so far.", file=sys.stderr)
                     sys.exit(130)
         shown += [cell(scene.content.image if scene else None), cell(image)]
-    if mistakes and not several:
-        raise UserError(mistakes[0])
+    if len(mistakes) == len(jobs):
+        raise UserError("\n".join(dict.fromkeys(mistakes)))
     if several:
         _save_overview(outs[-1], shown, list(styles.values()), config.gallery)
     if mistakes:

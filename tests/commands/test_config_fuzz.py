@@ -84,7 +84,7 @@ RIGHT: dict[str, list[object]] = {
     "length": [1, 1.5],
     "from_image": ["nowhere.png", ".", "null"],
     "device": ["auto", "cpu", "cuda"],
-    "content": ["photo.png", "[photo.png]", "[photo.png,nowhere.png]", "nowhere.png", "{a:1}"],
+    "content": ["[nowhere.png]", "nowhere.png", "{a:1}", "[]", "null"],
     "style": ["photo.png", "[photo.png,photo.png]", "nowhere", "null"],
     "size": [16, 32, 48],
     "style_size": [16, 32, 48],

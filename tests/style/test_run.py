@@ -325,6 +325,7 @@ GATYS = {"method": "gatys"}
         ({"out": "result.bmp"}, "out: result.bmp ends in none of"),
         ({"out": "empty"}, "out: empty is a folder. Name a file, such as empty/result.png"),
         ({"out": "there.png/result.png"}, "cannot be written to. Choose another place."),
+        ({"content": ["text.jpg", "text.jpg"]}, "content: text.jpg cannot be used: not a picture"),
         (BATCH | {"out": "new.png"}, "out: new.png names a file, and several pictures go"),
         (BATCH | {"out": "text.jpg"}, "out: text.jpg names a file"),
         ({"mask": "nowhere.png"}, "mask: there is no picture nowhere.png."),
