@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from artgan import __version__
-from artgan.config import StylizeConfig, composed, stylize_config
+from artgan.config import StylizeConfig, composed, not_among, stylize_config
 from artgan.data.scan import find_pictures, on_white, to_rgb
 from artgan.errors import UserError
 from artgan.pictures import save_mp4, save_png
@@ -51,6 +51,7 @@ ONLY = {
 }
 # Options that change nothing in the picture.
 APART = {"out", "overwrite", "gallery", "weights_dir", "snapshot_every", "animation", "tensorboard"}
+INITS = ("content", "noise", "magenta")  # or a file
 FILM_SIDE = 1024  # pixels of the long side of a film, at most
 
 
@@ -113,7 +114,7 @@ def stylize(
         >>> from artgan.style import stylize
         >>> stylize("photo.jpg", "painting.jpg", strength=0.8).save("result.png")
     """
-    sources, masks = _listed("style", style), _listed("mask", options.get("mask", []))
+    sources, masks = _listed("style", style), _listed("mask", options.get("mask") or [])
     named = {
         "content": name_of(content),
         "style": [name_of(one) for one in sources],
@@ -443,6 +444,8 @@ def _refuse_mistakes(
         raise UserError(f"weights: {config.weights} must be at least 0, and one of them above it.")
     if masks not in (0, 1, styles):
         raise UserError(f"mask: {masks} for {styles} styles. Give one for all, or one for each.")
+    if config.init not in INITS and not Path(config.init).expanduser().is_file():
+        raise UserError(f"init: {not_among(config.init, INITS)} Nor is it a picture's file.")
     if config.animation and not config.snapshot_every:
         raise UserError("animation: is made of snapshots. Add snapshot_every=10, for example.")
 

@@ -347,6 +347,10 @@ GATYS = {"method": "gatys"}
         ({"preset": "best"}, "preset: means nothing to method=magenta."),
         ({"init": "noise"}, "init: means nothing to method=magenta."),
         (GATYS | {"strength": 0.5}, "strength: means nothing to method=gatys. Add method=magenta"),
+        (
+            GATYS | {"init": "noize"},
+            "init: 'noize' is none of content, noise, magenta. Did you mean",
+        ),
         (GATYS | {"animation": True}, "animation: is made of snapshots. Add snapshot_every=10"),
     ],
 )
