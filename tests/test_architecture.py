@@ -28,6 +28,7 @@ MAY_IMPORT = {
         *LEAVES,
         "config",
         "checkpoint",
+        "memory",
         "pictures",
         "networks",
         "data",

@@ -432,7 +432,7 @@ def test_gatys_begins_from_what_is_asked_for(
         painted, whole = chosen.paint(scene, lambda *_: None)
         assert whole
         assert painted.unique().tolist() == [0.25]
-        begun[init] = chosen.gatys.init
+        begun[init] = vars(chosen.gatys)["init"]
     assert begun["noise"] is None
     assert torch.equal(begun["content"], scene.seen)
     assert begun["magenta"].unique().tolist() == [0.25]
