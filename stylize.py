@@ -7,7 +7,8 @@ def main(config: StylizeConfig, command: Command) -> None:
     # Imported only now, so that --help, --cfg and mistakes answer at once.
     from artgan.style.run import repaint
 
-    print(repaint(config, command.overrides))
+    first, *others = repaint(config, command.overrides)
+    print(first if not others else f"{first} and {len(others)} more beside it")
 
 
 if __name__ == "__main__":

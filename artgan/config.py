@@ -375,6 +375,41 @@ def config_defaults() -> dict[str, Any]:
     return defaults
 
 
+def stylize_config(options: dict[str, Any]) -> "StylizeConfig":
+    """The configuration that a command line of `stylize.py` with these options has.
+
+    Raises:
+        UserError: an option does not exist, or has a value that it cannot have.
+    """
+    for key, value in options.items():
+        if mistake := _unknown(key, StylizeConfig):
+            raise UserError(f"{mistake} All of them: python stylize.py --help")
+        if key in GROUPS:
+            _refuse_choice(key, value)
+    return typed(StylizeConfig, composed("stylize", options) | options, "stylize")
+
+
+def composed(name: str, chosen: dict[str, Any]) -> dict[str, Any]:
+    """The values of a file in `configs/`, and of those that its defaults list, in their order.
+
+    Args:
+        name: of the file, without its ending.
+        chosen: file of each group that is another one than the defaults say.
+    """
+    path = CONFIGS / f"{name}.yaml"
+    own = yaml.safe_load(path.read_text(encoding="utf-8"))
+    values: dict[str, Any] = {}
+    for entry in own.pop("defaults", ["_self_"]):
+        if entry == "_self_":
+            values |= {key: value for key, value in own.items() if key != "hydra"}
+        elif isinstance(entry, dict):
+            for group in entry.keys() & GROUPS:
+                values |= composed(f"{group}/{chosen.get(group, entry[group])}", chosen)
+        elif entry != "schema":
+            values |= composed(f"{path.parent.name}/{entry}", chosen)
+    return values
+
+
 def typed(schema: type[Typed], values: Any, origin: str) -> Typed:
     """Fills a dataclass of this module from a file's values, and checks types and ranges.
 
@@ -484,7 +519,9 @@ class _Job:
     def __call__(self, composed: DictConfig) -> float | None:
         cfg = HydraConfig.get()
         multirun = cfg.mode == RunMode.MULTIRUN
-        command = Command(list(cfg.overrides.task), cfg.job.num if multirun else None)
+        # As typed: `${…}` in them is of the configuration, not of Hydra's.
+        overrides: Any = OmegaConf.to_container(cfg.overrides.task)
+        command = Command(overrides, cfg.job.num if multirun else None)
         left_open = [group for group, choice in cfg.runtime.choices.items() if choice is None]
         # As long as Lightning finds Hydra at work, it starts the other processes of a run with
         # arguments of its own making.
@@ -534,7 +571,7 @@ class Sweep(Callback):
                 "50000 checkpoint.monitor=swd (or kid, or fid) to a command of train.py"
             )
         self.folder = Path(config.hydra.sweep.dir)
-        self.overrides = list(config.hydra.overrides.task)
+        self.overrides: Any = OmegaConf.to_container(config.hydra.overrides.task)
         Sweep.begun = self
 
     @classmethod
@@ -579,21 +616,33 @@ def _checked(argument: str, schema: type) -> str:
             override = parser.parse_override(argument if equals else "")
         except HydraException:
             raise UserError(f"'{key}{equals}{value}' cannot be read. Write key=value.") from None
-    key, known = override.key_or_group, _keys(schema)
+    key = override.key_or_group
     if key.startswith("hydra"):
         return argument
-    if key not in known:
-        by_leaf = {name.rpartition(".")[2]: name for name in known}
-        near = difflib.get_close_matches(key, [*known, *by_leaf], n=1)
-        hint = f" Did you mean '{by_leaf.get(near[0], near[0])}'?" if near else ""
-        raise UserError(f"'{key}' is not an option.{hint} All of them: {_script()} --help")
+    if mistake := _unknown(key, schema):
+        raise UserError(f"{mistake} All of them: {_script()} --help")
     if override.is_delete():
         raise UserError(f"{key}: cannot be taken away. Set another value, or null.")
     if key in GROUPS and not override.is_sweep_override():
-        choices = [path.stem for path in _choices(key)]
-        if override.value() not in choices:
-            raise UserError(f"{key}: {not_among(override.value(), choices)}")
+        _refuse_choice(key, override.value())
     return argument
+
+
+def _unknown(key: str, schema: type) -> str | None:
+    """Says that a key does not exist, and which comes nearest; None if it does."""
+    known = _keys(schema)
+    if key in known:
+        return None
+    by_leaf = {name.rpartition(".")[2]: name for name in known}
+    near = difflib.get_close_matches(key, [*known, *by_leaf], n=1)
+    hint = f" Did you mean '{by_leaf.get(near[0], near[0])}'?" if near else ""
+    return f"'{key}' is not an option.{hint}"
+
+
+def _refuse_choice(group: str, choice: object) -> None:
+    choices = [path.stem for path in _choices(group)]
+    if choice not in choices:
+        raise UserError(f"{group}: {not_among(choice, choices)}")
 
 
 def _choices(group: str) -> list[Path]:

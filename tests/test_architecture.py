@@ -47,6 +47,17 @@ MAY_IMPORT = {
         "metrics",
     },
     "comparison": {*LEAVES, "config", "checkpoint", "data"},
+    "style": {
+        *LEAVES,
+        "config",
+        "checkpoint",
+        "memory",
+        "pictures",
+        "networks",
+        "data",
+        "sampling",
+        "weights",
+    },
     "training": {
         *LEAVES,
         "memory",

@@ -76,6 +76,7 @@ def command(
         ("~seed", "seed: cannot be taken away."),
         ("seed=1,2", "seed: Value '1,2'"),
         ("output=", "output: is empty."),
+        ("output=${nothing}", "output: Interpolation key 'nothing' not found"),
     ],
 )
 def test_a_mistake_is_refused_before_any_work(command: Launch, argument: str, message: str) -> None:

@@ -5,6 +5,8 @@ import os
 import re
 import warnings
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -112,6 +114,29 @@ def decode(content: bytes) -> Picture:
     Raises:
         UnusableImage: it is no picture, is damaged, or is too small or too large.
     """
+    with opened(content) as image:
+        file_format, mode, size = image.format or "", image.mode, image.size
+        image.draft(None, (DECODED_SIDE, DECODED_SIDE))
+        load(image, content)
+        rgb = on_white(to_rgb(ImageOps.exif_transpose(_reduced(image))))
+    turned = (rgb.width < rgb.height) != (size[0] < size[1])
+    width, height = reversed(size) if turned else size
+    return Picture(rgb, width, height, file_format, mode)
+
+
+@contextmanager
+def opened(content: bytes) -> Iterator[Image.Image]:
+    """Opens a picture file; what goes wrong with it in the block is told in plain words.
+
+    Args:
+        content: the bytes of the file.
+
+    Yields:
+        The picture, of which nothing is decoded yet.
+
+    Raises:
+        UnusableImage: it is no picture, is damaged, or is too small or too large.
+    """
     if not content:
         raise UnusableImage("the file is empty")
     try:
@@ -120,12 +145,9 @@ def decode(content: bytes) -> Picture:
             warnings.catch_warnings(action="ignore"),
             Image.open(io.BytesIO(content), formats=FORMATS) as image,
         ):
-            file_format, mode, size = image.format or "", image.mode, image.size
-            image.draft(None, (DECODED_SIDE, DECODED_SIDE))
-            image.load()
-            _refuse_half_decoded(image, content)
-            upright = ImageOps.exif_transpose(_reduced(image))
-            rgb = _to_rgb(upright)
+            if min(image.size) < SMALLEST_SIDE:
+                raise UnusableImage(f"too small: {image.width}×{image.height} pixels")
+            yield image
     except UnusableImage:
         raise
     except Image.DecompressionBombError:
@@ -136,11 +158,16 @@ def decode(content: bytes) -> Picture:
         # Pillow's decoders raise almost anything on damaged files (OSError, SyntaxError,
         # struct.error, ...), and one bad file must not end a training.
         raise UnusableImage(f"damaged: {error}") from None
-    turned = (rgb.width < rgb.height) != (size[0] < size[1])
-    width, height = reversed(size) if turned else size
-    if min(width, height) < SMALLEST_SIDE:
-        raise UnusableImage(f"too small: {width}×{height} pixels")
-    return Picture(rgb, width, height, file_format, mode)
+
+
+def load(image: Image.Image, content: bytes) -> None:
+    """Decodes an opened picture.
+
+    Raises:
+        UnusableImage: a part of it is missing. Pillow raises more, which `opened` tells of.
+    """
+    image.load()
+    _refuse_half_decoded(image, content)
 
 
 def _what_else(content: bytes) -> str:
@@ -186,7 +213,8 @@ def _reduced(image: Image.Image) -> Image.Image:
     return small
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any picture that Pillow knows as RGB, or RGBA where it has transparency, in sRGB."""
     if image.mode.startswith("I"):
         # 16-bit greyscale: Pillow's own conversion clips at 255 instead of scaling.
         return Image.fromarray((np.asarray(image) // 257).astype(np.uint8)).convert("RGB")
@@ -197,11 +225,15 @@ def _to_rgb(image: Image.Image) -> Image.Image:
             "RGB"
         )
     image = _to_srgb(image)
-    if image.has_transparency_data:
-        with_alpha = image.convert("RGBA")
-        white = Image.new("RGBA", with_alpha.size, "white")
-        return Image.alpha_composite(white, with_alpha).convert("RGB")
-    return image.convert("RGB")
+    return image.convert("RGBA" if image.has_transparency_data else "RGB")
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """An RGB or RGBA picture as RGB; what is transparent becomes white."""
+    if image.mode == "RGB":
+        return image
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert("RGB")
 
 
 def _to_srgb(image: Image.Image) -> Image.Image:
@@ -214,11 +246,11 @@ def _to_srgb(image: Image.Image) -> Image.Image:
         if "sRGB" in ImageCms.getProfileDescription(source):
             return image
         target = "RGBA" if image.mode == "RGBA" else "RGB"
-        converted = ImageCms.profileToProfile(image, source, _SRGB, outputMode=target)
+        converted = ImageCms.profileToProfile(image, source, SRGB, outputMode=target)
     except (ImageCms.PyCMSError, OSError, ValueError):
         return image
     assert converted is not None
     return converted
 
 
-_SRGB = ImageCms.createProfile("sRGB")
+SRGB = ImageCms.createProfile("sRGB")

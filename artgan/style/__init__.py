@@ -1,1 +1,5 @@
 """Style transfer: repainting a picture like another one."""
+
+from artgan.style.run import stylize
+
+__all__ = ["stylize"]

@@ -1,10 +1,32 @@
 """What a picture can be painted like: paintings, folders of them, runs of ours."""
 
+import hashlib
+import re
+import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 
 from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor
+from tqdm import tqdm
+
+from artgan.checkpoint import EXPORTED, find_checkpoint
+from artgan.data.scan import UnusableImage, find_pictures, on_white, to_rgb
+from artgan.errors import UserError, printable
+from artgan.files import atomic_write, user_cache
+from artgan.style.pictures import Source, luminance, read_picture, read_whole
+
+CHECKPOINTS = (".ckpt", EXPORTED)
+LONGEST_NAME = 60  # signs of a name that goes into that of a file
+
+# watch(step, steps, losses, picture) is called once an iteration; picture() gives what has been
+# painted so far, float32 [1, 3, H, W] in [0, 1], at the size of the present scale.
+Watch = Callable[[int, int, dict[str, float], Callable[[], Tensor]], None]
 
 
 @dataclass(frozen=True)
@@ -23,6 +45,14 @@ class Style:
     count: int
     pictures: Callable[[], Iterator[Image.Image]]
 
+    def in_grey(self) -> "Style":
+        """The style of the luminance of its pictures alone."""
+        return replace(
+            self,
+            key=hashlib.sha256(f"{self.key} in grey".encode()).hexdigest(),
+            pictures=lambda: map(luminance, self.pictures()),
+        )
+
 
 @dataclass(frozen=True)
 class Region:
@@ -40,6 +70,43 @@ class Region:
     mask: Tensor | None
 
 
+def short_name(source: Source, seed: int = 0) -> str:
+    """What a content or style is called in the names of files.
+
+    Args:
+        source: a picture, a folder, or a run, whose painting of the seed is meant.
+        seed: of that painting.
+    """
+    if isinstance(source, Image.Image):
+        return "picture"
+    path = Path(source).expanduser().absolute()
+    if _is_run(path):
+        name = path.parent.name if path.suffix == CHECKPOINTS[0] else path.stem
+        name += f"-seed{seed}"
+    else:
+        name = path.name if path.is_dir() else path.stem
+    return re.sub(r"[^\w.+-]", "_", name)[:LONGEST_NAME]
+
+
+def load_style(source: Source, seed: int) -> Style:
+    """Finds what a picture is to be painted like.
+
+    Args:
+        source: a picture, a folder of paintings, or a run or checkpoint, which paints one.
+        seed: of the painting of a run.
+
+    Raises:
+        UserError: it is not there, or is none of these.
+    """
+    name = short_name(source, seed)
+    path = None if isinstance(source, Image.Image) else Path(source).expanduser()
+    if path and _is_run(path):
+        return _single(name, _painting_of(path, seed))
+    if path and path.is_dir():
+        return _folder(name, path)
+    return _single(name, read_picture(source, "style"))
+
+
 def averaged(
     style: Style, statistics: Callable[[Image.Image], dict[str, Tensor]], key: str
 ) -> dict[str, Tensor]:
@@ -49,5 +116,79 @@ def averaged(
         style: whose pictures are looked at.
         statistics: of one picture, each a float32 tensor of a shape that all pictures share.
         key: what tells these statistics from others of the same style; letters, digits and dashes.
+
+    Returns:
+        float32 on the CPU.
+
+    Raises:
+        UserError: no picture can be used.
     """
-    raise NotImplementedError
+    if style.count == 1:
+        (picture,) = style.pictures()
+        return {name: value.cpu() for name, value in statistics(picture).items()}
+    kept = user_cache() / "statistics" / f"{style.key}-{key}.safetensors"
+    # Whatever is wrong with what was kept: it is made anew.
+    with suppress(OSError, SafetensorError):
+        return load_file(kept)
+    sums: dict[str, Tensor] = {}
+    count = 0
+    label = f"Looking at {style.name}"
+    shown = tqdm(style.pictures(), label, style.count, unit="img", leave=False, disable=None)
+    for picture in shown:
+        count += 1
+        for name, value in statistics(picture).items():
+            sums[name] = sums.get(name, 0) + value.cpu().double()
+    means = {name: (total / count).float() for name, total in sums.items()}
+    # Where nothing can be kept, as in a home that is read only, they are computed anew next time.
+    with suppress(UserError), atomic_write(kept) as file:
+        file.write(save(means))
+    return means
+
+
+def _is_run(path: Path) -> bool:
+    return path.suffix in CHECKPOINTS or any(path.glob(f"*{CHECKPOINTS[0]}"))
+
+
+def _single(name: str, image: Image.Image) -> Style:
+    shown = hashlib.sha256(repr(image.size).encode() + image.tobytes())
+    return Style(name, shown.hexdigest(), 1, lambda: iter([image]))
+
+
+def _painting_of(run: Path, seed: int) -> Image.Image:
+    # Imported only now, since most styles are files, and a start is to be quick.
+    from artgan.pictures import to_pil
+    from artgan.sampling import draw_inputs, load_painter, paint
+
+    painter = load_painter(find_checkpoint(run))
+    return to_pil(
+        paint(painter.generator, draw_inputs(seed, 1, painter.latent_dim, painter.classes))[0]
+    )
+
+
+def _folder(name: str, folder: Path) -> Style:
+    files = [folder / found for found in find_pictures(folder).names]
+    if not files:
+        raise UserError(f"style: no pictures lie in {folder}. Name a picture, or a folder of some.")
+    shown = hashlib.sha256()
+    for file in tqdm(files, f"Finding {name}", unit="img", leave=False, disable=None):
+        # What cannot be read is told of once the pictures are looked at.
+        with suppress(OSError), file.open("rb") as content:
+            shown.update(hashlib.file_digest(content, "sha256").digest())
+    return Style(name, shown.hexdigest(), len(files), partial(_usable, folder, files))
+
+
+def _usable(folder: Path, files: list[Path]) -> Iterator[Image.Image]:
+    """The pictures of a folder; of those that cannot be used one line tells at the end."""
+    reasons = []
+    for file in files:
+        try:
+            picture = on_white(to_rgb(read_whole(file.read_bytes())))
+        except (OSError, UnusableImage) as error:
+            reasons.append(f"{printable(file.name)}: {error}")
+        else:
+            yield picture
+    if len(reasons) == len(files):
+        raise UserError(f"style: no picture in {folder} can be used ({reasons[0]}).")
+    if reasons:
+        told = f"{len(reasons)} of {len(files)} pictures cannot be used ({reasons[0]})"
+        print(f"{folder}: {told}; they are passed over.", file=sys.stderr)

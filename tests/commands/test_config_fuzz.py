@@ -17,19 +17,22 @@ from typing import Any, NamedTuple, NoReturn
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 import evaluate
 import export
 import sample
+import stylize
 import train
 from artgan.config import (
     EvaluateConfig,
     ExportConfig,
     SampleConfig,
+    StylizeConfig,
     TrainConfig,
     launch,
 )
-from artgan.data import fetch, sources
+from artgan.data import fetch, inkwash, sources
 from tests.helpers import small_arguments
 
 SECONDS = 60  # after which a command is taken to hang
@@ -81,9 +84,28 @@ RIGHT: dict[str, list[object]] = {
     "length": [1, 1.5],
     "from_image": ["nowhere.png", ".", "null"],
     "device": ["auto", "cpu", "cuda"],
+    "content": ["[nowhere.png]", "nowhere.png", "{a:1}", "[]", "null"],
+    "style": ["photo.png", "[photo.png,photo.png]", "nowhere", "null"],
+    "size": [16, 32, 48],
+    "style_size": [16, 32, 48],
+    "weights": ["[1]", "[1,2]", "[-1,1]", "[]"],
+    "mask": ["photo.png", "[photo.png,photo.png]", "null"],
+    "tile": [128, 4096],
+    "weights_dir": ["nowhere"],
+    "method": ["gatys", "magenta"],
+    "preset": ["best"],
+    "init": ["content", "noise", "photo.png", "nowhere.png"],
+    "tensorboard": ["events", "null"],
+    "backbone": ["random"],
+    "content_layers": ["[relu4_2]", "[relu9_9]", "[]"],
+    "style_layers": ["[relu1_1]", "[relu1_1,relu2_1,relu3_1,relu4_1,relu5_1]", "[x]"],
+    "style_layer_weights": ["[1]", "[5,4,3,2,1]"],
+    "iterations": [1, 2],
+    "first_size": [16, 32],
 }
 # For these, some odd values would be right, and lead to all files of this machine, or take long.
 SEARCHED = {"dataset.root", "output", "out", "ckpt", "resume", "from_image"}
+SEARCHED |= {"content", "style", "mask", "init", "weights_dir", "tensorboard"}
 COSTLY = {key for key, right in RIGHT.items() if isinstance(right[0], int)} | {"length"}
 
 
@@ -92,6 +114,7 @@ SCRIPTS: dict[str, tuple[type, Any]] = {
     "sample": (SampleConfig, sample),
     "evaluate": (EvaluateConfig, evaluate),
     "export": (ExportConfig, export),
+    "stylize": (StylizeConfig, stylize),
 }
 
 
@@ -101,6 +124,7 @@ PARSED = {
     "sample": FIRST,
     "evaluate": FIRST,
     "export": FIRST,
+    "stylize": ["content=[a.jpg,/b-c/d_1.png]", "style=x.png", "weights=[1,0.5]", "out=null"],
 }
 
 
@@ -300,3 +324,14 @@ def test_hundreds_of_paintings_and_measurements_are_done_or_refused(
     fuzz("sample", [ckpt, "num=1"], 200, tmp_path)
     fuzz("export", [ckpt], 200, tmp_path)
     fuzz("evaluate", [ckpt, "features=none", "num=16"], 200, tmp_path)
+
+
+@pytest.mark.slow
+def test_hundreds_of_pictures_are_repainted_or_refused(tmp_path: Path) -> None:
+    """200 command lines of method=gatys, with a network of random weights."""
+    import artgan.style.gatys  # noqa: F401
+
+    photo = tmp_path / "photo.png"
+    Image.fromarray(inkwash.paint(0, 0)).resize((48, 32)).save(photo)
+    base = [f"content={photo}", f"style={photo}", "method=gatys", "backbone=random"]
+    fuzz("stylize", [*base, "size=32", "iterations=1", "device=cpu"], 200, tmp_path)

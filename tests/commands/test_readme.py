@@ -11,7 +11,10 @@ from zipfile import ZipFile
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
+from torchvision.models.vgg import cfgs, make_layers
 
 from artgan.checkpoint import load_checkpoint
 from tests.helpers import ON_CPU, ROOT, SMALL, serving, succeed
@@ -89,6 +92,30 @@ def test_the_readme_s_set_of_one_file_can_be_trained_on(web: str, tmp_path: Path
     assert "Training on 40 paintings" in done.stderr
 
 
+@pytest.fixture
+def networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Networks for style, never trained: VGG's under their published names, and Magenta's where
+    it is kept once it has been fetched."""
+    from artgan.style.magenta import Network
+    from artgan.style.tflite import PUBLISHED
+
+    torch.manual_seed(0)
+    folder = tmp_path / "networks"
+    folder.mkdir()
+    for names, blocks in [(("vgg19-dcbb9e9d", "vgg19-d01eb7cb"), "E"), (("vgg16-00b39a1b",), "D")]:
+        weights = {
+            f"features.{key}": one for key, one in make_layers(cfgs[blocks]).state_dict().items()
+        }
+        for name in names:
+            torch.save(weights, folder / f"{name}.pth")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    kept = "-".join(published.digest[:16] for published in PUBLISHED)
+    path = tmp_path / "cache" / "artgan" / "magenta" / f"{kept}.safetensors"
+    path.parent.mkdir(parents=True)
+    save_file(Network().state_dict(), path)
+    return folder
+
+
 def expanded(argument: str, folder: Path) -> list[str]:
     """As a shell would expand it."""
     return sorted(map(str, folder.glob(argument))) if argument.endswith("/*") else [argument]
@@ -96,12 +123,19 @@ def expanded(argument: str, folder: Path) -> list[str]:
 
 @pytest.mark.slow
 def test_every_command_of_the_readme_works(
-    paintings: Path, web: str, weights: Path, tmp_path: Path
+    paintings: Path, web: str, weights: Path, networks: Path, tmp_path: Path
 ) -> None:
+    photos = sorted(paintings.glob("river/*"))[:2]
+    (tmp_path / "photos").mkdir()
+    for photo in photos:
+        shutil.copy(photo, tmp_path / "photos")
+    places = {"PHOTOS": tmp_path / "photos", "PHOTO": photos[0], "PATH": paintings}
+    places |= {"PAINTING": photos[1], "ANOTHER": next(paintings.glob("landscape/*"))}
     for command in commands():
         if command in ELSEWHERE or command.startswith("pip"):
             continue  # the first command is run, whole, by the next test
-        program, name, *arguments = shlex.split(command.replace("PATH", str(paintings)))
+        here = re.sub("|".join(places), lambda place: str(places[place[0]]), command)
+        program, name, *arguments = shlex.split(here)
         arguments = [path for one in arguments for path in expanded(one, tmp_path)]
         assert program == "python"
         if name == "-m":
@@ -111,6 +145,10 @@ def test_every_command_of_the_readme_works(
             arguments.append("num=16")
             if "features=" not in command:
                 arguments.append("features=none")  # the network would be fetched
+        if name == "stylize.py":
+            arguments = [one for one in arguments if not one.startswith("size=")] + ["size=64"]
+            if "method=gatys" in arguments:
+                arguments += ["iterations=2", f"weights_dir={networks}"]
         if "dataset=chinese_art" in arguments:
             arguments += [f"dataset.address={web}", "dataset.archives=[paintings.zip]"]
             arguments.append("dataset.insecure=true")
