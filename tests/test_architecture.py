@@ -47,17 +47,6 @@ MAY_IMPORT = {
         "metrics",
     },
     "comparison": {*LEAVES, "config", "checkpoint", "data"},
-    "style": {
-        *LEAVES,
-        "config",
-        "checkpoint",
-        "memory",
-        "pictures",
-        "networks",
-        "data",
-        "sampling",
-        "weights",
-    },
     "training": {
         *LEAVES,
         "memory",

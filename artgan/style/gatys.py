@@ -25,14 +25,13 @@ from artgan.errors import UserError
 from artgan.memory import is_out_of_memory
 from artgan.style.backbone import SMALLEST, Backbone
 from artgan.style.losses import FORMULAS, Moments, content_loss, moments, total_variation
-from artgan.style.sources import Region, averaged
+from artgan.style.sources import Region, Watch, averaged
 
 TILE, SMALLEST_TILE = 1024, 128  # pixels of the side of the parts that a picture is computed in
 HISTORY = 10  # steps that L-BFGS looks back at, as SciPy's does
 RESTARTS = 3  # with safer settings, where a loss is no number
 
 Losses = dict[str, float]
-Watch = Callable[[int, int, Losses, Callable[[], Tensor]], None]
 Computed = TypeVar("Computed")
 
 
