@@ -45,6 +45,7 @@ from artgan.data.pack import Pack
 from artgan.data.sources import announce, reload_paintings
 from artgan.errors import UserError, printable
 from artgan.files import atomic_write, cannot_write, is_full
+from artgan.memory import is_out_of_memory, keep_freed_memory
 from artgan.training.callbacks import (
     FIGURES,
     Checkpoints,
@@ -62,7 +63,6 @@ from artgan.training.datamodule import Paintings, holds
 from artgan.training.folder import clear_temporaries, put_before_now
 from artgan.training.launchers import is_first
 from artgan.training.measurements import Measurements
-from artgan.training.memory import is_out_of_memory, keep_freed_memory
 from artgan.training.module import GAN, Progress
 from artgan.training.processes import TO_PREPARE, cluster, together, told
 

@@ -17,9 +17,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from artgan.checkpoint import load_checkpoint
 from artgan.errors import UserError
+from artgan.memory import is_out_of_memory
 from artgan.training import measurements
 from artgan.training.callbacks import SampleGrids
-from artgan.training.memory import is_out_of_memory
 from artgan.training.module import GAN
 from tests.helpers import assert_same_state
 
