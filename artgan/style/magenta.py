@@ -16,7 +16,7 @@ arbitrary_image_stylization. MobileNetV2: Sandler et al. 2018 (arXiv:1801.04381)
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import product
 
 import numpy as np
@@ -35,7 +35,7 @@ NUMBERS = 100  # that tell a style
 STYLE_SIZE = 256  # pixels of the short side of a style
 LONGEST_STYLE = 1024  # pixels of its long side, at most
 EPSILON = 1e-5
-TILE = 512  # pixels of the side of the parts that a picture is painted in
+TILE = 256  # pixels of the side of the parts that a picture is painted in
 STRIP = 32  # rows that are looked at at once where each pixel is by itself
 LEAST_TILE = 32
 LEAST_SIDE = 8  # below, a side is too short to be mirrored at its ends
@@ -160,10 +160,12 @@ class Convolution(nn.Conv2d):
             return super().forward(part)
         shifted = [F.pad(self.weight, (n, self.abreast - 1 - n)) for n in range(self.abreast)]
         bias = None if self.bias is None else self.bias.repeat(self.abreast)
+        width = part.shape[3] - 2 * self.margin
+        part = F.pad(part, (0, -width % self.abreast))
         rows = F.conv2d(part, torch.cat(shifted), bias, stride=(1, self.abreast))
         # In memory, these are the pixels one after another.
         pixels = rows.permute(0, 2, 3, 1).reshape(1, rows.shape[2], -1, self.out_channels)
-        return pixels.permute(0, 3, 1, 2)
+        return pixels.permute(0, 3, 1, 2)[..., :width]
 
 
 class Contraction(Convolution):
@@ -213,26 +215,31 @@ class Conditioned(Convolution):
         self.gamma = nn.Conv2d(NUMBERS, outputs, 1)
         self.beta = nn.Conv2d(NUMBERS, outputs, 1)
 
-    def normalization(self, features: Tensor, style: Tensor) -> Pixelwise:
+    def normalization(self, parts: Iterable[Tensor], style: Tensor) -> Pixelwise:
         """What is left to do with what the convolution gave.
 
         Args:
-            features: [1, outputs, H, W], of the whole picture.
+            parts: each [1, outputs, h, w], of which the picture consists.
             style: [1, 100, 1, 1].
 
         Returns:
-            Normalises, scales, shifts and activates a part of `features`.
+            Normalises, scales, shifts and activates a part.
         """
-        mean = features.mean((0, 2, 3), keepdim=True)
-        # Not by torch.var, which takes thirty times as long on a CPU.
-        squares = [(strip - mean).square_().sum((0, 2, 3)) for strip in strips(features)]
-        var = torch.stack(squares).sum(0) / features[0, 0].numel()
+        counts, means, variances = [], [], []
+        for part in parts:
+            mean = part.mean((0, 2, 3), keepdim=True)
+            counts.append(part[0, 0].numel())
+            means.append(mean.flatten())
+            # Not by torch.var, which takes thirty times as long on a CPU.
+            variances.append((part - mean).square_().mean((0, 2, 3)))
+        share = style.new_tensor(counts)[:, None] / sum(counts)
+        mean = (share * torch.stack(means)).sum(0)
+        within, between = torch.stack(variances), (torch.stack(means) - mean).square()
+        var = (share * (within + between)).sum(0)
         gamma, beta = self.gamma(style).flatten(), self.beta(style).flatten()
 
         def normalize(part: Tensor) -> Tensor:
-            return self.activation(
-                F.batch_norm(part, mean.flatten(), var, gamma, beta, eps=EPSILON)
-            )
+            return self.activation(F.batch_norm(part, mean, var, gamma, beta, eps=EPSILON))
 
         return normalize
 
@@ -258,6 +265,63 @@ class Expansion(Conditioned):
         return F.pixel_shuffle(F.conv2d(part, weight), 2)[:, :, 1:-1, 1:-1]
 
 
+class Layered:
+    """What a layer gives for a whole picture, computed part by part where it is looked at.
+
+    It is cut like the tensor that it stands for: the parts are the same in whatever parts they are
+    computed, to the rounding of a convolution.
+
+    Args:
+        layer: whose result it is.
+        source: [1, C, H, W], of which the layer sees some more pixels around each part.
+        before: what is done to each pixel of the source first.
+    """
+
+    def __init__(
+        self,
+        layer: Convolution,
+        source: "Tensor | Layered",
+        before: Pixelwise = UNCHANGED,
+    ) -> None:
+        self.layer, self.source, self.before = layer, source, before
+        sides = (round(layer.scale * side) for side in source.shape[2:])
+        self.shape: tuple[int, ...] = (1, layer.out_channels, *sides)
+
+    def __getitem__(self, place: tuple[slice, slice, slice, slice]) -> Tensor:
+        padding: list[int] = []
+        seen: list[slice] = []
+        for part, side in zip(place[:1:-1], self.source.shape[:1:-1], strict=True):
+            first = round(part.start / self.layer.scale) - self.layer.margin
+            last = round(part.stop / self.layer.scale) + self.layer.margin
+            padding += [max(-first, 0), max(last - side, 0)]
+            seen.append(slice(max(first, 0), min(last, side)))
+        columns, rows = seen
+        known = F.pad(self.source[:, :, rows, columns], padding, self.layer.mode)
+        known = known.contiguous(memory_format=torch.channels_last)
+        return self.layer(self.before(known))
+
+    def tiles(self, tile: int) -> Iterator[tuple[slice, slice, slice, slice]]:
+        """Squares of so many pixels, of which the picture consists."""
+        _, _, height, width = self.shape
+        for top, left in product(range(0, height, tile), range(0, width, tile)):
+            rows = slice(top, min(top + tile, height))
+            yield slice(None), slice(None), rows, slice(left, min(left + tile, width))
+
+    def computed(self, tile: int) -> Tensor:
+        """All of it, [1, outputs, H, W]."""
+        whole = torch.empty(
+            self.shape, device=self.layer.weight.device, memory_format=torch.channels_last
+        )
+        for place in self.tiles(tile):
+            whole[place] = self[place]
+        return whole
+
+
+def strips(features: Tensor) -> tuple[Tensor, ...]:
+    """Features [1, C, H, W] in parts that fit a CPU's cache."""
+    return features.split(STRIP, dim=2)
+
+
 class Residual(nn.Module):
     """Adds to features what two conditioned convolutions make of them.
 
@@ -272,10 +336,10 @@ class Residual(nn.Module):
 
     def forward(self, features: Tensor, style: Tensor, tile: int) -> Tensor:
         """Changes features [1, channels, H, W] in place, and gives them."""
-        change = in_tiles(self.conv1, features, tile)
-        normalize = self.conv1.normalization(change, style)
-        change = in_tiles(self.conv2, change, tile, normalize)
-        normalize = self.conv2.normalization(change, style)
+        change = Layered(self.conv1, features).computed(tile)
+        normalize = self.conv1.normalization(strips(change), style)
+        change = Layered(self.conv2, change, normalize).computed(tile)
+        normalize = self.conv2.normalization(strips(change), style)
         for strip, added in zip(strips(features), strips(change), strict=True):
             strip += normalize(added)
         return features
@@ -285,7 +349,8 @@ class Transformer(nn.Module):
     """Paints a picture as a style says.
 
     Each layer is computed in parts, and normalised with the mean and variance of the whole picture:
-    the parts together are what one would have been. What is kept are the features of two layers.
+    the parts together are what one would have been. Of a large picture, memory goes to few
+    features only: those of the full size are never kept.
     """
 
     def __init__(self) -> None:
@@ -309,61 +374,19 @@ class Transformer(nn.Module):
         Returns:
             float32 [1, 3, H, W] in [0, 1].
         """
-        features = picture
-        for contraction in (self.contract1, self.contract2, self.contract3):
-            features = in_tiles(contraction, features, tile)
+        features = Layered(self.contract2, Layered(self.contract1, picture)).computed(tile)
+        features = Layered(self.contract3, features).computed(tile)
         for block in self.residual.values():
             features = block(features, style, tile)
-        normalize: Pixelwise = UNCHANGED
-        for layer in (self.expand1, self.expand2, self.expand3):
-            features = in_tiles(layer, features, tile, normalize)
-            normalize = layer.normalization(features, style)
-        for strip in strips(features):
+        features = Layered(self.expand1, features).computed(tile)
+        normalize = self.expand1.normalization(strips(features), style)
+        full = Layered(self.expand2, features, normalize)
+        normalize = self.expand2.normalization((full[place] for place in full.tiles(tile)), style)
+        painted = Layered(self.expand3, full, normalize).computed(tile)
+        normalize = self.expand3.normalization(strips(painted), style)
+        for strip in strips(painted):
             strip.copy_(normalize(strip))
-        return features
-
-
-def in_tiles(
-    layer: Convolution,
-    features: Tensor,
-    tile: int,
-    before: Pixelwise = UNCHANGED,
-) -> Tensor:
-    """A layer on a whole picture, computed in parts.
-
-    Args:
-        layer: gives the parts, of which it sees `layer.margin` pixels more on each side.
-        features: [1, C, H, W] of the picture.
-        tile: pixels of the side of the parts.
-        before: what is done first to every pixel of the features.
-
-    Returns:
-        [1, layer.out_channels, layer.scale · H, layer.scale · W].
-    """
-    _, _, height, width = features.shape
-    margin = layer.margin
-    whole = torch.empty(
-        (1, layer.out_channels, round(height * layer.scale), round(width * layer.scale)),
-        device=features.device,
-        memory_format=torch.channels_last,
-    )
-    for top, left in product(range(0, height, tile), range(0, width, tile)):
-        bottom, right = min(top + tile, height), min(left + tile, width)
-        seen = features[
-            :, :, max(top - margin, 0) : bottom + margin, max(left - margin, 0) : right + margin
-        ]
-        beyond = (left, width - right, top, height - bottom)
-        seen = F.pad(seen, [max(margin - n, 0) for n in beyond], layer.mode)
-        seen = seen.contiguous(memory_format=torch.channels_last)
-        part = layer(before(seen))
-        row, column = round(top * layer.scale), round(left * layer.scale)
-        whole[:, :, row : row + part.shape[2], column : column + part.shape[3]] = part
-    return whole
-
-
-def strips(features: Tensor) -> tuple[Tensor, ...]:
-    """Features [1, C, H, W] in parts that fit a CPU's cache."""
-    return features.split(STRIP, dim=2)
+        return painted
 
 
 class Network(nn.Module):
@@ -455,7 +478,9 @@ class Magenta:
             style += (1 - self.strength) * self._style(content)
         height, width = content.shape[2:]
         missing = [max(LEAST_SIDE, -(-side // 4) * 4) - side for side in (width, height)]
-        picture = F.pad(content, (0, missing[0], 0, missing[1]), "replicate").to(self.device)
+        picture = content.to(self.device)
+        if any(missing):
+            picture = F.pad(picture, (0, missing[0], 0, missing[1]), "replicate")
         while True:
             try:
                 painted = self.network.transformer(picture, style, self.tile)
