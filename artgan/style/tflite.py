@@ -179,18 +179,21 @@ def _tensor(name: str, entry: Any, data: Any, is_depthwise: bool, wanted: torch.
     # From [out, height, width, in], and [1, height, width, out] of depthwise convolutions.
     order = [0] if len(stored) == 1 else [3, 0, 1, 2] if is_depthwise else [0, 3, 1, 2]
     if tuple(stored[order]) != tuple(wanted):
-        raise ValueError(f"{name} has the shape {tuple(stored)}")
+        raise ValueError(f"{name} has the shape {stored.tolist()}")
     quantization = entry.Quantization()
     scale, zero = quantization.ScaleAsNumpy(), quantization.ZeroPointAsNumpy()
     along = np.ones(len(stored), int)
     along[quantization.QuantizedDimension()] = len(scale)
     if len(scale) != 1 and (along > stored).any():
         raise ValueError(f"{name} has {len(scale)} scales")
+    if entry.Type() not in DTYPES:
+        raise ValueError(f"{name} holds other numbers than int8 or int32")
     whole = data.view(DTYPES[entry.Type()]).reshape(stored)
-    real = (whole - zero.reshape(along)) * scale.reshape(along)
+    with np.errstate(all="ignore"):
+        real = ((whole - zero.reshape(along)) * scale.reshape(along)).astype(np.float32)
     if not np.isfinite(real).all():
         raise ValueError(f"{name} is not finite")
-    return torch.from_numpy(real.astype(np.float32)).permute(*order).contiguous()
+    return torch.from_numpy(real).permute(*order).contiguous()
 
 
 def _found(folder: Path, published: Published) -> Path:
