@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from artgan.config import StylizeConfig
 from artgan.errors import UserError
 from artgan.memory import is_out_of_memory
-from artgan.style.sources import Region, averaged
+from artgan.style.sources import Region, Watch, averaged
 from artgan.style.tflite import load_weights
 
 NUMBERS = 100  # that tell a style
@@ -46,7 +46,6 @@ FOLDED = (((1, 1, 0), (0, 0, 1)), ((1, 0, 0), (0, 1, 1)))
 
 Pixelwise = Callable[[Tensor], Tensor]
 UNCHANGED: Pixelwise = nn.Identity()
-Watch = Callable[[int, int, dict[str, float], Callable[[], Tensor]], None]
 
 
 class Same(nn.Conv2d):
