@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import flatbuffers
+import flatbuffers  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 import torch
@@ -95,7 +95,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def without_reader(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Takes the package away that reads TFLite files."""
-    return lambda: monkeypatch.setitem(sys.modules, "tflite.Model", None)  # type: ignore[arg-type]
+    return lambda: monkeypatch.setitem(sys.modules, "tflite.Model", None)
 
 
 def test_integers_are_the_numbers_they_stand_for_in_the_layout_of_torch(tmp_path: Path) -> None:
@@ -219,10 +219,10 @@ def test_a_damaged_file_is_tensors_or_one_clear_message(tmp_path: Path) -> None:
     damaged = [whole[:length] for length in range(0, len(whole), 7)]
     draw = random.Random(0)
     for _ in range(400):
-        content = bytearray(whole)
+        changed = bytearray(whole)
         for _ in range(draw.randint(1, 4)):
-            content[draw.randrange(len(content))] = draw.choice((0, 1, 127, 128, 255))
-        damaged.append(bytes(content))
+            changed[draw.randrange(len(changed))] = draw.choice((0, 1, 127, 128, 255))
+        damaged.append(bytes(changed))
     refused = 0
     for content in damaged:
         file = tmp_path / "damaged"
