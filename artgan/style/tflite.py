@@ -97,7 +97,7 @@ def load_weights(
     """
     if weights_dir:
         files = [_found(Path(weights_dir), published) for published in PUBLISHED]
-        digests = [sha256(file) for file in files]
+        digests = [_digest(file) for file in files]
     else:
         files, digests = [], [published.digest for published in PUBLISHED]
     key = "-".join(digest[:16] for digest in digests)
@@ -201,11 +201,19 @@ def _found(folder: Path, published: Published) -> Path:
         raise UserError(f"weights_dir: there is no folder {folder}.")
     for name in (published.name, published.short):
         for file in sorted(folder.rglob(name)):
-            return file
+            if file.is_file():
+                return file
     raise UserError(
         f"weights_dir: neither {published.name} nor {published.short} lies in {folder} or below. "
         "Leave weights_dir out to have it fetched."
     )
+
+
+def _digest(file: Path) -> str:
+    try:
+        return sha256(file)
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror}).") from error
 
 
 def _fetched(folder: Path) -> list[Path]:

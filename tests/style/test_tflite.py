@@ -289,6 +289,7 @@ def test_weights_are_used_where_nothing_can_be_kept(
 def test_a_folder_without_the_files_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"weights_dir: there is no folder .*/none"):
         load_weights(str(tmp_path / "none"), WANTED)
+    (tmp_path / tflite.PUBLISHED[0].short).mkdir()
     with pytest.raises(UserError, match=r"neither magenta_.*_prediction_1\.tflite nor style_pre"):
         load_weights(str(tmp_path), WANTED)
 
