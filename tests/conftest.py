@@ -1,5 +1,6 @@
 """Real, small parts for the tests: a folder of paintings, and runs on it."""
 
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,9 @@ from tests.helpers import ON_CPU, SMALL
 COUNT = 40
 # Tiny networks are slower on several threads, and ten times so on a busy machine.
 torch.set_num_threads(1)
+# A process that was started in the background or by nohup ignores these, and so do its children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
