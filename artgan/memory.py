@@ -2,8 +2,12 @@
 
 import ctypes
 import sys
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
+
+Computed = TypeVar("Computed")
 
 # From glibc's malloc.h.
 M_TRIM_THRESHOLD = -1
@@ -24,6 +28,30 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return any(words in f"{error}\n" for words in OUT_OF_MEMORY)
+
+
+def in_parts(compute: Callable[[int], Computed], side: int, least: int) -> tuple[Computed, int]:
+    """Computes a picture in parts, and where the memory is too little for them, in smaller ones.
+
+    Args:
+        compute: takes the side of the parts in pixels.
+        side: to begin with.
+        least: below which it is given up.
+
+    Returns:
+        What was computed, and the side of the parts that it took.
+
+    Raises:
+        RuntimeError, MemoryError: there is too little memory even for the least parts.
+    """
+    while True:
+        try:
+            return compute(side), side
+        except (RuntimeError, MemoryError) as error:
+            if side <= least or not is_out_of_memory(error):
+                raise
+        side = max(side // 8 * 4, least)
+        print(f"Too little memory: going on in parts of {side} px.", file=sys.stderr)
 
 
 def keep_freed_memory() -> None:

@@ -228,7 +228,7 @@ def _place(name: str, shape: str, layer: str) -> int:
 def _file(published: Published, weights_dir: str | None) -> Path:
     if weights_dir is None:
         return fetch_weights(published.url, OTHERWISE)
-    return find_weights(Path(weights_dir), published.pattern)
+    return find_weights(Path(weights_dir).expanduser(), published.pattern)
 
 
 def _vgg(shape: str) -> list[nn.Module]:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from artgan.config import StylizeConfig
 from artgan.errors import UserError
-from artgan.memory import is_out_of_memory
+from artgan.memory import Computed, in_parts
 from artgan.style.backbone import SMALLEST, Backbone
 from artgan.style.losses import FORMULAS, Moments, content_loss, moments, total_variation
 from artgan.style.sources import Region, Watch, averaged
@@ -32,7 +32,6 @@ HISTORY = 10  # steps that L-BFGS looks back at, as SciPy's does
 RESTARTS = 3  # with safer settings, where a loss is no number
 
 Losses = dict[str, float]
-Computed = TypeVar("Computed")
 
 
 class Interrupted(Exception):
@@ -549,32 +548,27 @@ class Gatys:
             optimizer.step(evaluate)
 
     def _in_memory(self, compute: Callable[[int], Computed]) -> Computed:
-        """Computes with the present tile, or with halves of it until the memory is enough."""
-        while True:
-            try:
-                return compute(self.tile)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or self.tile <= SMALLEST_TILE:
-                    raise
-            self.tile = max(self.tile // 2, SMALLEST_TILE)
-            print(f"Out of memory: going on in tiles of {self.tile} px.", file=sys.stderr)
+        computed, self.tile = in_parts(compute, self.tile, SMALLEST_TILE)
+        return computed
 
 
 def scales(height: int, width: int, first: int | None, step: float) -> list[tuple[int, int]]:
-    """The sizes that a picture is painted at, from small to its own.
+    """The sizes that a picture is painted at, from small to its own, in equal steps.
 
     Args:
         height, width: of the result, in pixels.
-        first: pixels of the long side that the first one has at least; None for the own size alone.
-        step: from one to the next.
+        first: pixels of the long side of the first one; None for the own size alone.
+        step: from one to the next, at most.
 
     Example:
         >>> scales(384, 512, 128, 2)
         [(96, 128), (192, 256), (384, 512)]
     """
     long = max(height, width)
-    count = 0 if first is None else max(int(math.log(max(long / first, 1), step) + 1e-9), 0)
-    factors = [step**-power for power in range(count, -1, -1)]
+    if first is None or first >= long:
+        return [(height, width)]
+    count = math.ceil(math.log(long / first, step) - 1e-9)
+    factors = [(first / long) ** (left / count) for left in range(count, -1, -1)]
     return [(max(round(height * f), 1), max(round(width * f), 1)) for f in factors]
 
 

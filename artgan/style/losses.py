@@ -154,7 +154,7 @@ FORMULAS = {
     "gatys": Formula(lambda p, s, *_: gram_loss(p, s), _mean, 1, lambda terms: 1 / terms),
     # Udacity's deep-learning course, "Style Transfer with Deep Neural Networks".
     "udacity": Formula(_udacity_style, _mean, 1, lambda terms: 1 / terms),
-    # Keras' example, as H. Narayanan has it: sums, and total variation of pixels in 0…255.
+    # Keras' example and articles after it: sums, and total variation of pixels in 0…255.
     "keras": Formula(_keras_style, lambda _: 1.0, 1.25, lambda _: 255.0**2.5),
     # Ours: relative to the style, and to the content.
     "covariance": Formula(

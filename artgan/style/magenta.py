@@ -15,7 +15,6 @@ Source: Ghiasi et al. 2017 (arXiv:1705.06830), and Google's magenta/models/
 arbitrary_image_stylization. MobileNetV2: Sandler et al. 2018 (arXiv:1801.04381), table 2.
 """
 
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import product
 
@@ -27,8 +26,8 @@ from torch import Tensor, nn
 
 from artgan.config import StylizeConfig
 from artgan.errors import UserError
-from artgan.memory import is_out_of_memory
-from artgan.style.sources import Region, Watch, averaged
+from artgan.memory import in_parts
+from artgan.style.sources import Region, averaged
 from artgan.style.tflite import load_weights
 
 NUMBERS = 100  # that tell a style
@@ -427,9 +426,7 @@ class Magenta:
         self.tile = (config.tile or TILE) // 4 * 4
 
     @torch.no_grad()
-    def paint(
-        self, content: Tensor, regions: Sequence[Region], watch: Watch | None = None
-    ) -> Tensor:
+    def paint(self, content: Tensor, regions: Sequence[Region]) -> Tensor:
         """Repaints a picture.
 
         Styles without masks are one: the weighted mean of the numbers that tell them. Each style
@@ -438,13 +435,10 @@ class Magenta:
         Args:
             content: float32 [1, 3, H, W] in [0, 1], on the CPU.
             regions: the styles, and where they are painted; one at least.
-            watch: called once, with the picture.
 
         Returns:
             float32 [1, 3, H, W] in [0, 1], on the CPU; black where no mask is.
 
-        Raises:
-            UserError: there is not enough memory.
         """
         everywhere = [region for region in regions if region.mask is None]
         layers = [[region] for region in regions if region.mask is not None]
@@ -460,8 +454,6 @@ class Magenta:
                 cover += share
             painted /= cover.clamp_(min=torch.finfo(cover.dtype).tiny)
             painted.clamp_(0, 1)
-        if watch:
-            watch(1, 1, {}, lambda: painted)
         return painted
 
     def _painted(self, content: Tensor, regions: Sequence[Region]) -> Tensor:
@@ -480,20 +472,10 @@ class Magenta:
         picture = content.to(self.device)
         if any(missing):
             picture = F.pad(picture, (0, missing[0], 0, missing[1]), "replicate")
-        while True:
-            try:
-                painted = self.network.transformer(picture, style, self.tile)
-                return painted[:, :, :height, :width].cpu()
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                if self.tile <= LEAST_TILE:
-                    raise UserError(
-                        f"There is not enough memory for {width}×{height} pixels, even in parts of "
-                        f"{self.tile}. Choose a smaller size=."
-                    ) from None
-            self.tile = max(self.tile // 8 * 4, LEAST_TILE)
-            print(f"Not enough memory: going on with tile={self.tile}", file=sys.stderr)
+        painted, self.tile = in_parts(
+            lambda tile: self.network.transformer(picture, style, tile), self.tile, LEAST_TILE
+        )
+        return painted[:, :, :height, :width].cpu()
 
     def _statistics(self, picture: Image.Image) -> dict[str, Tensor]:
         pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]

@@ -96,7 +96,7 @@ def load_weights(
         UserError: a file is missing, cannot be fetched, or is not one of this network.
     """
     if weights_dir:
-        files = [_found(Path(weights_dir), published) for published in PUBLISHED]
+        files = [_found(Path(weights_dir).expanduser(), published) for published in PUBLISHED]
         digests = [_digest(file) for file in files]
     else:
         files, digests = [], [published.digest for published in PUBLISHED]

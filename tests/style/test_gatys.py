@@ -423,14 +423,13 @@ def test_out_of_memory_halves_the_tiles(capsys: pytest.CaptureFixture[str]) -> N
 
     assert painter._in_memory(compute) == painter.tile == 256
     told = capsys.readouterr().err.splitlines()
-    assert told == [f"Out of memory: going on in tiles of {side} px." for side in (512, 256)]
+    assert told == [f"Too little memory: going on in parts of {side} px." for side in (512, 256)]
 
     def never(tile: int) -> int:
         raise MemoryError
 
     with pytest.raises(MemoryError):
         painter._in_memory(never)
-    assert painter.tile == gatys.SMALLEST_TILE
     with pytest.raises(RuntimeError, match="another"):
         painter._in_memory(lambda tile: (_ for _ in ()).throw(RuntimeError("another")))
 
@@ -565,7 +564,8 @@ def test_bfloat16_paints_nearly_the_same() -> None:
 
 def test_scales_grow_by_the_step_up_to_the_size() -> None:
     assert scales(384, 512, 128, 2) == [(96, 128), (192, 256), (384, 512)]
-    assert scales(384, 512, 129, 2) == [(192, 256), (384, 512)]
+    assert scales(600, 800, 512, 16) == [(384, 512), (600, 800)]
+    assert [max(size) for size in scales(64, 600, 128, 2)] == [128, 214, 359, 600]
     assert scales(512, 300, None, 2) == [(512, 300)]
     assert scales(100, 60, 128, 2) == [(100, 60)]
     assert [max(size) for size in scales(512, 512, 128, 2**0.5)] == [128, 181, 256, 362, 512]
