@@ -22,6 +22,7 @@ from artgan import __version__
 from artgan.config import StylizeConfig, composed, not_among, stylize_config
 from artgan.data.scan import find_pictures, on_white, to_rgb
 from artgan.errors import UserError
+from artgan.memory import is_out_of_memory
 from artgan.pictures import save_mp4, save_png
 from artgan.sampling import pick_device
 from artgan.style.pictures import (
@@ -132,7 +133,8 @@ def stylize(
         _refuse_present(_results(file, config), config)
     styles = [load_style(source, config.seed) for source in sources]
     job = Job(content, styles, [_mask(one) for one in masks], file, config)
-    image, whole = _paint(job, _scene(job), Method(config))
+    with _enough_memory(content):
+        image, whole = _paint(job, _scene(job), Method(config))
     if not whole:
         raise KeyboardInterrupt
     return image
@@ -176,12 +178,12 @@ def repaint(config: StylizeConfig, overrides: list[str]) -> list[Path]:
     mistakes: list[str] = []
     for job in tqdm(jobs, "Repainting", unit="img", disable=None if several else True):
         scene = image = None
-        with _noted(mistakes):
+        with _noted(mistakes), _enough_memory(job.content):
             scene = _scene(job)
         if scene:
             # Only once there is something to paint; and without it, nothing is painted at all.
             method = method or Method(config)
-            with _noted(mistakes):
+            with _noted(mistakes), _enough_memory(job.content):
                 image, whole = _paint(job, scene, method)
                 if not whole:
                     print(f"Stopped: {job.out} is the picture so far.", file=sys.stderr)
@@ -292,11 +294,6 @@ def _paint(job: Job, scene: Scene, method: Method) -> tuple[Image.Image, bool]:
     config, live = job.config, Live(job.out, job.config)
     try:
         painted, whole = method.paint(scene, live)
-    except MemoryError as error:
-        width, height = scene.content.image.size
-        raise UserError(
-            f"size: there is too little memory for {width}×{height} pixels. Give a smaller size="
-        ) from error
     finally:
         live.close()
     image = finished(scene.content, painted, config.color == "content", scene.mask)
@@ -324,13 +321,17 @@ def _scene(job: Job) -> Scene:
             f"out: {job.out} would have {size[0]}×{size[1]} pixels, and its format has room for "
             f"{largest:,} a side. Give another ending, or a smaller size="
         )
-    masks = [fitted(mask, size, "mask") for mask in job.masks]
+    weights = config.weights or [1.0] * len(job.styles)
+    # A style without weight has no place either.
+    placed = job.masks if len(job.masks) == 1 else itertools.compress(job.masks, weights)
+    masks = [fitted(mask, size, "mask") for mask in placed]
     union = reduce(ImageChops.add, masks) if masks else None
     if union and union.getextrema() == (0, 0):
         raise UserError("mask: is black all over, so nothing would be repainted. White is.")
     in_grey = config.color == "content"
     styles = [style.in_grey() for style in job.styles] if in_grey else job.styles
-    weights = config.weights or [1.0] * len(styles)
+    styles = list(itertools.compress(styles, weights))
+    weights = [weight for weight in weights if weight]
     places: list[Tensor | None] = [to_tensor(mask) for mask in masks] or [None]
     if len(places) == 1:
         places *= len(styles)
@@ -524,3 +525,16 @@ def _noted(mistakes: list[str]) -> Iterator[None]:
         yield
     except UserError as error:
         mistakes.append(str(error))
+
+
+@contextmanager
+def _enough_memory(content: Source) -> Iterator[None]:
+    """Tells of too little memory as of a mistake in the size."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(
+            f"size: there is too little memory for {name_of(content)}. Give a smaller size="
+        ) from error

@@ -11,7 +11,7 @@ import imageio.v3 as imageio
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
@@ -20,6 +20,7 @@ from artgan.data import inkwash
 from artgan.errors import UserError
 from artgan.pictures import read_provenance
 from artgan.style import run, stylize
+from artgan.style.pictures import Content, Source
 from artgan.style.run import Method, Scene, repaint
 from artgan.style.sources import Region, Watch
 
@@ -233,6 +234,20 @@ def test_each_style_has_its_mask(painter: type[Inverting]) -> None:
     assert (union.getpixel((3, 3)), union.getpixel((40, 3))) == (51, 255)
 
 
+def test_a_style_without_weight_takes_no_part_nor_does_its_mask(painter: type[Inverting]) -> None:
+    ImageOps.invert(Image.open("right.png")).save("left.png")
+    (path,) = command(**TWO, mask=["right.png", "left.png"], weights=[2, 0])
+    ((region,), union) = painter.scenes[0].regions, painter.scenes[0].mask
+    assert (region.style.name, region.weight) == ("sea", 1)
+    assert union is not None
+    np.testing.assert_array_equal(union, Image.open("right.png"))
+    np.testing.assert_array_equal(
+        np.asarray(Image.open(path))[:, :30], np.asarray(Image.open("photos/a.png"))[:, :30]
+    )
+    command(**TWO, mask="right.png", weights=[0, 2], out="one.png")
+    assert [region.style.name for region in painter.scenes[1].regions] == ["wood"]
+
+
 def test_a_mask_of_another_size_but_the_same_shape_is_fitted(painter: type[Inverting]) -> None:
     Image.open("right.png").resize((120, 80)).save("large.png")
     command(mask="large.png", size=30)
@@ -379,14 +394,51 @@ def test_what_is_there_is_replaced_if_asked_to() -> None:
     np.testing.assert_array_equal(Image.open("there.png"), negative("photos/a.png"))
 
 
-def test_too_little_memory_is_said(
+NO_MEMORY = [
+    MemoryError(),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+]
+
+
+@pytest.mark.parametrize("error", NO_MEMORY)
+@pytest.mark.parametrize("where", ["paint", "read"])
+def test_too_little_memory_for_one_picture_costs_none_of_the_others(
+    painter: type[Inverting], monkeypatch: pytest.MonkeyPatch, error: Exception, where: str
+) -> None:
+    paint, read = painter.paint, run.read_content
+
+    def failing_paint(self: Inverting, scene: Scene, watch: Watch) -> tuple[Tensor, bool]:
+        if scene.seen.shape[-1] == 60:
+            raise error
+        return paint(self, scene, watch)
+
+    def failing_read(source: Source, size: int | None) -> Content:
+        if source == "photos/a.png":
+            raise error
+        return read(source, size)
+
+    Image.open("photos/b.png").crop((0, 0, 30, 40)).save("photos/b.png")
+    if where == "paint":
+        monkeypatch.setattr(painter, "paint", failing_paint)
+    else:
+        monkeypatch.setattr(run, "read_content", failing_read)
+    message = "size: there is too little memory for photos/a.png. Give a smaller size="
+    for function in (command, lambda: stylize("photos/a.png", "sea.png")):
+        with pytest.raises(UserError, match=f"^{message}$"):
+            function()
+    with pytest.raises(UserError, match=f"{message}\n1 of 2 pictures were not repainted"):
+        command(**BATCH)
+    assert sorted(path.name for path in Path("painted").iterdir()) == ["b-sea.png", "sheet-sea.png"]
+
+
+def test_another_failure_of_the_painter_is_no_mistake_of_the_user(
     painter: type[Inverting], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
-        raise MemoryError
+        raise RuntimeError("shapes do not match")
 
     monkeypatch.setattr(painter, "paint", fail)
-    with pytest.raises(UserError, match="size: there is too little memory for 60×40 pixels"):
+    with pytest.raises(RuntimeError, match="shapes"):
         command()
 
 
