@@ -3,6 +3,7 @@
 import io
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -106,13 +107,19 @@ def save_gif(frames: Tensor, path: Path) -> None:
         )
 
 
-def save_mp4(frames: Tensor, path: Path) -> None:
-    """Writes uint8 frames [N, 3, H, W], H and W even, as an H.264 film that every browser plays."""
+def save_mp4(frames: Iterable[Tensor], path: Path) -> None:
+    """Writes a film in H.264, which every browser plays; one frame after another is held.
+
+    Args:
+        frames: uint8 [3, H, W] each, H and W even.
+        path: where it shall lie.
+    """
     import imageio.v3 as imageio
 
     film = imageio.imwrite(
         "<bytes>",
-        frames.permute(0, 2, 3, 1).numpy(),
+        (frame.permute(1, 2, 0).numpy() for frame in frames),  # type: ignore[call-overload]
+        is_batch=True,
         extension=".mp4",
         plugin="FFMPEG",
         fps=FRAMES_PER_SECOND,

@@ -58,7 +58,9 @@ DESCRIPTIVE = {
 # Tags that point at other parts, or belong to what is kept elsewhere: the profile.
 OTHER = {ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo, 34675}
 OF_PIXELS = (ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight, ExifTags.IFD.Interop)
-LARGEST_EXIF = 60_000  # bytes; a JPEG holds 65,533, and the settings are to be among them
+JPEG_EXIF = 65_533  # bytes that a JPEG has room for
+LARGEST_EXIF = 60_000  # bytes that are kept, so that there is room for the settings
+LONGEST_SETTING = 500  # signs of one where there is too little room
 CELL = 256  # pixels of the side of a picture on a sheet
 EXIF, ICC = "exif", "icc_profile"  # of what Pillow knows of a picture
 
@@ -97,6 +99,11 @@ def read_content(source: Source, size: int | None = None) -> Content:
     own = whole.convert(rgb.mode) if profile else rgb
     scale = (size or max(rgb.size)) / max(rgb.size)
     width, height = (round(side * scale) for side in rgb.size)
+    if size is None and min(width, height) < SMALLEST_SIDE:
+        raise UserError(
+            f"content: {name_of(source)} has {width}×{height} pixels. Give one with at least "
+            f"{SMALLEST_SIDE} on the short side."
+        )
     if min(width, height) < SMALLEST_SIDE:
         raise UserError(
             f"size: {size} would make {name_of(source)} {width}×{height} pixels. Give one with at "
@@ -123,6 +130,20 @@ def read_picture(source: Source, option: str) -> Image.Image:
         UserError: it cannot be read.
     """
     return on_white(to_rgb(_read(source, option)))
+
+
+def read_mask(source: Source) -> Image.Image:
+    """Reads a mask as L, upright and whole; what is transparent becomes black.
+
+    Args:
+        source: the picture.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    image = to_rgb(_read(source, "mask")).convert("RGBA")
+    black = Image.new("RGBA", image.size, "black")
+    return Image.alpha_composite(black, image).convert("L")
 
 
 def read_whole(content: bytes) -> Image.Image:
@@ -236,16 +257,22 @@ def save(image: Image.Image, path: Path, settings: dict[str, Any]) -> None:
         print(f"{path}: JPEG knows no transparency, so it is on white there.", file=sys.stderr)
         info, image = image.info, on_white(image)
         image.info = info
-    exif = image.getexif()
-    exif[ExifTags.Base.Software] = f"artgan {__version__}"
-    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = b"ASCII\0\0\0" + told.encode()
+    exif = _telling(image.getexif(), told)
+    if form is JPEG and len(exif) > JPEG_EXIF:
+        print(f"{path}: has no room for the EXIF of the content.", file=sys.stderr)
+        exif = _telling(Image.Exif(), told)
+    if form is JPEG and len(exif) > JPEG_EXIF:
+        print(f"{path}: has no room for the longest settings. A PNG has.", file=sys.stderr)
+        signs = {key: len(json.dumps(value)) for key, value in settings.items()}
+        short = {key: settings[key] for key in settings if signs[key] <= LONGEST_SETTING}
+        exif = _telling(Image.Exif(), json.dumps(short))
     options = dict(form.options)
     if form.name == "PNG":
         options["pnginfo"] = PngInfo()
         options["pnginfo"].add_text(PROVENANCE, told)
     # Not into the file at once: Pillow would not say then that the disk is full.
     buffer = io.BytesIO()
-    image.save(buffer, form.name, exif=exif.tobytes(), icc_profile=image.info.get(ICC), **options)
+    image.save(buffer, form.name, exif=exif, icc_profile=image.info.get(ICC), **options)
     with atomic_write(path) as file:
         file.write(buffer.getbuffer())
 
@@ -270,7 +297,12 @@ def name_of(source: Source) -> str:
 
 def _read(source: Source, option: str) -> Image.Image:
     if isinstance(source, Image.Image):
-        return _upright(source)
+        try:
+            return _upright(source)
+        # Its file is only read now; of a closed one Pillow may only assert that it is open.
+        except (OSError, SyntaxError, ValueError, AssertionError) as error:
+            reason = str(error) or "its file is closed"
+            raise UserError(f"{option}: the picture cannot be used: {reason}.") from None
     path = Path(source).expanduser()
     if not path.is_file():
         raise UserError(f"{option}: there is no picture {name_of(source)}.")
@@ -280,6 +312,13 @@ def _read(source: Source, option: str) -> Image.Image:
         raise UserError(f"{option}: {name_of(source)} cannot be read ({error.strerror}).") from None
     except UnusableImage as unusable:
         raise UserError(f"{option}: {name_of(source)} cannot be used: {unusable}.") from None
+
+
+def _telling(exif: Image.Exif, told: str) -> bytes:
+    """EXIF with the settings in it."""
+    exif[ExifTags.Base.Software] = f"artgan {__version__}"
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = b"ASCII\0\0\0" + told.encode()
+    return exif.tobytes()
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -5,10 +5,10 @@ import os
 import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import reduce
-from math import isfinite
+from math import isfinite, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from tqdm import tqdm
 from artgan import __version__
 from artgan.config import StylizeConfig, composed, not_among, stylize_config
 from artgan.data.scan import find_pictures, on_white, to_rgb
-from artgan.errors import UserError
+from artgan.errors import UserError, printable
+from artgan.memory import is_out_of_memory
 from artgan.pictures import save_mp4, save_png
 from artgan.sampling import pick_device
 from artgan.style.pictures import (
@@ -35,6 +36,7 @@ from artgan.style.pictures import (
     luminance,
     name_of,
     read_content,
+    read_mask,
     read_picture,
     save,
     sheet,
@@ -114,14 +116,23 @@ def stylize(
         >>> from artgan.style import stylize
         >>> stylize("photo.jpg", "painting.jpg", strength=0.8).save("result.png")
     """
-    sources, masks = _listed("style", style), _listed("mask", options.get("mask") or [])
+    if isinstance(content, list | tuple):
+        raise UserError("content: stylize() repaints one picture; stylize.py does several.")
+    if isinstance(options.get("init"), Image.Image):
+        raise UserError("init: cannot be a picture in memory. Save it, and name its file.")
+    sources, masks = _listed("style", style), _listed("mask", options.get("mask"))
+    (content,) = _listed("content", content)
+    plain = {
+        key: value.item() if isinstance(value, np.generic) else value
+        for key, value in options.items()
+    }
     named = {
         "content": name_of(content),
         "style": [name_of(one) for one in sources],
         "mask": [name_of(one) for one in masks],
         "out": out,
     }
-    config = stylize_config(options | named)
+    config = stylize_config(plain | named)
     _refuse_mistakes(config, options.keys(), len(sources), len(masks))
     if config.gallery or (isinstance(content, str | Path) and Path(content).is_dir()):
         raise UserError("content: stylize() repaints one picture; stylize.py does folders of them.")
@@ -131,8 +142,9 @@ def stylize(
     if file:
         _refuse_present(_results(file, config), config)
     styles = [load_style(source, config.seed) for source in sources]
-    job = Job(content, styles, [_mask(one) for one in masks], file, config)
-    image, whole = _paint(job, _scene(job), Method(config))
+    job = Job(content, styles, [read_mask(one) for one in masks], file, config)
+    with _enough_memory(content):
+        image, whole = _paint(job, _scene(job), Method(config))
     if not whole:
         raise KeyboardInterrupt
     return image
@@ -153,14 +165,19 @@ def repaint(config: StylizeConfig, overrides: list[str]) -> list[Path]:
             have been.
         SystemExit: with code 130, by Ctrl-C, once the picture so far has been written.
     """
-    sources, masks = _listed("style", config.style), _listed("mask", config.mask or [])
+    sources, masks = _listed("style", config.style), _listed("mask", config.mask)
     keys = [re.split("[=@]", override.lstrip("+"))[0] for override in overrides]
     _refuse_mistakes(config, keys, len(sources), len(masks))
     contents, several = _contents(config)
     groups = [[source] for source in sources] if config.gallery else [sources]
     outs = _targets(config, contents, groups, several)
-    styles = {source: load_style(source, config.seed) for source in sources}
-    drawn = [_mask(mask) for mask in masks]
+    mistakes: list[str] = []
+    styles: dict[str, Style] = {}
+    for source in sources:
+        # Where each is painted by itself, the others are painted without it.
+        with _noted(mistakes) if config.gallery else nullcontext():
+            styles[source] = load_style(source, config.seed)
+    drawn = [read_mask(mask) for mask in masks]
     jobs = [
         Job(
             content,
@@ -170,29 +187,33 @@ def repaint(config: StylizeConfig, overrides: list[str]) -> list[Path]:
             replace(config, content=content, style=group),
         )
         for (content, group), out in zip(itertools.product(contents, groups), outs, strict=False)
+        if styles.keys() >= set(group)
     ]
     method: Method | None = None
     shown: list[Image.Image] = []
-    mistakes: list[str] = []
+    painted = 0
     for job in tqdm(jobs, "Repainting", unit="img", disable=None if several else True):
         scene = image = None
-        with _noted(mistakes):
+        with _noted(mistakes), _enough_memory(job.content):
             scene = _scene(job)
         if scene:
             # Only once there is something to paint; and without it, nothing is painted at all.
             method = method or Method(config)
-            with _noted(mistakes):
+            with _noted(mistakes), _enough_memory(job.content):
                 image, whole = _paint(job, scene, method)
                 if not whole:
                     print(f"Stopped: {job.out} is the picture so far.", file=sys.stderr)
                     sys.exit(130)
+        painted += image is not None
         shown += [cell(scene.content.image if scene else None), cell(image)]
-    if len(mistakes) == len(jobs):
-        raise UserError("\n".join(dict.fromkeys(mistakes)))
+    mistakes = list(dict.fromkeys(mistakes))
+    if not painted:
+        raise UserError("\n".join(mistakes))
     if several:
         _save_overview(outs[-1], shown, list(styles.values()), config.gallery)
     if mistakes:
-        told = f"{len(mistakes)} of {len(jobs)} pictures were not repainted; see {outs[-1]}"
+        wanted = len(contents) * len(groups)
+        told = f"{wanted - painted} of {wanted} pictures were not repainted; see {outs[-1]}"
         raise UserError("\n".join([*mistakes, told]))
     return [outs[-1], *outs[:-1]]
 
@@ -212,6 +233,11 @@ class Method:
             from artgan.style.gatys import Gatys
 
             self.gatys = Gatys(config, device)
+
+    @property
+    def network(self) -> str:
+        """What tells its weights from others."""
+        return self.magenta.key if self.config.method == "magenta" else self.gatys.backbone.name
 
     def paint(self, scene: Scene, watch: Watch) -> tuple[Tensor, bool]:
         """Paints a scene.
@@ -237,7 +263,10 @@ class Method:
             case "content":
                 return scene.seen
             case "magenta":
-                return self.magenta.paint(scene.seen, scene.regions)
+                painted = self.magenta.paint(scene.seen, scene.regions)
+                if scene.mask is None:
+                    return painted
+                return torch.lerp(scene.seen, painted, to_tensor(scene.mask))
             case file:
                 picture = read_picture(file, "init")
                 return to_tensor(fitted(picture, scene.content.image.size, "init"))
@@ -292,26 +321,21 @@ def _paint(job: Job, scene: Scene, method: Method) -> tuple[Image.Image, bool]:
     config, live = job.config, Live(job.out, job.config)
     try:
         painted, whole = method.paint(scene, live)
-    except MemoryError as error:
-        width, height = scene.content.image.size
-        raise UserError(
-            f"size: there is too little memory for {width}×{height} pixels. Give a smaller size="
-        ) from error
     finally:
         live.close()
     image = finished(scene.content, painted, config.color == "content", scene.mask)
     if job.out:
-        save(image, job.out, _settings(config))
+        save(image, job.out, _settings(config, method.network))
         if config.animation:
             _save_film(live.frames, image, _film(job.out))
     return image, whole
 
 
-def _settings(config: StylizeConfig) -> dict[str, Any]:
+def _settings(config: StylizeConfig, network: str) -> dict[str, Any]:
     """What a result says of how it was painted."""
     apart = APART | _of_another_method(config)
     kept = {key: value for key, value in asdict(config).items() if key not in apart}
-    return {"kind": "repainted", "version": __version__} | kept
+    return {"kind": "repainted", "version": __version__, "network": network} | kept
 
 
 def _scene(job: Job) -> Scene:
@@ -324,13 +348,17 @@ def _scene(job: Job) -> Scene:
             f"out: {job.out} would have {size[0]}×{size[1]} pixels, and its format has room for "
             f"{largest:,} a side. Give another ending, or a smaller size="
         )
-    masks = [fitted(mask, size, "mask") for mask in job.masks]
+    weights = config.weights or [1.0] * len(job.styles)
+    # A style without weight has no place either.
+    placed = job.masks if len(job.masks) == 1 else itertools.compress(job.masks, weights)
+    masks = [fitted(mask, size, "mask") for mask in placed]
     union = reduce(ImageChops.add, masks) if masks else None
     if union and union.getextrema() == (0, 0):
         raise UserError("mask: is black all over, so nothing would be repainted. White is.")
     in_grey = config.color == "content"
     styles = [style.in_grey() for style in job.styles] if in_grey else job.styles
-    weights = config.weights or [1.0] * len(styles)
+    styles = list(itertools.compress(styles, weights))
+    weights = [weight for weight in weights if weight]
     places: list[Tensor | None] = [to_tensor(mask) for mask in masks] or [None]
     if len(places) == 1:
         places *= len(styles)
@@ -340,10 +368,6 @@ def _scene(job: Job) -> Scene:
     ]
     seen = luminance(content.image) if in_grey else content.image
     return Scene(content, to_tensor(seen), regions, union)
-
-
-def _mask(source: Source) -> Image.Image:
-    return read_picture(source, "mask").convert("L")
 
 
 def _contents(config: StylizeConfig) -> tuple[list[str], bool]:
@@ -458,11 +482,14 @@ def _of_another_method(config: StylizeConfig) -> set[str]:
 
 
 def _listed(option: str, value: Any) -> list[Any]:
-    """The names or pictures that an option holds, which may be one or a list."""
+    """The names or pictures that an option holds, which may be one or a list; no mask is none."""
+    if value is None and option == "mask":
+        return []
     values = list(value) if isinstance(value, list | tuple) else [value]
     for one in values:
         if not isinstance(one, str | Path | int | float | Image.Image) or one == "":
-            raise UserError(f"{option}: '{one}' is neither a picture nor a folder.")
+            shown = printable(str(one))[:40]
+            raise UserError(f"{option}: '{shown}' is neither a picture nor a folder.")
     if not values and option != "mask":
         raise UserError(f"{option}: name at least one.")
     return [one if isinstance(one, Image.Image) else str(one) for one in values]
@@ -483,12 +510,18 @@ def _save_film(frames: list[Path], result: Image.Image, path: Path) -> None:
     """Writes snapshots, and the result, as a film of its size, or of `FILM_SIDE`."""
     scale = min(1, FILM_SIDE / max(result.size))
     width, height = (2 * round(side * scale / 2) for side in result.size)  # H.264 wants it even
-    pictures = [Image.open(frame) for frame in frames] + [on_white(to_rgb(result))]
-    levels = [
-        np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS))
-        for picture in pictures
-    ]
-    save_mp4(torch.from_numpy(np.stack(levels)).permute(0, 3, 1, 2), path)
+
+    def levels(picture: Image.Image) -> Tensor:
+        small = picture.resize((width, height), Image.Resampling.LANCZOS)
+        return torch.from_numpy(np.array(small)).permute(2, 0, 1)
+
+    def pictures() -> Iterator[Tensor]:
+        for frame in frames:
+            with Image.open(frame) as snapshot:
+                yield levels(snapshot)
+        yield levels(on_white(to_rgb(result)))
+
+    save_mp4(pictures(), path)
 
 
 def _save_overview(
@@ -502,7 +535,12 @@ def _save_overview(
         styles: all of them.
         gallery: whether each job has one of the styles, rather than all.
     """
-    samples = [cell(next(style.pictures())) for style in styles]
+    samples = []
+    for style in styles:
+        sample = None
+        with suppress(UserError):
+            sample = next(style.pictures())
+        samples.append(cell(sample))
     if gallery:
         columns = len(styles)
         cells = [cell(None), *samples]
@@ -514,6 +552,8 @@ def _save_overview(
         for content, result in zip(shown[::2], shown[1::2], strict=True):
             cells += [content, *samples, result]
         columns = len(styles) + 2
+        # So many contents side by side that the sheet is about square.
+        columns *= max(1, round(sqrt(len(shown) / 2 / columns)))
     save_png(sheet(cells, columns), path)
 
 
@@ -524,3 +564,16 @@ def _noted(mistakes: list[str]) -> Iterator[None]:
         yield
     except UserError as error:
         mistakes.append(str(error))
+
+
+@contextmanager
+def _enough_memory(content: Source) -> Iterator[None]:
+    """Tells of too little memory as of a mistake in the size."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(
+            f"size: there is too little memory for {name_of(content)}. Give a smaller size="
+        ) from error

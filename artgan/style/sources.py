@@ -5,7 +5,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -35,15 +35,18 @@ class Style:
 
     Attributes:
         name: short, fit for a file name.
-        key: SHA-256 of all that it shows; statistics are kept under it.
+        key: SHA-256 of all that it shows, or of the names, sizes and times of the files of a
+            folder; statistics are kept under it.
         count: pictures in it.
         pictures: gives them anew at each call: upright RGB, sRGB, whole.
+        computed: its statistics so far, and those in grey, by both their keys.
     """
 
     name: str
     key: str
     count: int
     pictures: Callable[[], Iterator[Image.Image]]
+    computed: dict[tuple[str, str], dict[str, Tensor]] = field(default_factory=dict)
 
     def in_grey(self) -> "Style":
         """The style of the luminance of its pictures alone."""
@@ -110,7 +113,9 @@ def load_style(source: Source, seed: int) -> Style:
 def averaged(
     style: Style, statistics: Callable[[Image.Image], dict[str, Tensor]], key: str
 ) -> dict[str, Tensor]:
-    """The mean of statistics over the pictures of a style; of several pictures they are kept.
+    """The mean of statistics over the pictures of a style, computed once for each style and key.
+
+    Those of several pictures are kept in the cache on disk, too.
 
     Args:
         style: whose pictures are looked at.
@@ -123,6 +128,15 @@ def averaged(
     Raises:
         UserError: no picture can be used.
     """
+    computed = style.computed
+    if (style.key, key) not in computed:
+        computed[style.key, key] = _mean(style, statistics, key)
+    return computed[style.key, key]
+
+
+def _mean(
+    style: Style, statistics: Callable[[Image.Image], dict[str, Tensor]], key: str
+) -> dict[str, Tensor]:
     if style.count == 1:
         (picture,) = style.pictures()
         return {name: value.cpu() for name, value in statistics(picture).items()}
@@ -166,14 +180,19 @@ def _painting_of(run: Path, seed: int) -> Image.Image:
 
 
 def _folder(name: str, folder: Path) -> Style:
-    files = [folder / found for found in find_pictures(folder).names]
-    if not files:
+    runs = sorted(checkpoint.parent for checkpoint in folder.glob(f"*/*{CHECKPOINTS[0]}"))
+    if runs:
+        raise UserError(f"style: {folder} is a folder of runs. Name one of them, such as {runs[0]}")
+    names = find_pictures(folder).names
+    if not names:
         raise UserError(f"style: no pictures lie in {folder}. Name a picture, or a folder of some.")
+    files = [folder / found for found in names]
     shown = hashlib.sha256()
-    for file in tqdm(files, f"Finding {name}", unit="img", leave=False, disable=None):
+    for found, file in zip(names, files, strict=True):
+        shown.update(repr(found).encode())
         # What cannot be read is told of once the pictures are looked at.
-        with suppress(OSError), file.open("rb") as content:
-            shown.update(hashlib.file_digest(content, "sha256").digest())
+        with suppress(OSError):
+            shown.update(repr((file.stat().st_size, file.stat().st_mtime_ns)).encode())
     return Style(name, shown.hexdigest(), len(files), partial(_usable, folder, files))
 
 

@@ -191,6 +191,26 @@ def test_exif_that_cannot_be_kept_costs_no_result(tmp_path: Path, told: bytes) -
     assert json.loads(comment.removeprefix(b"ASCII\0\0\0")) == {"a": 1}
 
 
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        ({"a": "x" * 10_000}, {"a": "x" * 10_000}),
+        ({"style": ["name"] * 20_000, "seed": 7}, {"seed": 7}),
+    ],
+)
+def test_settings_without_room_in_a_jpeg_cost_no_result(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], settings: dict[str, object], kept: object
+) -> None:
+    tags = Image.Exif()
+    tags[ExifTags.Base.ImageDescription] = "y" * 58_000
+    photo().save(tmp_path / "photo.png", exif=tags.tobytes())
+    save(unchanged(read_content(tmp_path / "photo.png")), tmp_path / "result.jpg", settings)
+    assert "result.jpg: has no room for" in capsys.readouterr().err
+    with Image.open(tmp_path / "result.jpg") as result:
+        comment = result.getexif().get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment]
+    assert json.loads(comment.removeprefix(b"ASCII\0\0\0")) == kept
+
+
 def test_a_jpeg_has_its_colours_in_full_and_white_for_what_is_transparent(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,8 +1,10 @@
 """What surrounds the painters: these have tests of their own, and stand-ins here."""
 
+import io
 import json
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +13,7 @@ import imageio.v3 as imageio
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
@@ -20,6 +22,7 @@ from artgan.data import inkwash
 from artgan.errors import UserError
 from artgan.pictures import read_provenance
 from artgan.style import run, stylize
+from artgan.style.pictures import Content, Source
 from artgan.style.run import Method, Scene, repaint
 from artgan.style.sources import Region, Watch
 
@@ -32,6 +35,7 @@ class Inverting:
     loaded: list[StylizeConfig]
     scenes: list[Scene]
     stopped = False
+    network = "stand-in"
 
     def __init__(self, config: StylizeConfig) -> None:
         self.loaded.append(config)
@@ -83,6 +87,7 @@ def test_a_picture_is_repainted_and_says_how() -> None:
         "photos/a.png",
         ["sea.png"],
     )
+    assert told["network"] == "stand-in"
     assert (told["seed"], told["method"], told["strength"]) == (3, "magenta", 1.0)
     assert not {"iterations", "preset", "out"} & set(told)
 
@@ -117,9 +122,56 @@ def test_the_function_writes_where_it_is_told() -> None:
         assert (image.format, image.size) == ("WEBP", (48, 32))
 
 
+def truncated() -> Image.Image:
+    return Image.open(io.BytesIO(Path("sea.png").read_bytes()[:400]))
+
+
+def closed() -> Image.Image:
+    with Image.open("sea.png") as image:
+        return image
+
+
+@pytest.mark.parametrize("option", ["content", "style", "mask"])
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (lambda: np.zeros((40, 60, 3)), "' is neither a picture nor a folder."),
+        (truncated, "the picture cannot be used: image file is truncated."),
+        (closed, "the picture cannot be used: its file is closed."),
+    ],
+)
+def test_the_function_refuses_what_is_no_picture(
+    option: str, value: Callable[[], Any], message: str
+) -> None:
+    given: dict[str, Any] = {"content": "photos/a.png", "style": "sea.png"} | {option: value()}
+    with pytest.raises(UserError, match=rf"^{option}: .*{message}$"):
+        stylize(**given)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "content: 'None' is neither a picture nor a folder."),
+        (["photos/a.png"], "content: stylize() repaints one picture; stylize.py does several."),
+        (Image.new("RGB", (60, 9)), "content: the picture has 60×9 pixels. Give one with at least"),
+    ],
+)
+def test_the_function_repaints_one_picture_of_some_size(content: Any, message: str) -> None:
+    with pytest.raises(UserError, match=f"^{re.escape(message)}"):
+        stylize(content, "sea.png", size=None)
+
+
+def test_the_function_takes_numbers_of_numpy(painter: type[Inverting]) -> None:
+    assert (
+        stylize("photos/a.png", "sea.png", size=np.int64(48), strength=np.float32(0.5)).width == 48
+    )
+    assert painter.loaded[0].strength == 0.5
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"init": Image.new("RGB", (60, 40))}, "init: cannot be a picture in memory. Save it"),
         ({"strenght": 1}, "'strenght' is not an option. Did you mean 'strength'?"),
         ({"size": 3}, "size: 3 must be at least 16"),
         ({"method": "gatis"}, "method: 'gatis' is none of gatys, magenta. Did you mean 'gatys'?"),
@@ -206,6 +258,38 @@ def test_of_several_pictures_a_bad_one_is_named_and_passed_over(painter: type[In
     np.testing.assert_allclose(cells(Path("done/sheet-sea.png"))[1][0], 255)
 
 
+def test_of_a_gallery_a_bad_style_is_named_and_passed_over() -> None:
+    Path("text.jpg").write_text("not a picture")
+    with pytest.raises(UserError) as mistake:
+        command(content="photos", style=["sea.png", "text.jpg", "wood.png", "no"], gallery=True)
+    assert str(mistake.value).splitlines() == [
+        "style: text.jpg cannot be used: not a picture.",
+        "style: there is no picture no.",
+        "4 of 8 pictures were not repainted; see painted/gallery.png",
+    ]
+    written = sorted(path.stem for path in Path("painted").iterdir())
+    assert written == ["a-sea", "a-wood", "b-sea", "b-wood", "gallery"]
+    assert np.shape(cells(Path("painted/gallery.png"))) == (3, 3, 3)
+    with pytest.raises(UserError, match=r"style: text.jpg cannot be used: not a picture.$"):
+        command(style=["sea.png", "text.jpg"], out="blend.png")
+
+
+def test_a_style_that_cannot_be_shown_costs_no_gallery() -> None:
+    Path("bad").mkdir()
+    Path("bad/one.jpg").write_text("not a picture")
+    sheet, *_ = command(style=["bad", "sea.png"], gallery=True)
+    np.testing.assert_allclose(cells(sheet)[0][1], 255)
+    np.testing.assert_allclose(cells(sheet)[0][2], mean_of(Image.open("sea.png")), atol=12)
+
+
+def test_the_sheet_of_many_contents_is_about_square() -> None:
+    sheet, *paths = command(content=["photos/a.png", "photos/b.png"] * 6)
+    assert len(paths) == 12
+    shown = cells(sheet)
+    assert np.shape(shown) == (6, 6, 3)
+    np.testing.assert_allclose(shown[0][3], mean_of(Image.open("photos/b.png")), atol=12)
+
+
 def test_contents_of_one_name_have_results_of_their_own() -> None:
     Path("more").mkdir()
     Image.open("sea.png").save("more/a.png")
@@ -233,6 +317,20 @@ def test_each_style_has_its_mask(painter: type[Inverting]) -> None:
     assert (union.getpixel((3, 3)), union.getpixel((40, 3))) == (51, 255)
 
 
+def test_a_style_without_weight_takes_no_part_nor_does_its_mask(painter: type[Inverting]) -> None:
+    ImageOps.invert(Image.open("right.png")).save("left.png")
+    (path,) = command(**TWO, mask=["right.png", "left.png"], weights=[2, 0])
+    ((region,), union) = painter.scenes[0].regions, painter.scenes[0].mask
+    assert (region.style.name, region.weight) == ("sea", 1)
+    assert union is not None
+    np.testing.assert_array_equal(union, Image.open("right.png"))
+    np.testing.assert_array_equal(
+        np.asarray(Image.open(path))[:, :30], np.asarray(Image.open("photos/a.png"))[:, :30]
+    )
+    command(**TWO, mask="right.png", weights=[0, 2], out="one.png")
+    assert [region.style.name for region in painter.scenes[1].regions] == ["wood"]
+
+
 def test_a_mask_of_another_size_but_the_same_shape_is_fitted(painter: type[Inverting]) -> None:
     Image.open("right.png").resize((120, 80)).save("large.png")
     command(mask="large.png", size=30)
@@ -256,6 +354,16 @@ def test_with_the_contents_colours_only_luminance_is_seen_and_painted(
     assert np.abs(result[..., 0] - (255 - own[..., 0])).mean() < 3
 
 
+def test_where_a_mask_is_transparent_nothing_changes() -> None:
+    mask = Image.new("RGBA", (60, 40), "white")
+    mask.putalpha(Image.open("right.png"))
+    mask.save("mask.png")
+    (path,) = command(mask="mask.png")
+    result = np.asarray(Image.open(path))
+    np.testing.assert_array_equal(result[:, :30], np.asarray(Image.open("photos/a.png"))[:, :30])
+    np.testing.assert_array_equal(result[:, 30:], negative("photos/a.png")[:, 30:])
+
+
 def test_snapshots_events_and_a_film_show_how_it_came_about() -> None:
     (path,) = command(
         method="gatys", snapshot_every=2, tensorboard="events", animation=True, size=51
@@ -276,6 +384,26 @@ def test_snapshots_events_and_a_film_show_how_it_came_about() -> None:
     assert film.shape == (4, 34, 52, 3)
     assert np.abs(film[0].astype(int) - 128).max() < 8
     assert np.abs(film[3].astype(int) - np.asarray(Image.open(path).resize((52, 34)))).mean() < 8
+
+
+def test_a_film_opens_one_snapshot_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Image.Image] = []
+    open_picture, held = Image.open, []
+
+    def noting(*args: Any, **options: Any) -> Image.Image:
+        opened.append(open_picture(*args, **options))
+        return opened[-1]
+
+    def film(frames: Iterable[Tensor], path: Path) -> None:
+        opened.clear()
+        for frame in frames:
+            assert frame.shape == (3, 20, 32)
+            held.append((len(opened), sum(vars(one)["fp"] is not None for one in opened)))
+
+    monkeypatch.setattr(Image, "open", noting)
+    monkeypatch.setattr(run, "save_mp4", film)
+    command(method="gatys", snapshot_every=2, animation=True, size=32)
+    assert held == [(1, 0), (2, 0), (3, 0), (3, 0)]
 
 
 def test_snapshots_of_an_earlier_result_are_replaced_with_it() -> None:
@@ -379,14 +507,51 @@ def test_what_is_there_is_replaced_if_asked_to() -> None:
     np.testing.assert_array_equal(Image.open("there.png"), negative("photos/a.png"))
 
 
-def test_too_little_memory_is_said(
+NO_MEMORY = [
+    MemoryError(),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+]
+
+
+@pytest.mark.parametrize("error", NO_MEMORY)
+@pytest.mark.parametrize("where", ["paint", "read"])
+def test_too_little_memory_for_one_picture_costs_none_of_the_others(
+    painter: type[Inverting], monkeypatch: pytest.MonkeyPatch, error: Exception, where: str
+) -> None:
+    paint, read = painter.paint, run.read_content
+
+    def failing_paint(self: Inverting, scene: Scene, watch: Watch) -> tuple[Tensor, bool]:
+        if scene.seen.shape[-1] == 60:
+            raise error
+        return paint(self, scene, watch)
+
+    def failing_read(source: Source, size: int | None) -> Content:
+        if source == "photos/a.png":
+            raise error
+        return read(source, size)
+
+    Image.open("photos/b.png").crop((0, 0, 30, 40)).save("photos/b.png")
+    if where == "paint":
+        monkeypatch.setattr(painter, "paint", failing_paint)
+    else:
+        monkeypatch.setattr(run, "read_content", failing_read)
+    message = "size: there is too little memory for photos/a.png. Give a smaller size="
+    for function in (command, lambda: stylize("photos/a.png", "sea.png")):
+        with pytest.raises(UserError, match=f"^{message}$"):
+            function()
+    with pytest.raises(UserError, match=f"{message}\n1 of 2 pictures were not repainted"):
+        command(**BATCH)
+    assert sorted(path.name for path in Path("painted").iterdir()) == ["b-sea.png", "sheet-sea.png"]
+
+
+def test_another_failure_of_the_painter_is_no_mistake_of_the_user(
     painter: type[Inverting], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
-        raise MemoryError
+        raise RuntimeError("shapes do not match")
 
     monkeypatch.setattr(painter, "paint", fail)
-    with pytest.raises(UserError, match="size: there is too little memory for 60×40 pixels"):
+    with pytest.raises(RuntimeError, match="shapes"):
         command()
 
 
@@ -394,7 +559,8 @@ class Recording:
     """Stands for Magenta and for Gatys: notes what it was given, and paints a plain grey."""
 
     def __init__(self, config: StylizeConfig, device: str) -> None:
-        self.device = device
+        self.key = "magenta's"
+        self.backbone = SimpleNamespace(name="gatys'")
 
     def paint(
         self,
@@ -420,6 +586,23 @@ def method(monkeypatch: pytest.MonkeyPatch, painter: type[Inverting]) -> Callabl
         return Method(config)
 
     return method
+
+
+def test_a_method_knows_whose_weights_paint(method: Callable[..., Method]) -> None:
+    assert method(method="magenta").network == "magenta's"
+    assert method(method="gatys", init="magenta").network == "gatys'"
+
+
+def test_what_magenta_leaves_out_is_the_content_for_gatys_to_begin_from(
+    method: Callable[..., Method], painter: type[Inverting]
+) -> None:
+    command(mask="right.png", out="masked.png")
+    scene = painter.scenes[-1]
+    chosen = method(method="gatys", init="magenta")
+    chosen.paint(scene, lambda *_: None)
+    begun = vars(chosen.gatys)["init"]
+    assert torch.equal(begun[..., :30], scene.seen[..., :30])
+    assert begun[..., 30:].unique().tolist() == [0.25]
 
 
 def test_gatys_begins_from_what_is_asked_for(

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,31 @@ def test_statistics_are_computed_once_for_each_folder_and_key(folder: Path, tmp_
         averaged(load_style(str(tmp_path / "elsewhere"), 0), refuse, "color")
 
 
+def test_statistics_of_a_picture_are_computed_once_also_in_grey(folder: Path) -> None:
+    style = load_style(str(folder / "0.png"), 0)
+    color = averaged(style, mean_color, "color")["color"]
+    grey = averaged(style.in_grey(), mean_color, "color")["color"]
+    assert grey.unique().numel() == 1
+    assert torch.equal(averaged(style, refuse, "color")["color"], color)
+    assert torch.equal(averaged(style.in_grey(), refuse, "color")["color"], grey)
+    with pytest.raises(AssertionError, match="computed anew"):
+        averaged(style, refuse, "another")
+
+
+def test_the_key_of_a_folder_is_found_without_reading_its_pictures(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = load_style(str(folder), 0).key
+    with monkeypatch.context() as context:
+        context.setattr(Path, "open", refuse)
+        assert load_style(str(folder), 0).key == before
+    times = (folder / "0.png").stat()
+    os.utime(folder / "0.png", ns=(times.st_atime_ns, times.st_mtime_ns + 10**9))
+    touched = load_style(str(folder), 0).key
+    (folder / "0.png").rename(folder / "00.png")
+    assert len({before, touched, load_style(str(folder), 0).key}) == 3
+
+
 def test_statistics_that_were_damaged_are_computed_anew(folder: Path, cache: Path) -> None:
     style = load_style(str(folder), 0)
     before = averaged(style, mean_color, "color")
@@ -136,6 +162,15 @@ def test_a_run_paints_the_style_of_its_seed(tmp_path: Path, name: str) -> None:
     np.testing.assert_array_equal(picture, to_pil(painting))
     assert (style.name, style.count) == ("blue_hills-seed7", 1)
     assert style.key != load_style(str(run / name), seed=8).key
+
+
+def test_a_folder_of_runs_is_refused_and_one_of_them_named(tmp_path: Path) -> None:
+    for name in ("second", "first"):
+        (tmp_path / name / "samples").mkdir(parents=True)
+        (tmp_path / name / "last.ckpt").touch()
+        Image.new("RGB", (30, 30)).save(tmp_path / name / "samples" / "000.png")
+    with pytest.raises(UserError, match=r"is a folder of runs. Name one of them, .*/first$"):
+        load_style(str(tmp_path), 0)
 
 
 def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
