@@ -289,6 +289,7 @@ def ckpt(run: Callable[..., Path]) -> str:
     return f"ckpt={run(name='mine', max_images=8, model__conditional='true')}"
 
 
+@pytest.mark.slow
 def test_any_training_is_done_or_refused(paintings: Path, tmp_path: Path) -> None:
     """24 command lines."""
     fuzz_training(paintings, tmp_path, 24)

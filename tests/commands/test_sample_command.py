@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from tests.helpers import succeed
@@ -22,6 +23,7 @@ def test_sampling_paints_what_the_last_grid_of_the_training_showed(
     np.testing.assert_array_equal(sampled, trained)
 
 
+@pytest.mark.slow
 def test_a_moved_checkpoint_needs_nothing_but_its_path(
     run: Callable[..., Path], tmp_path: Path
 ) -> None:

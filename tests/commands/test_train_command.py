@@ -201,6 +201,7 @@ def test_a_disk_too_small_for_the_curves_is_no_traceback(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_files_that_cannot_be_used_are_counted_and_passed_over(
     paintings: Path, tmp_path: Path
 ) -> None:

@@ -235,6 +235,7 @@ def survive(seed: int, count: int) -> None:
             assert not half_is_lost(picture.image, whole), (number, content[:16])
 
 
+@pytest.mark.slow
 def test_damaged_files_of_every_format_are_refused_or_whole() -> None:
     survive(seed=0, count=330)
 

@@ -460,6 +460,7 @@ def test_lbfgs_finds_the_minimum_that_scipy_finds() -> None:
     np.testing.assert_allclose(painter._so_far().flatten(), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_lbfgs_goes_as_far_as_scipy_on_the_same_picture() -> None:
     config = configured("keras", **SHALLOW, iterations=60)
     shown = content(32, 32)
@@ -551,6 +552,7 @@ def test_a_missing_device_is_a_clear_error() -> None:
         Gatys(configured(**SHALLOW), missing)
 
 
+@pytest.mark.slow
 def test_bfloat16_paints_nearly_the_same() -> None:
     shown, losses, painted = content(), [], []
     for precision in ("32", "bf16"):

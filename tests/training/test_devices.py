@@ -144,6 +144,7 @@ def assert_same_to_rounding(one: Path, other: Path) -> None:
         torch.testing.assert_close(second["state_dict"][key], expected, msg=f"{one} {key}")
 
 
+@pytest.mark.slow
 def test_an_update_of_two_processes_is_that_of_one(
     run: Run, paintings: Path, tmp_path: Path
 ) -> None:
@@ -223,6 +224,7 @@ def test_of_several_processes_one_claims_writes_and_prints(
     assert "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_two_processes_resume_bit_for_bit_and_one_goes_on_where_they_stopped(
     run: Run, paintings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

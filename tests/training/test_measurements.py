@@ -269,6 +269,7 @@ def test_a_figure_on_other_features_does_not_compare(
     assert best(folder) == (72, 0.4)
 
 
+@pytest.mark.slow
 def test_a_run_from_before_can_be_measured_when_it_goes_on(run: Run, weights: Path) -> None:
     folder = run(name="mine", max_images=32)
     assert "Measurements" not in load_checkpoint(folder / "last.ckpt")["callbacks"]
@@ -288,6 +289,7 @@ def test_the_best_can_be_measured_and_painted_with(measured: Run) -> None:
     assert where == folder / "evaluated" / f"images-{painter.images_seen:09d}-none-16-seed0"
 
 
+@pytest.mark.slow
 def test_time_spent_measuring_is_not_time_of_training(
     measured: Run, scripted: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

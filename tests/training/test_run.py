@@ -105,6 +105,7 @@ def colours(tmp_path: Path) -> Path:
     return tmp_path / "colours"
 
 
+@pytest.mark.slow
 def test_a_conditional_run_learns_to_paint_each_class(run: Run, colours: Path) -> None:
     folder = run(
         name="mine",
@@ -456,6 +457,7 @@ def test_a_device_that_is_not_there_is_a_clear_error_and_the_name_stays_free(run
     run(name="mine", max_images=8)
 
 
+@pytest.mark.slow
 def test_a_discriminator_that_wins_is_told_once(
     run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
