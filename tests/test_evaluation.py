@@ -183,6 +183,7 @@ def test_too_few_held_out_paintings_are_told_of(
     assert line.startswith("Only 12 paintings are held out, too few to measure against")
 
 
+@pytest.mark.slow
 def test_another_dataset_is_measured_against_whole(
     measured: Path, paintings: Path, tmp_path: Path
 ) -> None:

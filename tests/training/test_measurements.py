@@ -255,6 +255,7 @@ def test_a_best_state_later_than_the_checkpoint_is_known_too(
     assert best(folder) == (48, 0.2)
 
 
+@pytest.mark.slow
 def test_a_figure_on_other_features_does_not_compare(
     measured: Run, scripted: Callable[..., None], weights: Path, tmp_path: Path
 ) -> None:
@@ -279,6 +280,7 @@ def test_a_run_from_before_can_be_measured_when_it_goes_on(run: Run, weights: Pa
     assert best(folder)[1] == min(point["training"]["fid"] for point in points(folder).values())
 
 
+@pytest.mark.slow
 def test_the_best_can_be_measured_and_painted_with(measured: Run) -> None:
     from artgan.sampling import load_painter
 

@@ -39,6 +39,7 @@ def test_resume_in_mid_epoch_equals_the_uninterrupted_run(run: Run) -> None:
     assert_same_state(part / "last.ckpt", whole / "last.ckpt")
 
 
+@pytest.mark.slow
 def test_resume_in_bfloat16_equals_the_uninterrupted_run(run: Run) -> None:
     # Wide enough for deep convolutions to be matrix products.
     options = {"trainer__precision": "bf16", "model__width": 128, "sample_every": 1000}
