@@ -27,6 +27,7 @@ from artgan.config import (
 )
 from artgan.data.pack import FEATURES, FEWEST_PAINTINGS, Pack
 from artgan.data.sources import load_paintings, settle
+from artgan.device import pick_device
 from artgan.errors import UserError
 from artgan.files import atomic_write, cannot_write
 from artgan.metrics.distances import frechet_distance, kernel_distance, precision_recall
@@ -35,7 +36,7 @@ from artgan.metrics.features import Features, load_features
 from artgan.metrics.originality import Copies, nearest, thumbnails
 from artgan.metrics.wasserstein import sliced_wasserstein
 from artgan.pictures import encode_png, tile
-from artgan.sampling import Painter, draw_inputs, load_painter, paint, pick_device
+from artgan.sampling import Painter, draw_inputs, load_painter, paint
 
 SEED = 1_000_000  # of the first sample
 PAIRS = 16
@@ -142,7 +143,7 @@ def _show(painter: Painter, figures: dict[str, Any], sheet: Tensor, folder: Path
         file.write(png)
     for earlier in folder.glob("events.out.tfevents.*"):
         earlier.unlink()
-    places = tags([part for part in (*PARTS, UNKNOWN) if part in figures], figures["features"])
+    places = tags(_parts(figures), figures["features"])
     seen = painter.images_seen
     try:
         with SummaryWriter(str(folder)) as writer:
@@ -389,9 +390,14 @@ def _sheet(samples: Tensor, pack: Pack, copies: Copies) -> Tensor:
     return tile(torch.cat([samples[closest], met]), len(closest))
 
 
+def _parts(figures: dict[str, Any]) -> list[str]:
+    """The parts of the paintings that were measured against."""
+    return [part for part in (*PARTS, UNKNOWN) if part in figures]
+
+
 def table(figures: dict[str, Any]) -> str:
     """The figures for a person to read, a column for each part of the paintings."""
-    parts = [name for name in (*PARTS, UNKNOWN) if name in figures]
+    parts = _parts(figures)
     rows = [["", *parts]]
     for key in dict.fromkeys(key for name in parts for key in figures[name]):
         rows.append([key, *(f"{figures[name][key]:.4g}" for name in parts)])

@@ -26,6 +26,7 @@ from artgan.checkpoint import (
     sha256,
 )
 from artgan.config import Recipe, SampleConfig, not_among, typed
+from artgan.device import on_device, pick_device
 from artgan.errors import UserError
 from artgan.networks.dcgan import Generator
 from artgan.pictures import read_provenance, save_gif, save_mp4, save_png, tile
@@ -112,12 +113,8 @@ def load_painter(path: Path, ema: bool = True, device: str = "cpu") -> Painter:
         raise UserError(f"{path}: its parts do not fit together ({error!r:.200}).") from error
     generator = copy.deepcopy(generator)  # out of the file, which may change
     generator.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-    try:
-        generator.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device: there is no {device} on this machine.") from error
     return Painter(
-        generator,
+        on_device(generator, device),
         path,
         sha256(path),
         model["latent_dim"],
@@ -365,15 +362,6 @@ def sample(config: SampleConfig) -> list[Path]:
         _save(render(painter, recipe), path, painter, recipe)
         return [path]
     return _paint_squares(painter, config.num, recipe, folder, suffix)
-
-
-def pick_device(device: str) -> str:
-    """Names the device that `auto` means here."""
-    if device != "auto":
-        return device
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def _file_name(classes: list[str]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from artgan.checkpoint import sha256
 from artgan.data.fetch import Download, WrongFile, fetch
 from artgan.errors import UserError
 
@@ -86,8 +87,7 @@ def read_weights(path: Path, otherwise: str) -> tuple[dict[str, Tensor], str]:
 
 def _verified(file: Path) -> str:
     (expected,) = re.findall(r"-([0-9a-f]{8,})\.", file.name)[-1:]
-    with file.open("rb") as content:
-        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    digest = sha256(file)
     if not digest.startswith(expected):
         raise WrongFile(f"its SHA-256 is {digest:.8}…, expected {expected}…")
     return digest

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from omegaconf import OmegaConf
 from PIL import Image
 from torchvision.models import squeezenet1_0
 
+import artgan.weights as weights_module
 from artgan.config import CONFIGS, Command, TrainConfig, check, register
-from artgan.data import inkwash
-from tests.helpers import ON_CPU, SMALL
+from artgan.data import fetch, inkwash
+from artgan.data.fetch import Download
+from tests.helpers import ON_CPU, SMALL, serving
 
 COUNT = 40
 # Tiny networks are slower on several threads, and ten times so on a busy machine.
@@ -44,6 +47,21 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     torch.save(squeezenet1_0(weights=None).state_dict(), path)
     return path
+
+
+@pytest.fixture
+def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, str]]:
+    """An empty folder and the address where it is served; torch keeps no weights yet.
+
+    Weights may come from there, and one failure is enough to give up.
+    """
+    monkeypatch.setattr(weights_module, "Download", partial(Download, insecure=True))
+    monkeypatch.setattr(fetch, "ATTEMPTS", 1)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    folder = tmp_path / "web"
+    folder.mkdir()
+    with serving(folder) as address:
+        yield folder, address
 
 
 @pytest.fixture

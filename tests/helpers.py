@@ -50,6 +50,16 @@ THE_OTHERS = {
 }
 
 
+class Hostile:
+    """Unpickles as a call of os.mkdir, as an attacker would have it."""
+
+    def __init__(self, proof: Path) -> None:
+        self.proof = proof
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.proof),)
+
+
 def pack_of(rows: NDArray[np.uint8]) -> Pack:
     """A pack of standing strips, uint8 [N, length, resolution, 3]."""
     count, length = rows.shape[:2]

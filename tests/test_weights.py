@@ -1,42 +1,16 @@
 import hashlib
-import os
 import pickle
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from artgan import weights
-from artgan.data import fetch
-from artgan.data.fetch import Download
 from artgan.errors import UserError
 from artgan.weights import fetch_weights, find_weights, read_weights
-from tests.helpers import serving
+from tests.helpers import Hostile
 
-
-class Hostile:
-    """Unpickles as a call of os.mkdir, as an attacker would have it."""
-
-    def __init__(self, proof: Path) -> None:
-        self.proof = proof
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, (str(self.proof),)
-
-
-@pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty folder that is served on this machine; torch keeps nothing yet."""
-    monkeypatch.setattr(weights, "Download", partial(Download, insecure=True))
-    monkeypatch.setattr(fetch, "ATTEMPTS", 1)
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    folder = tmp_path / "web"
-    folder.mkdir()
-    with serving(folder) as address:
-        (tmp_path / "address").write_text(address)
-        yield folder
+Web = tuple[Path, str]  # a folder, and the address where it is served
 
 
 def state_dict(path: Path) -> Path:
@@ -44,45 +18,42 @@ def state_dict(path: Path) -> Path:
     return path
 
 
-def publish(server: Path) -> tuple[str, Path]:
-    """Puts weights on the server, and gives their address and where torch is to keep them."""
-    file = state_dict(server / "network.pth")
+def publish(web: Web) -> tuple[str, Path]:
+    """Puts weights on the web, and gives their address and where torch is to keep them."""
+    folder, address = web
+    file = state_dict(folder / "network.pth")
     name = f"network-{hashlib.sha256(file.read_bytes()).hexdigest()[:8]}.pth"
-    file.rename(server / name)
-    return address_of(server, name), server.parent / "torch" / "hub" / "checkpoints" / name
+    file.rename(folder / name)
+    return f"{address}/{name}", folder.parent / "torch" / "hub" / "checkpoints" / name
 
 
-def address_of(server: Path, name: str) -> str:
-    return f"{(server.parent / 'address').read_text()}/{name}"
-
-
-def test_weights_are_fetched_once(server: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    url, kept = publish(server)
+def test_weights_are_fetched_once(web: Web, capsys: pytest.CaptureFixture[str]) -> None:
+    url, kept = publish(web)
     assert fetch_weights(url, "go") == kept
     assert [path for path in kept.parent.iterdir() if path.suffix != ".lock"] == [kept]
     assert not capsys.readouterr().out  # results are printed there
-    (server / kept.name).unlink()
+    (web[0] / kept.name).unlink()
     state, digest = read_weights(fetch_weights(url, "go"), "Go")
     assert digest == hashlib.sha256(kept.read_bytes()).hexdigest()
     assert torch.equal(state["features.0.weight"], torch.arange(100_000.0))
 
 
-def test_wrong_bytes_are_not_kept(server: Path) -> None:
-    url, kept = publish(server)
-    (server / kept.name).write_bytes(b"<html>Please log in.</html>")
+def test_wrong_bytes_are_not_kept(web: Web) -> None:
+    url, kept = publish(web)
+    (web[0] / kept.name).write_bytes(b"<html>Please log in.</html>")
     with pytest.raises(UserError, match=rf"127.*{kept.name}.*not the file expected.*and go home"):
         fetch_weights(url, "go home")
     assert not [path for path in kept.parent.iterdir() if path.suffix != ".lock"]
 
 
-def test_a_missing_page_is_named(server: Path) -> None:
-    url = address_of(server, "network-00000000.pth")
+def test_a_missing_page_is_named(web: Web) -> None:
+    url = f"{web[1]}/network-00000000.pth"
     with pytest.raises(UserError, match=r"00000000\.pth: .*answers 404 Not Found.*and go home"):
         fetch_weights(url, "go home")
 
 
-def test_a_kept_file_that_was_damaged_is_not_used(server: Path) -> None:
-    url, kept = publish(server)
+def test_a_kept_file_that_was_damaged_is_not_used(web: Web) -> None:
+    url, kept = publish(web)
     fetch_weights(url, "go")
     with kept.open("r+b") as file:
         file.seek(100_000)
@@ -91,17 +62,17 @@ def test_a_kept_file_that_was_damaged_is_not_used(server: Path) -> None:
         fetch_weights(url, "go")
 
 
-def test_a_hub_that_cannot_be_written_is_a_clear_error(server: Path) -> None:
-    url, kept = publish(server)
+def test_a_hub_that_cannot_be_written_is_a_clear_error(web: Web) -> None:
+    url, kept = publish(web)
     kept.parents[2].write_text("a file where the folder should be")
     with pytest.raises(UserError, match=r"torch.*cannot be written"):
         fetch_weights(url, "go")
 
 
 def test_a_full_disk_is_a_clear_error(
-    server: Path, monkeypatch: pytest.MonkeyPatch, small_disk: Callable[[str], Path]
+    web: Web, monkeypatch: pytest.MonkeyPatch, small_disk: Callable[[str], Path]
 ) -> None:
-    url, _ = publish(server)
+    url, _ = publish(web)
     disk = small_disk("200k")
     monkeypatch.setenv("TORCH_HOME", str(disk))
     with pytest.raises(UserError, match="the disk is full"):

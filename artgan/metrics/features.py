@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torchvision.models import SqueezeNet1_0_Weights, squeezenet1_0
 from tqdm import tqdm
 
+from artgan.device import on_device
 from artgan.errors import UserError
 from artgan.weights import fetch_weights, read_weights
 
@@ -138,11 +139,8 @@ def load_features(features: str, device: str = "cpu") -> Features:
         raise UserError(
             f"{path}: its tensors do not fit {architecture} ({reason:.200}). {CHOICES}."
         ) from error
-    try:
-        network.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device: there is no {device} on this machine.") from error
-    return Features(f"{architecture}-{digest[:8]}", dimension, network, device)
+    name = f"{architecture}-{digest[:8]}"
+    return Features(name, dimension, on_device(network, device), device)
 
 
 def _squeezenet(state: dict[str, Tensor]) -> nn.Module:

@@ -14,17 +14,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from artgan.config import StylizeConfig
+from artgan.device import on_device
 from artgan.errors import UserError
 from artgan.memory import Computed, in_parts
 from artgan.style.backbone import SMALLEST, Backbone
 from artgan.style.losses import FORMULAS, Moments, content_loss, moments, total_variation
+from artgan.style.pictures import to_tensor
 from artgan.style.sources import Region, Watch, averaged
 
 TILE, SMALLEST_TILE = 1024, 128  # pixels of the side of the parts that a picture is computed in
@@ -332,17 +333,14 @@ class Gatys:
                 f"{len(config.style_layers)} style_layers. Give one for each."
             )
         self.config = config
-        self.backbone = Backbone(
+        backbone = Backbone(
             config.backbone,
             [*dict.fromkeys([*config.content_layers, *config.style_layers])],
             config.pooling,
             config.seed,
             config.weights_dir,
         )
-        try:
-            self.backbone.to(device)
-        except (RuntimeError, AssertionError) as error:
-            raise UserError(f"device: there is no {device} on this machine.") from error
+        self.backbone = on_device(backbone, device)
         self.device = device
         self.bf16 = _computes_in_bf16(config, device)
         self.tile = config.tile or TILE
@@ -631,7 +629,7 @@ def from_pil(picture: Image.Image, side: int) -> Tensor:
     if factor < 1:
         width, height = (max(round(length * factor), 1) for length in picture.size)
         picture = picture.resize((width, height), Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 255
+    return to_tensor(picture)
 
 
 def _computes_in_bf16(config: StylizeConfig, device: str) -> bool:

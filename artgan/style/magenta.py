@@ -25,7 +25,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from artgan.config import StylizeConfig
-from artgan.errors import UserError
+from artgan.device import on_device
 from artgan.memory import in_parts
 from artgan.style.sources import Region, averaged
 from artgan.style.tflite import load_weights
@@ -416,10 +416,7 @@ class Magenta:
         shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
         weights, self.key = load_weights(config.weights_dir, shapes)
         network.load_state_dict(weights, assign=True)
-        try:
-            self.network = network.requires_grad_(False).to(device)
-        except (RuntimeError, AssertionError) as error:
-            raise UserError(f"device: there is no {device} on this machine.") from error
+        self.network = on_device(network.requires_grad_(False), device)
         self.device = device
         self.strength = config.strength
         self.style_size = config.style_size
@@ -458,7 +455,7 @@ class Magenta:
 
     def _painted(self, content: Tensor, regions: Sequence[Region]) -> Tensor:
         """The whole content in the blend of some styles."""
-        key = f"magenta-{self.key}-{self.style_size or STYLE_SIZE}"
+        key = f"magenta-{self.key}-{self.style_size}"
         total = sum(region.weight for region in regions)
         style = torch.zeros(1, NUMBERS, 1, 1)
         for region in regions:

@@ -21,10 +21,10 @@ from tqdm import tqdm
 from artgan import __version__
 from artgan.config import StylizeConfig, composed, not_among, stylize_config
 from artgan.data.scan import find_pictures, on_white, to_rgb
+from artgan.device import pick_device
 from artgan.errors import UserError, printable
 from artgan.memory import is_out_of_memory
 from artgan.pictures import save_mp4, save_png
-from artgan.sampling import pick_device
 from artgan.style.pictures import (
     FORMATS,
     Content,
@@ -136,9 +136,9 @@ def stylize(
     _refuse_mistakes(config, options.keys(), len(sources), len(masks))
     if config.gallery or (isinstance(content, str | Path) and Path(content).is_dir()):
         raise UserError("content: stylize() repaints one picture; stylize.py does folders of them.")
-    if out is None and (config.snapshot_every or config.animation):
+    if config.out is None and (config.snapshot_every or config.animation):
         raise UserError("snapshot_every: snapshots lie beside the result. Say where it lies: out=")
-    file = None if out is None else _file(Path(out))
+    file = None if config.out is None else _file(Path(config.out))
     if file:
         _refuse_present(_results(file, config), config)
     styles = [load_style(source, config.seed) for source in sources]

@@ -1,10 +1,7 @@
 import hashlib
 import io
-import os
 import pickle
 import sys
-from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,27 +12,14 @@ from torch import Tensor
 from torchvision.models import SqueezeNet1_0_Weights, squeezenet1_0
 from torchvision.transforms.v2 import Compose, Normalize, Resize, ToDtype
 
-import artgan.weights
-from artgan.data import fetch
-from artgan.data.fetch import Download
 from artgan.errors import UserError
 from artgan.metrics import features
 from artgan.metrics.features import load_features
-from tests.helpers import ROOT, serving
+from tests.helpers import ROOT, Hostile, serving
 
 SHARED = ROOT.parent / "shared"
 WEIGHTS = SHARED / "weights" / "squeezenet" / "squeezenet1_0.pth"
 PAINTINGS = SHARED / "data" / "chinese_paintings"
-
-
-class Hostile:
-    """Unpickles as a call of os.mkdir, as an attacker would have it."""
-
-    def __init__(self, proof: Path) -> None:
-        self.proof = proof
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, (str(self.proof),)
 
 
 @pytest.fixture
@@ -45,21 +29,11 @@ def weights(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def unencrypted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Takes weights from a server on this machine, which is given up at the first failure."""
-    monkeypatch.setattr(artgan.weights, "Download", partial(Download, insecure=True))
-    monkeypatch.setattr(fetch, "ATTEMPTS", 1)
-
-
-@pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unencrypted: None) -> Iterator[Path]:
-    """An empty folder where the name `squeezenet` fetches its weights; torch keeps none yet."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    folder = tmp_path / "web"
-    folder.mkdir()
-    with serving(folder) as address:
-        monkeypatch.setattr(features, "SQUEEZENET_URL", f"{address}/squeezenet1_0-00000000.pth")
-        yield folder
+def server(web: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder where the name `squeezenet` fetches its weights."""
+    folder, address = web
+    monkeypatch.setattr(features, "SQUEEZENET_URL", f"{address}/squeezenet1_0-00000000.pth")
+    return folder
 
 
 def squeezenet(path: Path, seed: int) -> Path:
@@ -190,19 +164,16 @@ def test_inception_is_that_of_torch_fidelity(inception: Path) -> None:
 
 
 def test_inception_by_name_is_fetched_and_verified(
-    inception: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unencrypted: None
+    inception: Path, web: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from torch_fidelity import feature_extractor_inceptionv3
 
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    folder, address = web
     name = f"weights-inception-2015-12-05-{digest(inception)}.pth"
-    folder = tmp_path / "web"
-    folder.mkdir()
     (folder / name).symlink_to(inception)
-    with serving(folder) as address:
-        monkeypatch.setattr(feature_extractor_inceptionv3, "URL_INCEPTION_V3", f"{address}/{name}")
-        assert load_features("inception").name == f"inception-{digest(inception)}"
-    assert (tmp_path / "hub" / "checkpoints" / name).is_file()
+    monkeypatch.setattr(feature_extractor_inceptionv3, "URL_INCEPTION_V3", f"{address}/{name}")
+    assert load_features("inception").name == f"inception-{digest(inception)}"
+    assert (folder.parent / "torch" / "hub" / "checkpoints" / name).is_file()
 
 
 @pytest.mark.parametrize("by_name", [True, False])
@@ -238,10 +209,9 @@ def test_weights_are_fetched_once(
 
 
 def test_no_connection_is_a_clear_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unencrypted: None
+    web: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with serving(tmp_path) as address:
+    with serving(web[0]) as address:
         pass  # nobody listens at this address any more
     monkeypatch.setattr(features, "SQUEEZENET_URL", f"{address}/squeezenet1_0-00000000.pth")
     with pytest.raises(UserError, match=r"Connection refused.*=PATH.*=none"):

@@ -285,6 +285,22 @@ def test_a_style_is_seen_at_256_pixels_or_as_said(make: Make) -> None:
     assert seen[-1] == (64, 128)
 
 
+def test_what_is_kept_of_a_style_is_of_one_style_size(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """256 pixels of the long side are not those of the short one, which are the default."""
+    keys: list[str] = []
+
+    def noted(style: Style, statistics: Callable[..., Any], key: str) -> dict[str, Tensor]:
+        keys.append(key)
+        return averaged(style, statistics, key)
+
+    monkeypatch.setattr(magenta, "averaged", noted)
+    for style_size in (None, 256, 128, None):
+        make(style_size=style_size).paint(picture(16, 16), [region(1)])
+    assert keys[0] == keys[3] and len(set(keys)) == 3
+
+
 def test_too_little_memory_is_gone_on_with_in_smaller_parts(
     make: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

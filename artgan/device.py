@@ -1,0 +1,36 @@
+"""Devices: which one to compute on, and networks moved there."""
+
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from artgan.errors import UserError
+from artgan.memory import is_out_of_memory
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def pick_device(device: str) -> str:
+    """Names the device that `auto` means here."""
+    if device != "auto":
+        return device
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def on_device(network: Network, device: str) -> Network:
+    """Moves a network to a device, and gives it.
+
+    Raises:
+        UserError: this machine has no such device, or it has no memory left.
+    """
+    try:
+        return network.to(device)
+    except (RuntimeError, AssertionError) as error:
+        if is_out_of_memory(error):
+            raise UserError(
+                f"device: {device} has no memory left. Free it, or add device=cpu."
+            ) from error
+        raise UserError(f"device: there is no {device} on this machine.") from error
