@@ -1,14 +1,19 @@
 """What TensorBoard's event files hold besides curves: pictures, and the settings of runs."""
 
-from collections.abc import Iterable
-from typing import Any
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeGuard
 
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 from torch.utils.tensorboard.summary import hparams
 
 from artgan.config import flattened
-from artgan.errors import printable
+from artgan.errors import UserError, printable
+from artgan.files import is_full
 
 
 def picture(tag: str, image: Tensor, png: bytes) -> Summary:
@@ -31,6 +36,44 @@ def settings(config: dict[str, Any], figures: Iterable[str]) -> tuple[Summary, .
         if isinstance(value, int | float | str | list)
     }
     return hparams(flat, dict.fromkeys(figures, 0.0))
+
+
+@contextmanager
+def unwritable_said_once(folder: Path, told: Callable[[OSError], UserError]) -> Iterator[None]:
+    """Tells of event files that cannot be written.
+
+    TensorBoard writes in a thread, which would print the error before it is handed on.
+
+    Args:
+        folder: in or below which they lie.
+        told: makes the message.
+
+    Raises:
+        UserError: one could not be written in the block.
+    """
+    before = threading.excepthook
+
+    def is_of_folder(error: BaseException | None) -> TypeGuard[OSError]:
+        if not isinstance(error, OSError):
+            return False
+        if is_full(error) or not isinstance(error.filename, str | bytes):
+            return is_full(error)
+        path = Path(os.fsdecode(error.filename))
+        return folder in (path, *path.parents) or path in folder.parents
+
+    def print_others(failure: threading.ExceptHookArgs) -> None:
+        if not is_of_folder(failure.exc_value):
+            before(failure)
+
+    threading.excepthook = print_others
+    try:
+        yield
+    except OSError as error:
+        if not is_of_folder(error):
+            raise
+        raise told(error) from error
+    finally:
+        threading.excepthook = before
 
 
 def _text(value: str | list[str]) -> str:

@@ -37,6 +37,7 @@ MAY_IMPORT = {
         "sampling",
         "weights",
         "memory",
+        "events",
     },
     "evaluation": {
         *LEAVES,

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 from math import isfinite, sqrt
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from artgan.config import StylizeConfig, composed, not_among, stylize_config
 from artgan.data.scan import find_pictures, on_white, to_rgb
 from artgan.device import pick_device
 from artgan.errors import UserError, printable
+from artgan.files import cannot_write
 from artgan.memory import is_out_of_memory
 from artgan.pictures import save_mp4, save_png
 from artgan.style.pictures import (
@@ -44,6 +45,9 @@ from artgan.style.pictures import (
     to_tensor,
 )
 from artgan.style.sources import Region, Style, Watch, load_style, short_name
+
+if TYPE_CHECKING:  # it takes long to import, and few ask for it
+    from torch.utils.tensorboard import SummaryWriter
 
 PAINTED = "painted"  # folder in which results come to lie
 # Options that mean nothing to the other method, besides those that presets set.
@@ -277,20 +281,17 @@ class Live:
 
     Args:
         out: the result, beside which snapshots lie; None if there are to be none.
-        config: says which of them.
+        every: steps between snapshots; None for none.
+        bar: of its progress.
+        writer: of TensorBoard's events, if any.
     """
 
-    def __init__(self, out: Path | None, config: StylizeConfig) -> None:
-        self.out, self.every = out, config.snapshot_every
-        name = out.stem if out else "picture"
-        self.bar = tqdm(desc=f"Painting {name}", unit="it", leave=False, disable=None)
-        self.writer = None
-        if config.tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.writer = SummaryWriter(Path(config.tensorboard).expanduser() / name)
+    def __init__(
+        self, out: Path | None, every: int | None, bar: "tqdm[Any]", writer: "SummaryWriter | None"
+    ) -> None:
+        self.out, self.every, self.bar, self.writer = out, every, bar, writer
         self.frames: list[Path] = []
-        if out and self.every:
+        if out and every:
             for earlier in _snapshots(out).glob("*.png"):  # replaced, too
                 earlier.unlink()
 
@@ -310,19 +311,30 @@ class Live:
             if self.writer:
                 self.writer.add_image("picture", levels, step)
 
-    def close(self) -> None:
-        self.bar.close()
-        if self.writer:
-            self.writer.close()
+
+@contextmanager
+def _events(folder: Path | None) -> Iterator["SummaryWriter | None"]:
+    """What writes TensorBoard's events to a folder, if they are asked for."""
+    if not folder:
+        yield None
+        return
+    from torch.utils.tensorboard import SummaryWriter
+
+    from artgan.events import unwritable_said_once
+
+    told = unwritable_said_once(folder, partial(cannot_write, folder))
+    with told, SummaryWriter(folder) as writer:
+        yield writer
 
 
 def _paint(job: Job, scene: Scene, method: Method) -> tuple[Image.Image, bool]:
     """Paints and writes one result, and tells whether it was finished."""
-    config, live = job.config, Live(job.out, job.config)
-    try:
+    config, name = job.config, job.out.stem if job.out else "picture"
+    folder = Path(config.tensorboard).expanduser() / name if config.tensorboard else None
+    shown = tqdm(desc=f"Painting {name}", unit="it", leave=False, disable=None)
+    with shown as bar, _events(folder) as writer:
+        live = Live(job.out, config.snapshot_every, bar, writer)
         painted, whole = method.paint(scene, live)
-    finally:
-        live.close()
     image = finished(scene.content, painted, config.color == "content", scene.mask)
     if job.out:
         save(image, job.out, _settings(config, method.network))

@@ -12,13 +12,13 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr, suppress
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -42,8 +42,8 @@ from artgan.data.classes import count_classes
 from artgan.data.pack import Pack
 from artgan.data.sources import announce, reload_paintings
 from artgan.errors import UserError
-from artgan.events import settings
-from artgan.files import atomic_write, cannot_write, is_full
+from artgan.events import settings, unwritable_said_once
+from artgan.files import atomic_write, cannot_write
 from artgan.memory import is_out_of_memory, keep_freed_memory
 from artgan.training.callbacks import (
     FIGURES,
@@ -105,7 +105,8 @@ def train(config: TrainConfig, folder: Path, pack: Pack) -> bool:
             the run is finished, the memory is too small, or a loss is no longer a number.
     """
     pack, held_out = pack.split(config.dataset.holdout)
-    with _quiet_lightning(), _restored_environment(), _unwritable_said_once(folder):
+    events_told = unwritable_said_once(folder, partial(_told, folder))
+    with _quiet_lightning(), _restored_environment(), events_told:
         rollbacks = 0
         while True:
             try:
@@ -474,33 +475,10 @@ def _quiet_lightning() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-@contextmanager
-def _unwritable_said_once(folder: Path) -> Iterator[None]:
-    """TensorBoard's thread prints what it cannot write and then hands it on; we say it once."""
-    before = threading.excepthook
-
-    def is_of_folder(error: BaseException | None) -> TypeGuard[OSError]:
-        if not isinstance(error, OSError):
-            return False
-        named = error.filename if isinstance(error.filename, str | bytes) else ""
-        path = Path(os.fsdecode(named))
-        return is_full(error) or folder in (path, *path.parents)
-
-    def print_others(failure: threading.ExceptHookArgs) -> None:
-        if not is_of_folder(failure.exc_value):
-            before(failure)
-
-    threading.excepthook = print_others
-    try:
-        yield
-    except OSError as error:
-        if not is_of_folder(error):
-            raise
-        if isinstance(error, FileNotFoundError) and (folder / CONFIG_FILE).exists():
-            raise gone(folder) from error
-        raise cannot_write(folder, error) from error
-    finally:
-        threading.excepthook = before
+def _told(folder: Path, error: OSError) -> UserError:
+    if isinstance(error, FileNotFoundError) and (folder / CONFIG_FILE).exists():
+        return gone(folder)
+    return cannot_write(folder, error)
 
 
 @contextmanager

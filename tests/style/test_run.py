@@ -386,6 +386,23 @@ def test_snapshots_events_and_a_film_show_how_it_came_about() -> None:
     assert np.abs(film[3].astype(int) - np.asarray(Image.open(path).resize((52, 34)))).mean() < 8
 
 
+@pytest.mark.parametrize("place", ["sea.png", "sea.png/below", "/proc/none", "/proc/no/ne"])
+def test_events_that_cannot_be_written_are_one_message(place: str) -> None:
+    with pytest.raises(UserError, match=rf"^{place}\S*: cannot be written"):
+        command(method="gatys", tensorboard=place)
+    assert not Path("painted").exists()
+
+
+def test_a_disk_that_events_fill_is_one_message(
+    small_disk: Callable[[str], Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    disk = small_disk("4k")
+    (disk / "filling").write_bytes(b"all of one page")
+    with pytest.raises(UserError, match="disk is full"):
+        command(method="gatys", tensorboard=str(disk), snapshot_every=1, size=90)
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def test_a_film_opens_one_snapshot_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[Image.Image] = []
     open_picture, held = Image.open, []
