@@ -4,13 +4,13 @@ import itertools
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
-from functools import partial, reduce
+from functools import reduce
 from math import isfinite, sqrt
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,12 +20,12 @@ from tqdm import tqdm
 
 from artgan import __version__
 from artgan.config import StylizeConfig, composed, not_among, stylize_config
-from artgan.data.scan import find_pictures, on_white, to_rgb
+from artgan.data.scan import find_pictures
 from artgan.device import pick_device
 from artgan.errors import UserError, printable
-from artgan.files import cannot_write
 from artgan.memory import is_out_of_memory
-from artgan.pictures import save_mp4, save_png
+from artgan.pictures import save_png
+from artgan.style.live import film_of, save_film, snapshots_of, watching
 from artgan.style.pictures import (
     FORMATS,
     Content,
@@ -41,13 +41,9 @@ from artgan.style.pictures import (
     read_picture,
     save,
     sheet,
-    to_levels,
     to_tensor,
 )
 from artgan.style.sources import Region, Style, Watch, load_style, short_name
-
-if TYPE_CHECKING:  # it takes long to import, and few ask for it
-    from torch.utils.tensorboard import SummaryWriter
 
 PAINTED = "painted"  # folder in which results come to lie
 # Options that mean nothing to the other method, besides those that presets set.
@@ -58,7 +54,6 @@ ONLY = {
 # Options that change nothing in the picture.
 APART = {"out", "overwrite", "gallery", "weights_dir", "snapshot_every", "animation", "tensorboard"}
 INITS = ("content", "noise", "magenta")  # or a file
-FILM_SIDE = 1024  # pixels of the long side of a film, at most
 
 
 @dataclass(frozen=True)
@@ -276,70 +271,16 @@ class Method:
                 return to_tensor(fitted(picture, scene.content.image.size, "init"))
 
 
-class Live:
-    """Shows how a picture comes about: losses beside a bar, snapshots, TensorBoard, a film.
-
-    Args:
-        out: the result, beside which snapshots lie; None if there are to be none.
-        every: steps between snapshots; None for none.
-        bar: of its progress.
-        writer: of TensorBoard's events, if any.
-    """
-
-    def __init__(
-        self, out: Path | None, every: int | None, bar: "tqdm[Any]", writer: "SummaryWriter | None"
-    ) -> None:
-        self.out, self.every, self.bar, self.writer = out, every, bar, writer
-        self.frames: list[Path] = []
-        if out and every:
-            for earlier in _snapshots(out).glob("*.png"):  # replaced, too
-                earlier.unlink()
-
-    def __call__(
-        self, step: int, steps: int, losses: dict[str, float], picture: Callable[[], Tensor]
-    ) -> None:
-        self.bar.total = steps
-        self.bar.update(step - self.bar.n)
-        self.bar.set_postfix({name: f"{value:.4g}" for name, value in losses.items()}, False)
-        if self.writer:
-            for name, value in losses.items():
-                self.writer.add_scalar(f"loss/{name}", value, step)
-        if self.out and self.every and step % self.every == 0:
-            levels = to_levels(picture())
-            self.frames.append(_snapshots(self.out) / f"{step:06d}.png")
-            save_png(levels, self.frames[-1])
-            if self.writer:
-                self.writer.add_image("picture", levels, step)
-
-
-@contextmanager
-def _events(folder: Path | None) -> Iterator["SummaryWriter | None"]:
-    """What writes TensorBoard's events to a folder, if they are asked for."""
-    if not folder:
-        yield None
-        return
-    from torch.utils.tensorboard import SummaryWriter
-
-    from artgan.events import unwritable_said_once
-
-    told = unwritable_said_once(folder, partial(cannot_write, folder))
-    with told, SummaryWriter(folder) as writer:
-        yield writer
-
-
 def _paint(job: Job, scene: Scene, method: Method) -> tuple[Image.Image, bool]:
     """Paints and writes one result, and tells whether it was finished."""
-    config, name = job.config, job.out.stem if job.out else "picture"
-    folder = Path(config.tensorboard).expanduser() / name if config.tensorboard else None
-    shown = tqdm(desc=f"Painting {name}", unit="it", leave=False, disable=None)
-    with shown as bar, _events(folder) as writer:
-        live = Live(job.out, config.snapshot_every, bar, writer)
+    config = job.config
+    with watching(job.out, config) as live:
         painted, whole = method.paint(scene, live)
     image = finished(scene.content, painted, config.color == "content", scene.mask)
     if job.out:
         save(image, job.out, _settings(config, method.network))
         if config.animation:
-            _save_film(live.frames, image, _film(job.out))
+            save_film(live.frames, image, film_of(job.out))
     return image, whole
 
 
@@ -427,16 +368,8 @@ def _file(path: Path) -> Path:
 
 def _results(file: Path, config: StylizeConfig) -> list[Path]:
     """All that is written for one result."""
-    snapshots = [_snapshots(file)] if config.snapshot_every else []
-    return [file, *snapshots, *([_film(file)] if config.animation else [])]
-
-
-def _snapshots(file: Path) -> Path:
-    return file.with_suffix(".snapshots")
-
-
-def _film(file: Path) -> Path:
-    return file.with_suffix(".mp4")
+    snapshots = [snapshots_of(file)] if config.snapshot_every else []
+    return [file, *snapshots, *([film_of(file)] if config.animation else [])]
 
 
 def _refuse_present(results: list[Path], config: StylizeConfig) -> None:
@@ -516,24 +449,6 @@ def _distinct(names: Iterable[str]) -> list[str]:
             next(one for one in itertools.chain([name], numbered) if one not in distinct)
         )
     return distinct
-
-
-def _save_film(frames: list[Path], result: Image.Image, path: Path) -> None:
-    """Writes snapshots, and the result, as a film of its size, or of `FILM_SIDE`."""
-    scale = min(1, FILM_SIDE / max(result.size))
-    width, height = (2 * round(side * scale / 2) for side in result.size)  # H.264 wants it even
-
-    def levels(picture: Image.Image) -> Tensor:
-        small = picture.resize((width, height), Image.Resampling.LANCZOS)
-        return torch.from_numpy(np.array(small)).permute(2, 0, 1)
-
-    def pictures() -> Iterator[Tensor]:
-        for frame in frames:
-            with Image.open(frame) as snapshot:
-                yield levels(snapshot)
-        yield levels(on_white(to_rgb(result)))
-
-    save_mp4(pictures(), path)
 
 
 def _save_overview(

@@ -20,7 +20,8 @@ from artgan.data import inkwash
 from artgan.errors import UserError
 from artgan.style import gatys
 from artgan.style.backbone import STAND_INS, layer_names
-from artgan.style.gatys import Average, Gatys, Interrupted, Objective, cut, meet, scales
+from artgan.style.gatys import Average, Gatys, Interrupted, meet, scales
+from artgan.style.objective import Objective
 from artgan.style.sources import Region, Style
 
 PRESETS = sorted(path.stem for path in (CONFIGS / "preset").glob("[!_]*.yaml"))
@@ -352,17 +353,6 @@ def test_a_style_is_shown_at_the_scale_of_the_picture(monkeypatch: pytest.Monkey
 
 
 # Tiles.
-
-
-def test_cuts_cover_a_length_once() -> None:
-    for length in (1, 15, 16, 100, 256, 257):
-        parts = cut(length, tile=64, stride=16, halo=32)
-        assert [n for part in parts for n in range(part.start, part.end)] == list(range(length))
-        for part in parts:
-            assert part.low % 16 == part.start % 16 == 0
-            assert part.low == max(min(part.start - 32, (length - 32) // 16 * 16), 0)
-            assert part.high == min(part.end + 32, length) or part.last
-        assert [part.last for part in parts] == [False] * (len(parts) - 1) + [True]
 
 
 @pytest.mark.parametrize("losses", ["covariance", "keras"])

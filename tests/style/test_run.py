@@ -21,7 +21,7 @@ from artgan.config import StylizeConfig, stylize_config
 from artgan.data import inkwash
 from artgan.errors import UserError
 from artgan.pictures import read_provenance
-from artgan.style import run, stylize
+from artgan.style import live, run, stylize
 from artgan.style.pictures import Content, Source
 from artgan.style.run import Method, Scene, repaint
 from artgan.style.sources import Region, Watch
@@ -418,7 +418,7 @@ def test_a_film_opens_one_snapshot_at_a_time(monkeypatch: pytest.MonkeyPatch) ->
             held.append((len(opened), sum(vars(one)["fp"] is not None for one in opened)))
 
     monkeypatch.setattr(Image, "open", noting)
-    monkeypatch.setattr(run, "save_mp4", film)
+    monkeypatch.setattr(live, "save_mp4", film)
     command(method="gatys", snapshot_every=2, animation=True, size=32)
     assert held == [(1, 0), (2, 0), (3, 0), (3, 0)]
 
