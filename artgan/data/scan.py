@@ -154,6 +154,8 @@ def opened(content: bytes) -> Iterator[Image.Image]:
         raise UnusableImage("more pixels than is safe to decode") from None
     except Image.UnidentifiedImageError:
         raise UnusableImage(_what_else(content)) from None
+    except MemoryError:
+        raise UnusableImage("too large for this machine's memory") from None
     except Exception as error:
         # Pillow's decoders raise almost anything on damaged files (OSError, SyntaxError,
         # struct.error, ...), and one bad file must not end a training.

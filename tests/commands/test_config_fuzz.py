@@ -289,18 +289,6 @@ def ckpt(run: Callable[..., Path]) -> str:
     return f"ckpt={run(name='mine', max_images=8, model__conditional='true')}"
 
 
-@pytest.mark.slow
-def test_any_training_is_done_or_refused(paintings: Path, tmp_path: Path) -> None:
-    """24 command lines."""
-    fuzz_training(paintings, tmp_path, 24)
-
-
-def fuzz_training(paintings: Path, tmp_path: Path, cases: int) -> None:
-    base = [*small_arguments(paintings), "max_images=8", "evaluate.features=none"]
-    base += ["evaluate.num=16"]
-    fuzz("train", base, cases, tmp_path)
-
-
 @pytest.mark.parametrize("key", ["name", "output", "resume", "dataset.root", "ckpt", "from_image"])
 def test_a_name_beyond_all_lengths_is_refused(paintings: Path, tmp_path: Path, key: str) -> None:
     of_sample = key in ("ckpt", "from_image")
@@ -314,7 +302,8 @@ def test_a_name_beyond_all_lengths_is_refused(paintings: Path, tmp_path: Path, k
 @pytest.mark.slow
 def test_a_thousand_trainings_are_done_or_refused(paintings: Path, tmp_path: Path) -> None:
     """1,000 command lines."""
-    fuzz_training(paintings, tmp_path, 1000)
+    base = [*small_arguments(paintings), "max_images=8", "evaluate.features=none"]
+    fuzz("train", [*base, "evaluate.num=16"], 1000, tmp_path)
 
 
 @pytest.mark.slow
