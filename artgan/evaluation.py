@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from artgan.checkpoint import find_checkpoint
 from artgan.config import (
+    CONFIG_FILE,
     NAMED_FEATURES,
     ON_FEATURES,
     DatasetConfig,
@@ -97,6 +98,11 @@ def evaluate(config: EvaluateConfig) -> tuple[dict[str, Any], Path]:
     """
     if config.ckpt is None:
         raise UserError("ckpt: say which run to measure, as in ckpt=checkpoints/RUN")
+    if config.out and (Path(config.out) / CONFIG_FILE).exists():
+        raise UserError(
+            f"out: {config.out} is the folder of a run, and its curves would be replaced. Leave it "
+            "out to have the figures lie below it, or give a folder of their own."
+        )
     device = pick_device(config.device)
     painter = load_painter(find_checkpoint(Path(config.ckpt)), config.ema, device)
     own = _own_dataset(painter)
@@ -162,7 +168,10 @@ def _own_dataset(painter: Painter) -> DatasetConfig:
     try:
         own = config_defaults()["dataset"] | painter.config["dataset"]
     except (KeyError, TypeError) as error:
-        raise UserError(f"{painter.checkpoint}: says too little of its run ({error!r}).") from error
+        raise UserError(
+            f"{painter.checkpoint}: says too little of its run ({error!r}), such as what it was "
+            "trained on. Give ckpt= the folder of the run, or a checkpoint of it."
+        ) from error
     return typed(DatasetConfig, own, str(painter.checkpoint))
 
 
@@ -279,7 +288,9 @@ def measure(
         figures[part.name] = _against(samples, features, part)
     seen, *unseen = (part.rows for part in reference.parts)
     rows = thumbnails(samples) if features is None else features
-    copies = nearest(rows, seen, reference.mirrored, *unseen)
+    files = np.unique(reference.pack.files, return_inverse=True)[1]
+    held_out = unseen[0] if unseen else None
+    copies = nearest(rows, seen, reference.mirrored, held_out, torch.from_numpy(files))
     figures["originality"] = copies.figures
     return figures, _sheet(samples, reference.pack, copies)
 

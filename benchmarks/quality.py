@@ -46,6 +46,7 @@ from artgan.data.pack import FEWEST_PAINTINGS, Cut, load_pack
 from artgan.data.scan import find_pictures
 from artgan.errors import UserError, plain_errors
 from artgan.files import atomic_folder, atomic_write
+from artgan.metrics.features import load_features
 
 ROOT = Path(__file__).resolve().parent.parent
 HOLDOUT = 0.1
@@ -565,7 +566,8 @@ def report(study: Study, runs: list[Run]) -> str:
     opening = (
         f"{machine['processor']}, {machine['cores']} cores, {device}, Python {machine['python']}, "
         f"torch {machine['torch']}, {machine['date']}; {study.resolution} px, {study.minutes:g} "
-        f"min a run, {study.num:,} samples; figures on paintings held out where not said otherwise"
+        f"min a run, {study.num:,} samples, features {Path(study.features).stem}; figures on "
+        "paintings held out where not said otherwise"
     )
     tables = "\n\n".join([opening, summary(runs), table(runs)])
     with atomic_write(study.output / "table.md") as file:
@@ -591,6 +593,14 @@ def _save(file: Path, content: dict[str, Any]) -> None:
 def main(study: Study) -> None:
     if study.features == "none":
         raise UserError("FEATURES: KID needs a network: inception, squeezenet, or a file.")
+    for name, value, least in (
+        ("MINUTES", study.minutes, 0.1),
+        ("--points", study.points, 1),
+        ("--num", study.num, FEWEST_PAINTINGS),
+        ("--rate-seconds", study.rate_seconds, 1),
+    ):
+        if not value >= least:
+            raise UserError(f"{name}: {value} is too little. Give at least {least}.")
     if not study.paintings.is_dir():
         raise UserError(f"PATH: there is no folder {study.paintings}.")
     recipes = settle(study)
@@ -599,6 +609,7 @@ def main(study: Study) -> None:
         runs = study.runs(measure_rates(study, recipes))
     else:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+        load_features(study.features)  # fetched, or found missing, before all work
         try:
             with FileLock(study.output / ".lock", timeout=0):
                 link(study)

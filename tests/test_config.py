@@ -102,6 +102,12 @@ def test_a_recipe_brings_its_batch_size_and_the_command_line_wins(command: Launc
     (config,), _ = command()
     assert (config.dataset.source, config.dataset.default_max_time) == ("inkwash", "4m")
     assert (config.batch_size, config.model.width) == (16, 32)
+    model = config.model
+    assert (model.loss, model.normalization, model.minibatch_std) == ("rpgan", "none", True)
+    assert (model.r1, model.r2, model.penalty_every) == (0.05, 0.05, 8)
+    assert (model.augment, model.augment_target) == (["translation", "cutout"], None)
+    assert (model.learning_rate, model.learning_rate_final) == (5e-4, 0.1)
+    assert (model.beta1, model.beta2) == (0, 0.99)
     (config,), _ = command("batch_size=64", "model.width=48")
     assert (config.batch_size, config.model.width) == (64, 48)
 

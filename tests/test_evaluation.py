@@ -15,11 +15,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from artgan.checkpoint import load_checkpoint
-from artgan.config import DatasetConfig, load_config
+from artgan.config import DatasetConfig, ExportConfig, load_config
 from artgan.data.sources import load_paintings
 from artgan.data.stream import PaintingStream
 from artgan.errors import UserError
 from artgan.evaluation import Reference, _rows, evaluate, measure, table
+from artgan.export import export
 from artgan.metrics.features import Features
 from artgan.sampling import draw_classes, paint
 from tests.helpers import evaluation_of, pack_of, script, succeed
@@ -313,6 +314,22 @@ def test_the_table_tells_what_does_not_compare(measured: Path) -> None:
     assert "only kid" not in table(figures)
     figures["held-out"]["paintings"] -= 1
     assert table(figures).splitlines()[-1].startswith("Of different counts of paintings, only kid")
+
+
+def test_figures_do_not_replace_the_curves_of_a_run(run: Run) -> None:
+    folder = run(name="mine", max_images=8)
+    events = {file: file.read_bytes() for file in folder.glob("events.*")}
+    assert events
+    with pytest.raises(UserError, match=r"out: .* is the folder of a run"):
+        evaluate(evaluation_of(folder, out=str(folder)))
+    assert {file: file.read_bytes() for file in folder.glob("events.*")} == events
+
+
+def test_an_exported_network_is_refused_with_what_to_give_instead(run: Run, tmp_path: Path) -> None:
+    exported = tmp_path / "mine.safetensors"
+    export(ExportConfig(ckpt=str(run(name="mine", max_images=8)), out=str(exported)))
+    with pytest.raises(UserError, match="Give ckpt= the folder of the run"):
+        evaluate(evaluation_of(exported))
 
 
 def test_a_checkpoint_must_be_named() -> None:

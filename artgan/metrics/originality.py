@@ -38,6 +38,7 @@ def nearest(
     training: Tensor,
     mirrored: Tensor | None = None,
     held_out: Tensor | None = None,
+    paintings: Tensor | None = None,
 ) -> Copies:
     """Finds each sample's nearest training painting, and how near paintings lie by themselves.
 
@@ -46,15 +47,20 @@ def nearest(
         training: [M, D], the same of all training paintings, at least two.
         mirrored: [M, D], the same of their mirror images, if those are trained on too.
         held_out: [H, D], the same of paintings that were not trained on, if there are any.
+        paintings: int64 [M], number of the painting that each row of `training` is cut from, for
+            squares of one painting overlap and tell nothing of how near paintings lie; by default
+            each is of its own.
 
     Source: the comparison with distances between paintings is that of data-copying tests, as
     Meehan, Chaudhuri, Dasgupta 2020 (arXiv:2004.05675), without their division into cells.
     """
     seen = [training] if mirrored is None else [training, mirrored]
+    if paintings is None or (paintings == paintings[0]).all():
+        paintings = torch.arange(len(training))
     distances, neighbours = _to_nearest(samples, seen)
     count = min(len(training), MOST)
     spread = torch.arange(count) * len(training) // count
-    usual, _ = _to_nearest(training[spread], seen, spread)
+    usual, _ = _to_nearest(training[spread], seen, (paintings[spread], paintings))
     figures = {
         "distance": distances.median().item(),
         "distance of paintings": usual.median().item(),
@@ -74,19 +80,22 @@ def thumbnails(images: Tensor) -> Tensor:
 
 
 def _to_nearest(
-    items: Tensor, others: list[Tensor], own: Tensor | None = None
+    items: Tensor,
+    others: list[Tensor],
+    paintings: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """L2 distances [N] to the nearest of the others, and its numbers [N], one set after another.
 
-    Of each set, an item's `own` number is left out.
+    Where it is said which `paintings` items and others are of, an item's own is left out.
     """
     distances, numbers = [], []
     for start in range(0, len(items), CHUNK):
         chunk = items[start : start + CHUNK]
         tables = [torch.cdist(chunk, other) for other in others]
-        if own is not None:
+        if paintings is not None:
+            own, of_others = paintings
             for table in tables:
-                table[torch.arange(len(chunk)), own[start : start + CHUNK]] = torch.inf
+                table[own[start : start + CHUNK, None] == of_others] = torch.inf
         least = torch.cat(tables, dim=1).min(dim=1)
         distances.append(least.values)
         numbers.append(least.indices)

@@ -40,6 +40,21 @@ def test_mirror_images_are_searched_too_but_are_no_other_paintings() -> None:
     assert copies.figures["distance of held-out paintings"] == pytest.approx(1)
 
 
+def test_squares_of_one_painting_are_no_other_paintings() -> None:
+    """Two squares each of three paintings; by itself, each would have one at a distance of 1."""
+    training, of = points(0, 1, 10, 11, 30, 31), torch.tensor([7, 7, 2, 2, 5, 5])
+    figures = nearest(points(2), training, paintings=of).figures
+    # From 0 and 1 to 10, from 10 and 11 to 1, from 30 and 31 to 11: 10, 9, 9, 10, 19 and 20.
+    assert figures["distance of paintings"] == pytest.approx(10)
+    mirrored = nearest(points(2), training, training + 0.5, paintings=of).figures
+    assert mirrored["distance of paintings"] == pytest.approx(9.5)  # 10, 9, 8.5, 9.5, 18.5, 19.5
+
+
+def test_squares_of_a_single_painting_are_compared_with_each_other() -> None:
+    figures = nearest(points(2), points(0, 1, 3), paintings=torch.zeros(3)).figures
+    assert figures["distance of paintings"] == pytest.approx(1)
+
+
 def test_copies_are_found_and_new_paintings_are_not() -> None:
     random = torch.Generator().manual_seed(0)
     paintings = torch.randint(0, 256, (1500, 3, 32, 32), dtype=torch.uint8, generator=random)

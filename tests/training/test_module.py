@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from artgan.config import TrainConfig
 from artgan.data.stream import PaintingStream
+from artgan.networks.dcgan import MinibatchStd
 from artgan.training.datamodule import Paintings
 from artgan.training.module import GAN
 from artgan.training.run import pick_precision
@@ -213,6 +214,37 @@ def test_the_augmentation_grows_while_the_discriminator_is_sure(configure: Confi
         module._adapt(logits, logits)
         assert module.augment_probability.item() == pytest.approx(expected)
     assert "augment_probability" in module.state_dict()
+
+
+def test_of_pairs_their_difference_says_whether_the_discriminator_is_sure(
+    configure: Configure,
+) -> None:
+    options = {"model__augment": "[cutout]", "model__augment_target": 0.6}
+    module = GAN(configure(**options, model__loss="rpgan"), "key")
+    high, higher = torch.full((8,), 2.0), torch.full((8,), 3.0)
+    module._adapt(higher, high)
+    assert module.augment_probability.item() == pytest.approx(8 / 500_000)
+    module._adapt(high, higher)
+    assert module.augment_probability.item() == 0
+
+
+def test_labels_are_smoothed_as_the_option_says(configure: Configure) -> None:
+    losses, logits = [], []
+    for smoothing in (0.0, 0.25):
+        module = GAN(configure(model__label_smoothing=smoothing), "key")
+        module.discriminator.register_forward_hook(lambda _, __, output: logits.append(output))
+        one_update(module, paintings())
+        losses.append(module.metric_sums[0].item())
+    # Towards the label 1 - s in place of 1, bce has s times the logit more.
+    assert losses[1] - losses[0] == pytest.approx(0.25 * logits[0][:8].mean().item(), abs=1e-6)
+
+
+def test_the_discriminator_sees_the_deviation_where_the_option_says_so(
+    configure: Configure,
+) -> None:
+    for chosen in (False, True):
+        network = GAN(configure(model__minibatch_std=str(chosen)), "key").discriminator
+        assert chosen == any(isinstance(layer, MinibatchStd) for layer in network.modules())
 
 
 def test_each_update_moves_the_average_towards_the_generator(configure: Configure) -> None:
