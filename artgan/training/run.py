@@ -55,6 +55,7 @@ from artgan.training.callbacks import (
     SampleGrids,
     Stopping,
     gone,
+    link,
     say,
 )
 from artgan.training.capture import CapturedGraph, captures
@@ -143,6 +144,8 @@ def _train(config: TrainConfig, folder: Path, pack: Pack, held_out: Pack, rollba
     """
     checkpoint, progress = last_state(folder, config, pack.key)
     progress.rollbacks = max(progress.rollbacks, rollbacks)
+    if checkpoint and is_first() and not (folder / LAST).exists():
+        link(checkpoint, folder / LAST)  # the run was killed before it could
     stopping = Stopping(*_budget(config, len(pack)), Clock())
     classes = count_classes(pack) if config.model.conditional else {}
     module = GAN(config, pack.key, stopping.max_images, classes)

@@ -250,6 +250,14 @@ def test_a_finished_run_says_so_and_goes_on_with_a_new_budget(run: Run) -> None:
     assert load_checkpoint(folder / "last.ckpt")["artgan"]["progress"]["images_seen"] == 80
 
 
+def test_a_run_killed_between_its_end_and_last_ckpt_gets_it(run: Run) -> None:
+    folder = run(name="finished", max_images=32)
+    (folder / "last.ckpt").unlink()
+    with pytest.raises(UserError, match="this run is finished, after 32 images"):
+        run(resume=folder)
+    assert (folder / "last.ckpt").samefile(folder / "images-000000032.ckpt")
+
+
 @pytest.mark.parametrize("key", ["model.width", "batch_size", "seed", "resolution"])
 def test_what_would_make_it_another_run_cannot_change(run: Run, key: str) -> None:
     folder = run(name="mine", max_images=16)
