@@ -152,16 +152,19 @@ def _show(painter: Painter, figures: dict[str, Any], sheet: Tensor, folder: Path
         earlier.unlink()
     places = tags(_parts(figures), figures["features"])
     seen = painter.images_seen
-    with (
-        events.unwritable_said_once(folder, partial(cannot_write, folder)),
-        SummaryWriter(str(folder)) as writer,
-    ):
-        assert writer.file_writer is not None
-        for summary in events.settings(painter.config, places):
-            writer.file_writer.add_summary(summary)
-        writer.file_writer.add_summary(events.picture("nearest", sheet, png), seen)
-        for tag, place in places.items():
-            writer.add_scalar(tag, figure(figures, place), seen)
+    try:
+        with (
+            events.unwritable_said_once(folder, partial(cannot_write, folder)),
+            SummaryWriter(str(folder)) as writer,
+        ):
+            assert writer.file_writer is not None
+            for summary in events.settings(painter.config, places):
+                writer.file_writer.add_summary(summary)
+            writer.file_writer.add_summary(events.picture("nearest", sheet, png), seen)
+            for tag, place in places.items():
+                writer.add_scalar(tag, figure(figures, place), seen)
+    except OSError as error:  # also one that names no file, as a failing disk's
+        raise cannot_write(folder, error) from error
 
 
 def _own_dataset(painter: Painter) -> DatasetConfig:

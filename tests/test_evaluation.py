@@ -1,3 +1,4 @@
+import errno
 import json
 import random
 import shutil
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from torch.utils.tensorboard import SummaryWriter
 
 from artgan.checkpoint import load_checkpoint
 from artgan.config import DatasetConfig, ExportConfig, load_config
@@ -399,3 +401,14 @@ def test_a_conditional_run_is_measured_in_the_classes_of_its_seeds(
     evaluate(evaluation_of(run(name="told", model__conditional="true")))
     classes = draw_classes(0, 24, {"landscape": 20, "river": 20})
     assert torch.equal(torch.stack(painted)[:, 100:], classes)
+
+
+def test_a_failing_disk_is_one_message(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = run(name="mine", max_images=8)
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")  # which names no file
+
+    monkeypatch.setattr(SummaryWriter, "add_scalar", fail)
+    with pytest.raises(UserError, match=r"cannot be written \(Input/output error\)"):
+        evaluate(evaluation_of(folder))
