@@ -4,8 +4,8 @@ import argparse
 import os
 from pathlib import Path
 
-from artgan.config import MONITORS
 from artgan.errors import plain_errors, printable
+from artgan.options import MONITORS
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Measures how well a run paints: `python evaluate.py ckpt=checkpoints/RUN`."""
 
-from artgan.config import Command, EvaluateConfig, launch
+from artgan.options import Command, EvaluateConfig, launch
 
 
 def main(config: EvaluateConfig, command: Command) -> None:

@@ -1,6 +1,6 @@
 """Hands on a trained generator as safetensors: `python export.py ckpt=checkpoints/RUN`."""
 
-from artgan.config import Command, ExportConfig, launch
+from artgan.options import Command, ExportConfig, launch
 
 
 def main(config: ExportConfig, command: Command) -> None:

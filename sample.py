@@ -1,6 +1,6 @@
 """Paints with a trained generator: `python sample.py ckpt=checkpoints/RUN`."""
 
-from artgan.config import Command, SampleConfig, launch
+from artgan.options import Command, SampleConfig, launch
 
 
 def main(config: SampleConfig, command: Command) -> None:

@@ -1,11 +1,11 @@
 """Repaints a photo like a painting: `python stylize.py content=PHOTO style=PAINTING`."""
 
-from artgan.config import Command, StylizeConfig, launch
+from artgan.options import Command, StylizeConfig, launch
 
 
 def main(config: StylizeConfig, command: Command) -> None:
     # Imported only now, so that --help, --cfg and mistakes answer at once.
-    from artgan.style.run import repaint
+    from artgan.style.batch import repaint
 
     first, *others = repaint(config, command.overrides)
     print(first if not others else f"{first} and {len(others)} more beside it")

@@ -1,13 +1,13 @@
 """Trains a GAN on a folder of paintings: `python train.py dataset=folder dataset.root=PATH`."""
 
-from artgan.config import Command, TrainConfig, launch
 from artgan.errors import plain_errors
+from artgan.options import Command, TrainConfig, launch
 from artgan.training.launchers import is_first
 
 
 def main(config: TrainConfig, command: Command) -> float | None:
     # Imported only now, so that --help, --cfg and mistakes answer at once.
-    from artgan.training.folder import prepare
+    from artgan.training.run_folder import prepare
 
     with prepare(config, command) as (config, folder, paintings):
         from artgan.training.run import train

@@ -6,7 +6,6 @@ classes). An exported file holds the averaged generator alone, as safetensors, a
 description in its header.
 """
 
-import hashlib
 import json
 import pickletools
 import re
@@ -176,9 +175,3 @@ def newest_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     if mistakes:
         raise UserError("\n".join(mistakes))
     return None
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, as 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -17,7 +17,18 @@ from torch import Tensor
 from tqdm import tqdm
 
 from artgan.checkpoint import find_checkpoint
-from artgan.config import (
+from artgan.data.pack import FEATURES, FEWEST_PAINTINGS, Pack
+from artgan.data.sources import load_paintings, settle
+from artgan.device import pick_device
+from artgan.errors import UserError
+from artgan.files import atomic_write, cannot_write
+from artgan.images import encode_png, tile
+from artgan.metrics.distances import frechet_distance, kernel_distance, precision_recall
+from artgan.metrics.diversity import mean_similarity
+from artgan.metrics.features import Features, load_features
+from artgan.metrics.originality import Copies, nearest, thumbnails
+from artgan.metrics.wasserstein import sliced_wasserstein
+from artgan.options import (
     CONFIG_FILE,
     NAMED_FEATURES,
     ON_FEATURES,
@@ -27,17 +38,6 @@ from artgan.config import (
     replaced,
     typed,
 )
-from artgan.data.pack import FEATURES, FEWEST_PAINTINGS, Pack
-from artgan.data.sources import load_paintings, settle
-from artgan.device import pick_device
-from artgan.errors import UserError
-from artgan.files import atomic_write, cannot_write
-from artgan.metrics.distances import frechet_distance, kernel_distance, precision_recall
-from artgan.metrics.diversity import mean_similarity
-from artgan.metrics.features import Features, load_features
-from artgan.metrics.originality import Copies, nearest, thumbnails
-from artgan.metrics.wasserstein import sliced_wasserstein
-from artgan.pictures import encode_png, tile
 from artgan.sampling import Painter, draw_inputs, load_painter, paint
 
 SEED = 1_000_000  # of the first sample

@@ -7,9 +7,9 @@ from safetensors.torch import save
 
 from artgan import __version__
 from artgan.checkpoint import EXPORTED, FORMAT, KEY, find_checkpoint
-from artgan.config import ExportConfig
 from artgan.errors import UserError
 from artgan.files import atomic_write
+from artgan.options import ExportConfig
 from artgan.sampling import load_painter
 
 

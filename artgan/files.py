@@ -1,6 +1,7 @@
 """Writing files so that a final name always holds a whole file."""
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -135,6 +136,12 @@ def by_number(paths: Iterable[Path]) -> list[Path]:
 def user_cache() -> Path:
     """The folder of this user in which what can be had again may be kept."""
     return platformdirs.user_cache_path("artgan")
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_full(error: BaseException | None) -> bool:

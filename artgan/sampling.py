@@ -23,13 +23,13 @@ from artgan.checkpoint import (
     KEY,
     find_checkpoint,
     load_checkpoint,
-    sha256,
 )
-from artgan.config import Recipe, SampleConfig, not_among, typed
 from artgan.device import on_device, pick_device
 from artgan.errors import UserError
+from artgan.files import sha256
+from artgan.images import read_provenance, save_gif, save_mp4, save_png, tile
 from artgan.networks.dcgan import Generator
-from artgan.pictures import read_provenance, save_gif, save_mp4, save_png, tile
+from artgan.options import Recipe, SampleConfig, not_among, typed
 
 # Share of a height at each end of a scroll where the sums of latents are not complete.
 SCROLL_MARGIN = 3 / 4

@@ -1,60 +1,79 @@
-"""Weights of published networks: their files, found or fetched, and read as tensors only."""
+"""Weights of published networks: found in a folder or downloaded, and read as tensors only."""
 
 import hashlib
 import pickle
-import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from artgan.checkpoint import sha256
-from artgan.data.fetch import Download, WrongFile, fetch
+from artgan.download import Download, WrongFile, fetch
 from artgan.errors import UserError
+from artgan.files import sha256
 
-LARGEST = 1  # gigabyte that a file of weights has at most
+LARGEST = 1  # gigabytes in a file of weights, at most
 
 
-def fetch_weights(url: str, otherwise: str) -> Path:
-    """The file of an address in torch's hub folder, which is fetched first if it is not there.
+@dataclass(frozen=True)
+class Published:
+    """A file of weights as its authors published it.
 
-    Args:
-        url: of a file whose name ends in the first digits of its SHA-256, as is torch's convention.
-        otherwise: what to do where it cannot be had, after "Fetch it elsewhere and".
-
-    Raises:
-        UserError: it cannot be fetched or written, or is not the file expected.
+    Attributes:
+        name: of the file.
+        url: it can be downloaded from.
+        sha256: of the file, 64 hexadecimal digits, or as many of the first as are published.
+        patterns: other names it is found by in a folder, such as `squeezenet1_0*.pth`.
     """
-    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
-    fetch(Download(url, path, _verified, otherwise, LARGEST))
-    return path
 
+    name: str
+    url: str
+    sha256: str
+    patterns: tuple[str, ...] = ()
 
-def find_weights(folder: Path, pattern: str) -> Path:
-    """The file of weights that lies in or below a folder under its published name.
+    def download(self, advice: str) -> Path:
+        """The file in torch's hub folder, downloaded first if it is not there.
 
-    Args:
-        folder: that is searched.
-        pattern: the name, or several of it, as `squeezenet1_0*.pth`.
+        Args:
+            advice: what to do if it is not available, after "Download it elsewhere and".
 
-    Raises:
-        UserError: there is none.
-    """
-    found = sorted(folder.rglob(pattern))
-    if not found:
+        Raises:
+            UserError: it cannot be downloaded or written, or is not the published file.
+        """
+        path = Path(torch.hub.get_dir()) / "checkpoints" / self.name
+        fetch(Download(self.url, path, self._verify, advice, LARGEST))
+        return path
+
+    def find(self, folder: Path) -> Path:
+        """The file in a folder or below it, by its published name or another it is known by.
+
+        Raises:
+            UserError: there is no such folder, or no such file in it.
+        """
+        if not folder.is_dir():
+            raise UserError(f"weights_dir: there is no folder {folder}.")
+        for pattern in (self.name, *self.patterns):
+            for path in sorted(folder.rglob(pattern)):
+                if path.is_file():
+                    return path
         raise UserError(
-            f"weights_dir: there is no file {pattern} in {folder} or below it. Put it there, or "
-            "leave weights_dir away to have it fetched."
+            f"weights_dir: there is no file {' or '.join((self.name, *self.patterns))} in {folder} "
+            "or below it. Put it there, or leave weights_dir out to download it."
         )
-    return found[0]
+
+    def _verify(self, path: Path) -> str:
+        digest = sha256(path)
+        if not digest.startswith(self.sha256):
+            raise WrongFile(f"its SHA-256 is {digest:.8}…, expected {self.sha256:.8}…")
+        return digest
 
 
-def read_weights(path: Path, otherwise: str) -> tuple[dict[str, Tensor], str]:
+def read_weights(path: Path, advice: str) -> tuple[dict[str, Tensor], str]:
     """Reads a state dict; no code in the file is run, whatever it holds.
 
     Args:
         path: of the file.
-        otherwise: what to do where it cannot be used, a sentence without its full stop.
+        advice: what to do if it cannot be used, a sentence without its full stop.
 
     Returns:
         The tensors by name, and the SHA-256 of the file.
@@ -63,7 +82,7 @@ def read_weights(path: Path, otherwise: str) -> tuple[dict[str, Tensor], str]:
         UserError: it is not there, cannot be read, or is no state dict.
     """
     if not path.is_file():
-        raise UserError(f"there is no file {path}. {otherwise}.")
+        raise UserError(f"there is no file {path}. {advice}.")
     try:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -71,23 +90,24 @@ def read_weights(path: Path, otherwise: str) -> tuple[dict[str, Tensor], str]:
             state = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(
-            f"{path}: is no state dict, or holds more than tensors, which could be code. "
-            f"Nothing of it was run. {otherwise}."
+            f"{path}: is not a state dict, or holds more than tensors, which could be code. "
+            f"Nothing in it was run. {advice}."
         ) from None
     except Exception as error:
         # Damage shows as any of a dozen exceptions of torch, zipfile and pickle.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: cannot be read ({reason}). Get it anew. {otherwise}.") from None
+        raise UserError(f"{path}: cannot be read ({reason}). Get it again. {advice}.") from None
     if not isinstance(state, dict) or not all(
         isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in state.items()
     ):
-        raise UserError(f"{path}: holds other things than a state dict. {otherwise}.")
+        raise UserError(f"{path}: holds more than a state dict. {advice}.")
     return dict(state), digest
 
 
-def _verified(file: Path) -> str:
-    (expected,) = re.findall(r"-([0-9a-f]{8,})\.", file.name)[-1:]
-    digest = sha256(file)
-    if not digest.startswith(expected):
-        raise WrongFile(f"its SHA-256 is {digest:.8}…, expected {expected}…")
-    return digest
+# Used for features and for style.
+SQUEEZENET = Published(
+    "squeezenet1_0-b66bff10.pth",
+    "https://download.pytorch.org/models/squeezenet1_0-b66bff10.pth",
+    "b66bff10",
+    ("squeezenet1_0*.pth",),
+)

@@ -20,11 +20,11 @@ from typing import Any
 
 import torch
 
-from artgan.config import Command, TrainConfig, launch
+from artgan.options import Command, TrainConfig, launch
 from artgan.training.callbacks import Checkpoints, SampleGrids
-from artgan.training.folder import prepare
-from artgan.training.module import GAN
+from artgan.training.gan import GAN
 from artgan.training.run import train
+from artgan.training.run_folder import prepare
 
 SIZES = ((64, 64), (64, 16), (32, 16))  # width, batch
 

@@ -28,12 +28,12 @@ from omegaconf import OmegaConf
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from artgan.config import CONFIGS, StylizeConfig, register
-from artgan.pictures import to_pil
+from artgan.images import to_pil
+from artgan.options import CONFIGS, StylizeConfig, register
 from artgan.style.backbone import Backbone
 from artgan.style.gatys import Gatys, from_pil
-from artgan.style.losses import moments
-from artgan.style.sources import Region, Style
+from artgan.style.inputs import Region, Style
+from artgan.style.moments import moments
 
 PRESETS = ("best", "adam", "keras", "gatys2016")
 MAGENTA = "magenta"

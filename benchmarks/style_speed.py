@@ -26,9 +26,9 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from artgan.config import StylizeConfig  # noqa: E402
+from artgan.options import StylizeConfig  # noqa: E402
+from artgan.style.inputs import Region, Style  # noqa: E402
 from artgan.style.magenta import Magenta  # noqa: E402
-from artgan.style.sources import Region, Style  # noqa: E402
 
 
 def load(content: Path, side: int) -> Tensor:

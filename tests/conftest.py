@@ -15,9 +15,10 @@ from PIL import Image
 from torchvision.models import squeezenet1_0
 
 import artgan.weights as weights_module
-from artgan.config import CONFIGS, Command, TrainConfig, check, register
-from artgan.data import fetch, inkwash
-from artgan.data.fetch import Download
+from artgan import download as fetch
+from artgan import inkwash
+from artgan.download import Download
+from artgan.options import CONFIGS, Command, TrainConfig, check, register
 from tests.helpers import ON_CPU, SMALL, serving
 
 COUNT = 40
@@ -111,8 +112,8 @@ def run(configure: Callable[..., TrainConfig]) -> Callable[..., Path]:
     """Trains in this process and gives the run folder."""
 
     def run(**overrides: Any) -> Path:
-        from artgan.training.folder import prepare
         from artgan.training.run import train
+        from artgan.training.run_folder import prepare
 
         config = configure(**overrides)
         given = [f"{key.replace('__', '.')}={value}" for key, value in overrides.items()]

@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 
 from artgan.checkpoint import load_checkpoint
-from artgan.config import DatasetConfig, EvaluateConfig, SampleConfig
 from artgan.data.checkup import Checkup
 from artgan.data.pack import Pack
 from artgan.networks.dcgan import Generator
+from artgan.options import DatasetConfig, EvaluateConfig, SampleConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 # A network and batch that a test can train in a moment, and where it gives the same bits.

@@ -18,9 +18,9 @@ from artgan.comparison import (
     table,
     write_page,
 )
-from artgan.config import TrainConfig, save_config
 from artgan.errors import UserError
 from artgan.evaluation import evaluate
+from artgan.options import TrainConfig, save_config
 from tests.helpers import evaluation_of, succeed
 
 Make = Callable[..., Path]

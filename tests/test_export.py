@@ -12,9 +12,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from artgan.checkpoint import load_checkpoint
-from artgan.config import ExportConfig, SampleConfig
 from artgan.errors import UserError
 from artgan.export import export
+from artgan.options import ExportConfig, SampleConfig
 from artgan.sampling import load_painter, sample
 from tests.helpers import make_run, sampling_of
 

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from artgan.checkpoint import load_checkpoint
-from artgan.config import Recipe, SampleConfig
 from artgan.errors import UserError
+from artgan.images import read_provenance, save_png
 from artgan.networks.dcgan import Generator
-from artgan.pictures import read_provenance, save_png
+from artgan.options import Recipe, SampleConfig
 from artgan.sampling import (
     draw_classes,
     draw_inputs,

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from artgan.data.checkup import REPORT, read_record
-from artgan.data.doctor import check_folder
+from artgan.data.inspection import check_folder
 from artgan.data.pack import prepared
 from artgan.errors import plain_errors, printable
 

@@ -13,7 +13,7 @@ from zipfile import ZipFile, ZipInfo
 
 from tqdm import tqdm
 
-from artgan.data.scan import SUFFIXES
+from artgan.data.decode import SUFFIXES
 from artgan.errors import UserError
 
 # What no set of paintings reaches: pictures are compressed already, so zip gains little on them.

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from artgan.data.scan import SMALLEST_SIDE
+from artgan.data.decode import SMALLEST_SIDE
 
 Lines = NDArray[np.int16]  # [3, line, block] 0 to 255, the outermost line first
 

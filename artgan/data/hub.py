@@ -19,10 +19,10 @@ import fsspec
 from PIL import Image
 from tqdm import tqdm
 
-from artgan.config import DatasetConfig
-from artgan.data.scan import SUFFIXES
+from artgan.data.decode import SUFFIXES
 from artgan.errors import UserError
 from artgan.files import is_full
+from artgan.options import DatasetConfig
 
 FILTERS = ("artist", "genre", "style")
 # Where a file's ending is not the lower-case name that Pillow has for its format.

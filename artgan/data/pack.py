@@ -33,8 +33,8 @@ from tqdm import tqdm
 
 from artgan.data.checkup import FOLDER, REPORT, Box, Checkup, read_record
 from artgan.data.crop import Strip, cut
-from artgan.data.doctor import check_folder, conclude, examine
-from artgan.data.scan import Found, find_pictures
+from artgan.data.decode import Found, find_pictures
+from artgan.data.inspection import check_folder, conclude, examine
 from artgan.errors import UserError, printable
 from artgan.files import atomic_write, cannot_write, hold, read_checked, write_checked
 

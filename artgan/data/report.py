@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from PIL import Image, ImageOps
 
 from artgan.data.checkup import REPORT, Checkup, Facts
-from artgan.data.scan import UnusableImage, decode
+from artgan.data.decode import UnusableImage, decode
 from artgan.files import atomic_write
 
 T = TypeVar("T")

@@ -7,15 +7,16 @@ from typing import Any
 
 from tqdm import tqdm
 
-from artgan.config import DatasetConfig
-from artgan.data import hub, inkwash
+from artgan import inkwash
+from artgan.data import hub
 from artgan.data.archive import unpack
 from artgan.data.checkup import FOLDER
 from artgan.data.crop import MOST_TILES
-from artgan.data.fetch import fetch_archives
 from artgan.data.pack import Cut, Pack, load_pack, open_pack
+from artgan.download import fetch_archives
 from artgan.errors import UserError, printable
 from artgan.files import atomic_folder
+from artgan.options import DatasetConfig
 
 INKWASH_COUNT = 2000
 # What makes one set another for each source.

@@ -5,6 +5,7 @@ name of the network and the first digits of its weights' SHA-256.
 """
 
 import io
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,17 +14,16 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models import SqueezeNet1_0_Weights, squeezenet1_0
+from torchvision.models import squeezenet1_0
 from tqdm import tqdm
 
 from artgan.device import on_device
 from artgan.errors import UserError
-from artgan.weights import fetch_weights, read_weights
+from artgan.weights import SQUEEZENET, Published, read_weights
 
 BATCH = 32  # pictures in the network at once
 # Makes |features|² / D about 1 for paintings, where KID's cubic kernel weighs all its powers.
 SQUEEZENET_SCALE = 12
-SQUEEZENET_URL = SqueezeNet1_0_Weights.DEFAULT.url
 CHOICES = "features takes inception, squeezenet, the file of a state dict of one of them, or none"
 WITHOUT = "metrics that need no weights run with features=none"
 OTHERWISE = f"give the file by features=PATH; {WITHOUT}"
@@ -121,9 +121,11 @@ def load_features(features: str, device: str = "cpu") -> Features:
         torch.Size([16, 512])
     """
     if features == "inception":
-        path = fetch_weights(_inception_module().URL_INCEPTION_V3, OTHERWISE)
+        url = _inception_module().URL_INCEPTION_V3
+        name = url.rpartition("/")[2]
+        path = Published(name, url, re.findall(r"-([0-9a-f]{8,})\.", name)[-1]).download(OTHERWISE)
     elif features == "squeezenet":
-        path = fetch_weights(SQUEEZENET_URL, OTHERWISE)
+        path = SQUEEZENET.download(OTHERWISE)
     else:
         path = Path(features)
     state, digest = read_weights(path, CHOICES)

@@ -1,5 +1,5 @@
 """Style transfer: repainting a picture like another one."""
 
-from artgan.style.run import stylize
+from artgan.style.batch import stylize
 
 __all__ = ["stylize"]

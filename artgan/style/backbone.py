@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from artgan.config import not_among
 from artgan.errors import UserError
-from artgan.weights import fetch_weights, find_weights, read_weights
+from artgan.options import not_among
+from artgan.weights import SQUEEZENET, Published, read_weights
 
 # Of RGB in [0, 1].
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -24,7 +24,7 @@ CAFFE_MEAN, CAFFE_DEVIATION = (123.68 / 255, 116.779 / 255, 103.939 / 255), (1 /
 
 CONVOLUTIONS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}  # of each block
 WIDTHS = (64, 128, 256, 512, 512)  # channels of each block
-SQUEEZENET = [
+SQUEEZENET_LAYERS = [
     *("conv1", "relu1", "maxpool1", "fire2", "fire3", "fire4", "maxpool4"),
     *("fire5", "fire6", "fire7", "fire8", "maxpool8", "fire9"),
 ]
@@ -45,32 +45,32 @@ OTHERWISE = (
 
 
 @dataclass(frozen=True)
-class Published:
-    """A network as it was published.
+class Pretrained:
+    """A network trained on photographs.
 
     Attributes:
         shape: vgg16, vgg19 or squeezenet.
-        url: of its weights.
-        pattern: of the name of their file.
-        caffe: whether it looks at BGR in 0…255 without its mean, not at normalised RGB.
+        weights: as published.
+        caffe: whether it takes BGR in 0…255 minus the mean, not normalised RGB.
     """
 
     shape: str
-    url: str
-    pattern: str
+    weights: Published
     caffe: bool = False
+
+
+def _vgg_weights(site: str, name: str) -> Published:
+    return Published(name, f"{site}/{name}", name[6:14])
 
 
 TORCHVISION = "https://download.pytorch.org/models"
 JOHNSON = "https://web.eecs.umich.edu/~justincj/models"
-PUBLISHED = {
-    "vgg19": Published("vgg19", f"{TORCHVISION}/vgg19-dcbb9e9d.pth", "vgg19-dcbb9e9d.pth"),
-    "vgg16": Published("vgg16", f"{TORCHVISION}/vgg16-397923af.pth", "vgg16-397923af.pth"),
-    "vgg19_caffe": Published("vgg19", f"{JOHNSON}/vgg19-d01eb7cb.pth", "vgg19-d01eb7cb.pth", True),
-    "vgg16_caffe": Published("vgg16", f"{JOHNSON}/vgg16-00b39a1b.pth", "vgg16-00b39a1b.pth", True),
-    "squeezenet": Published(
-        "squeezenet", f"{TORCHVISION}/squeezenet1_0-b66bff10.pth", "squeezenet1_0*.pth"
-    ),
+PRETRAINED = {
+    "vgg19": Pretrained("vgg19", _vgg_weights(TORCHVISION, "vgg19-dcbb9e9d.pth")),
+    "vgg16": Pretrained("vgg16", _vgg_weights(TORCHVISION, "vgg16-397923af.pth")),
+    "vgg19_caffe": Pretrained("vgg19", _vgg_weights(JOHNSON, "vgg19-d01eb7cb.pth"), True),
+    "vgg16_caffe": Pretrained("vgg16", _vgg_weights(JOHNSON, "vgg16-00b39a1b.pth"), True),
+    "squeezenet": Pretrained("squeezenet", SQUEEZENET),
 }
 
 
@@ -118,7 +118,7 @@ class Backbone(nn.Module):
         weights_dir: str | None = None,
     ) -> None:
         super().__init__()
-        published = PUBLISHED.get(name)
+        published = PRETRAINED.get(name)
         shape = published.shape if published else "vgg19"
         self.layers = list(layers)
         self.place = {layer: _place(name, shape, layer) for layer in layers}
@@ -127,7 +127,9 @@ class Backbone(nn.Module):
             modules = _squeezenet() if shape == "squeezenet" else _vgg(shape)
         self.sequence = nn.Sequential(*modules[:depth])
         if published:
-            path = _file(published, weights_dir)
+            weights = published.weights
+            folder = weights_dir and Path(weights_dir).expanduser()
+            path = weights.find(folder) if folder else weights.download(OTHERWISE)
             state, digest = read_weights(path, CHOICES)
         else:
             path, digest = Path(name), f"{seed:08d}"
@@ -202,10 +204,10 @@ class Backbone(nn.Module):
 
 def layer_names(name: str) -> list[str]:
     """The layers of a network, in order; the place of each is its index in torchvision's."""
-    published = PUBLISHED.get(name)
+    published = PRETRAINED.get(name)
     shape = published.shape if published else "vgg19"
     if shape == "squeezenet":
-        return SQUEEZENET
+        return SQUEEZENET_LAYERS
     names = []
     for block, count in enumerate(CONVOLUTIONS[shape], 1):
         for number in range(1, count + 1):
@@ -223,12 +225,6 @@ def _place(name: str, shape: str, layer: str) -> int:
         stand_ins = STAND_INS[block]
         return names.index(stand_ins.get(kind) or stand_ins[number])
     raise UserError(f"backbone={name}, its layers: {not_among(layer, names)}")
-
-
-def _file(published: Published, weights_dir: str | None) -> Path:
-    if weights_dir is None:
-        return fetch_weights(published.url, OTHERWISE)
-    return find_weights(Path(weights_dir).expanduser(), published.pattern)
 
 
 def _vgg(shape: str) -> list[nn.Module]:

@@ -17,15 +17,15 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from artgan.config import StylizeConfig
 from artgan.device import on_device
 from artgan.errors import UserError
 from artgan.memory import Computed, in_parts
+from artgan.options import StylizeConfig
 from artgan.style.backbone import Backbone
-from artgan.style.losses import Moments
+from artgan.style.inputs import Region, Watch, averaged
+from artgan.style.moments import Moments
 from artgan.style.objective import Losses, Objective, Target
-from artgan.style.pictures import to_tensor
-from artgan.style.sources import Region, Watch, averaged
+from artgan.style.photo import to_tensor
 
 TILE, SMALLEST_TILE = 1024, 128  # pixels of the side of the parts that a picture is computed in
 HISTORY = 10  # steps that L-BFGS looks back at, as SciPy's does

@@ -12,11 +12,11 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from artgan.config import StylizeConfig
-from artgan.data.scan import on_white, to_rgb
+from artgan.data.decode import on_white, to_rgb
 from artgan.files import cannot_write
-from artgan.pictures import save_mp4, save_png
-from artgan.style.pictures import to_levels
+from artgan.images import save_mp4, save_png
+from artgan.options import StylizeConfig
+from artgan.style.photo import to_levels
 
 if TYPE_CHECKING:  # it takes long to import, and few ask for it
     from torch.utils.tensorboard import SummaryWriter

@@ -24,10 +24,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from artgan.config import StylizeConfig
 from artgan.device import on_device
 from artgan.memory import in_parts
-from artgan.style.sources import Region, averaged
+from artgan.options import StylizeConfig
+from artgan.style.inputs import Region, averaged
 from artgan.style.tflite import load_weights
 
 NUMBERS = 100  # that tell a style

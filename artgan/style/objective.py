@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from artgan.config import StylizeConfig
+from artgan.options import StylizeConfig
 from artgan.style.backbone import SMALLEST, Backbone
-from artgan.style.losses import FORMULAS, Moments, content_loss, moments, total_variation
+from artgan.style.moments import FORMULAS, Moments, content_loss, moments, total_variation
 
 Losses = dict[str, float]
 

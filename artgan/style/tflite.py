@@ -17,9 +17,8 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from artgan.checkpoint import sha256
 from artgan.errors import UserError, printable
-from artgan.files import atomic_write, user_cache
+from artgan.files import atomic_write, sha256, user_cache
 
 ADDRESS = (
     "https://storage.googleapis.com/download.tensorflow.org/models/tflite/task_library/"
@@ -218,7 +217,7 @@ def _digest(file: Path) -> str:
 
 def _fetched(folder: Path) -> list[Path]:
     # Imported only where it is needed: it takes long.
-    from artgan.data.fetch import GIGABYTE, Download, WrongFile, fetch
+    from artgan.download import GIGABYTE, Download, WrongFile, fetch
 
     def verify(published: Published, file: Path) -> str:
         if (digest := sha256(file)) != published.digest:

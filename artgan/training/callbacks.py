@@ -23,16 +23,16 @@ from tqdm import tqdm
 
 from artgan import events
 from artgan.checkpoint import LAST
-from artgan.config import CONFIG_FILE, save_config
 from artgan.data.pack import Pack
 from artgan.errors import UserError
 from artgan.files import atomic_write, by_number
-from artgan.pictures import encode_png, tile
+from artgan.images import encode_png, tile
+from artgan.options import CONFIG_FILE, save_config
 from artgan.sampling import draw_inputs, paint
+from artgan.training.gan import GAN, Progress
 from artgan.training.health import discriminator_has_won, diversity, diversity_has_collapsed
 from artgan.training.launchers import is_first
 from artgan.training.losses import PROBABILISTIC
-from artgan.training.module import GAN, Progress
 
 GRID_SIDE = 8
 # Points of the curves in a row at which the discriminator must have won before we say so.

@@ -5,10 +5,10 @@ import math
 import pytorch_lightning as pl
 import torch
 
-from artgan.config import TrainConfig
 from artgan.data.pack import Pack
 from artgan.data.stream import PaintingStream
-from artgan.training.module import GAN
+from artgan.options import TrainConfig
+from artgan.training.gan import GAN
 
 # Images whose updates may come as one step: two such groups lie on the device at a time, and a
 # person who stops the run waits for one.

@@ -7,7 +7,6 @@ import pytorch_lightning as pl
 import torch
 
 from artgan.checkpoint import BEST, load_checkpoint
-from artgan.config import ON_FEATURES, TrainConfig
 from artgan.data.pack import Pack
 from artgan.evaluation import (
     METRICS,
@@ -22,9 +21,10 @@ from artgan.evaluation import (
     usable_features,
     write_figures,
 )
+from artgan.options import ON_FEATURES, TrainConfig
 from artgan.sampling import draw_inputs
 from artgan.training.callbacks import GivenUp, Stopping, due, refuse_diverged, show, writer
-from artgan.training.module import GAN
+from artgan.training.gan import GAN
 
 
 class Measurements(pl.Callback):

@@ -29,7 +29,14 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException, SI
 from pytorch_lightning.utilities.warnings import PossibleUserWarning
 
 from artgan.checkpoint import BEST, KEY, LAST, load_checkpoint, newest_checkpoint
-from artgan.config import (
+from artgan.data.classes import count_classes
+from artgan.data.pack import Pack
+from artgan.data.sources import announce, reload_paintings
+from artgan.errors import UserError
+from artgan.events import settings, unwritable_said_once
+from artgan.files import atomic_write, cannot_write
+from artgan.memory import is_out_of_memory, keep_freed_memory
+from artgan.options import (
     CONFIG_FILE,
     TrainConfig,
     TrainerConfig,
@@ -38,13 +45,6 @@ from artgan.config import (
     save_config,
     seconds,
 )
-from artgan.data.classes import count_classes
-from artgan.data.pack import Pack
-from artgan.data.sources import announce, reload_paintings
-from artgan.errors import UserError
-from artgan.events import settings, unwritable_said_once
-from artgan.files import atomic_write, cannot_write
-from artgan.memory import is_out_of_memory, keep_freed_memory
 from artgan.training.callbacks import (
     FIGURES,
     Checkpoints,
@@ -58,13 +58,13 @@ from artgan.training.callbacks import (
     link,
     say,
 )
-from artgan.training.capture import CapturedGraph, captures
 from artgan.training.datamodule import Paintings, holds
-from artgan.training.folder import clear_temporaries, put_before_now
+from artgan.training.distributed import TO_PREPARE, cluster, together, told
+from artgan.training.gan import GAN, Progress
+from artgan.training.graph import CapturedGraph, captures
 from artgan.training.launchers import is_first
 from artgan.training.measurements import Measurements
-from artgan.training.module import GAN, Progress
-from artgan.training.processes import TO_PREPARE, cluster, together, told
+from artgan.training.run_folder import clear_temporaries, put_before_now
 
 MOST_ROLLBACKS = 3
 

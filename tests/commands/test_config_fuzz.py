@@ -24,7 +24,10 @@ import export
 import sample
 import stylize
 import train
-from artgan.config import (
+from artgan import download as fetch
+from artgan import inkwash
+from artgan.data import sources
+from artgan.options import (
     EvaluateConfig,
     ExportConfig,
     SampleConfig,
@@ -32,7 +35,6 @@ from artgan.config import (
     TrainConfig,
     launch,
 )
-from artgan.data import fetch, inkwash, sources
 from tests.helpers import small_arguments
 
 SECONDS = 60  # after which a command is taken to hang

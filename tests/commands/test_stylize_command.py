@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from artgan.data import inkwash
+from artgan import inkwash
 from tests.helpers import ROOT, environment, script, succeed
 
 # As much as a test can wait for.

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from artgan.data.border import find_frame
-from artgan.data.inkwash import paint
+from artgan.inkwash import paint
 
 WHITE, BLACK, SILK, BROWN = (255, 255, 255), (0, 0, 0), (196, 178, 120), (90, 30, 20)
 BORDER = (7, 12, 20, 5)  # left, top, right, bottom

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from artgan.data import inkwash
+from artgan import inkwash
 from artgan.data.duplicates import ALIKE, Sketch, fingerprint, group, likeness, sketch
 
 

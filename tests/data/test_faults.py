@@ -21,11 +21,11 @@ import pillow_heif
 import pytest
 from PIL import Image
 
-from artgan.data import doctor
+from artgan.data import inspection as doctor
 from artgan.data.checkup import Facts, read_record
-from artgan.data.doctor import _nothing, _read, look
+from artgan.data.decode import FORMATS
+from artgan.data.inspection import _nothing, _read, look
 from artgan.data.pack import Cut, Pack, _read_pack, load_pack
-from artgan.data.scan import FORMATS
 from artgan.errors import UserError
 
 pillow_heif.register_heif_opener()

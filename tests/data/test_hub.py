@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from artgan.config import DatasetConfig
 from artgan.data import hub
-from artgan.data.scan import find_pictures
+from artgan.data.decode import find_pictures
 from artgan.errors import UserError
+from artgan.options import DatasetConfig
 
 ARTISTS = ["claude-monet", "vincent-van-gogh", "hokusai"]
 STYLES = ["Realism", "Op/Art"]

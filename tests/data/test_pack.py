@@ -9,8 +9,8 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from artgan.data import doctor
-from artgan.data.doctor import _read
+from artgan.data import inspection as doctor
+from artgan.data.inspection import _read
 from artgan.data.pack import Cut, Pack, load_pack, open_pack
 from artgan.errors import UserError
 from tests.helpers import ROOT, environment

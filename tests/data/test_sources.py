@@ -8,9 +8,9 @@ from zipfile import ZipFile
 
 import pytest
 
-from artgan.config import CONFIGS, DatasetConfig, TrainConfig
 from artgan.data.sources import load_paintings, settle
 from artgan.errors import UserError
+from artgan.options import CONFIGS, DatasetConfig, TrainConfig
 from tests.helpers import ON_CPU, SMALL, script, serving, succeed
 
 Configure = Callable[..., TrainConfig]
@@ -81,7 +81,7 @@ def test_another_archive_than_the_published_one_is_refused(
 def test_without_a_network_the_message_names_address_file_and_the_other_way(
     named: Callable[..., DatasetConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("artgan.data.fetch.ATTEMPTS", 1)
+    monkeypatch.setattr("artgan.download.ATTEMPTS", 1)
     with pytest.raises(UserError) as error:
         load_paintings(named("chinese_art", address="http://127.0.0.1:1/x"), 32)
     message = str(error.value)

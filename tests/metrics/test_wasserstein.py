@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from artgan.data import inkwash
+from artgan import inkwash
 from artgan.metrics.wasserstein import (
     laplacian_pyramid,
     projected_distance,

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torchvision.models.vgg import cfgs, make_layers
 
 from artgan.checkpoint import sha256
-from artgan.config import BACKBONES
 from artgan.errors import UserError
+from artgan.options import BACKBONES
 from artgan.style.backbone import PUBLISHED, STAND_INS, Backbone, layer_names
 from tests.helpers import ROOT
 

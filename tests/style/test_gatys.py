@@ -15,14 +15,14 @@ from PIL import Image
 from scipy.optimize import fmin_l_bfgs_b
 from torch import Tensor
 
-from artgan.config import BACKBONES, CONFIGS, StylizeConfig, check, register
-from artgan.data import inkwash
+from artgan import inkwash
 from artgan.errors import UserError
+from artgan.options import BACKBONES, CONFIGS, StylizeConfig, check, register
 from artgan.style import gatys
 from artgan.style.backbone import STAND_INS, layer_names
 from artgan.style.gatys import Average, Gatys, Interrupted, meet, scales
+from artgan.style.inputs import Region, Style
 from artgan.style.objective import Objective
-from artgan.style.sources import Region, Style
 
 PRESETS = sorted(path.stem for path in (CONFIGS / "preset").glob("[!_]*.yaml"))
 SHALLOW: dict[str, Any] = {

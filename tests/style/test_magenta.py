@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from artgan.config import StylizeConfig
+from artgan.options import StylizeConfig
 from artgan.style import magenta
+from artgan.style.inputs import Region, Style
 from artgan.style.magenta import Magenta, Same
-from artgan.style.sources import Region, Style
 from tests.helpers import ROOT, environment
 
 SHARED = ROOT.parent / "shared"

@@ -14,8 +14,8 @@ import torch
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
-from artgan.data import fetch
-from artgan.data.fetch import Download
+from artgan import download as fetch
+from artgan.download import Download
 from artgan.errors import UserError
 from artgan.style import tflite
 from artgan.style.tflite import load_weights, read_tensors

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from artgan.config import TrainConfig
+from artgan.options import TrainConfig
 from artgan.training.datamodule import Paintings, holds
 from tests.helpers import pack_of
 

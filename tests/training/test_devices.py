@@ -21,13 +21,13 @@ import torch.distributed as dist
 import yaml
 
 from artgan.checkpoint import load_checkpoint
-from artgan.config import Command, TrainConfig, _keys
 from artgan.errors import UserError
-from artgan.training.folder import prepare
+from artgan.options import Command, TrainConfig, _keys
+from artgan.training.distributed import RUN, meet
+from artgan.training.gan import GAN
 from artgan.training.launchers import Place, is_first, launched
-from artgan.training.module import GAN
-from artgan.training.processes import RUN, meet
 from artgan.training.run import join
+from artgan.training.run_folder import prepare
 from tests.helpers import (
     EVERYTHING,
     ROOT,

@@ -20,7 +20,7 @@ from artgan.errors import UserError
 from artgan.memory import is_out_of_memory
 from artgan.training import measurements
 from artgan.training.callbacks import SampleGrids
-from artgan.training.module import GAN
+from artgan.training.gan import GAN
 from tests.helpers import assert_same_state
 
 Run = Callable[..., Path]

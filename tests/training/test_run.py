@@ -13,12 +13,12 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from artgan.checkpoint import load_checkpoint
-from artgan.config import Recipe, TrainConfig, load_config
 from artgan.errors import UserError
+from artgan.options import Recipe, TrainConfig, load_config
 from artgan.sampling import draw_inputs, load_painter, paint, render
 from artgan.training.augment import TRANSFORMATIONS
 from artgan.training.callbacks import FIGURES, Clock, Stopping
-from artgan.training.folder import AUGMENTATIONS, claim_folder, settle
+from artgan.training.run_folder import AUGMENTATIONS, claim_folder, settle
 from tests.helpers import EVERYTHING, THE_OTHERS, assert_same_state
 
 Run = Callable[..., Path]
@@ -472,7 +472,7 @@ def test_a_discriminator_that_wins_is_told_once(
 ) -> None:
     # A generator that does not learn leaves the field to the discriminator.
     monkeypatch.setattr(
-        "artgan.training.module.generator_loss", lambda _, fake_logits, __: 0 * fake_logits.mean()
+        "artgan.training.gan.generator_loss", lambda _, fake_logits, __: 0 * fake_logits.mean()
     )
     run(model__learning_rate=2e-3, max_images=1200)
     assert capsys.readouterr().err.count("The discriminator has won") == 1

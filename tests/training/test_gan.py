@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from artgan.config import TrainConfig
 from artgan.data.stream import PaintingStream
 from artgan.networks.dcgan import MinibatchStd
+from artgan.options import TrainConfig
 from artgan.training.datamodule import Paintings
-from artgan.training.module import GAN
+from artgan.training.gan import GAN
 from artgan.training.run import pick_precision
 from tests.helpers import EVERYTHING, assert_same, pack_of
 

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from artgan import __version__
 from artgan.checkpoint import FORMAT, KEY
-from artgan.config import TrainConfig
 from artgan.errors import UserError
 from artgan.networks.dcgan import Discriminator, Generator
 from artgan.networks.ranks import is_distributed, mean_over_ranks
+from artgan.options import TrainConfig
 from artgan.training.augment import DRAWS, adapted, augment
-from artgan.training.capture import CapturedGraph, captures
 from artgan.training.ema import update_ema
+from artgan.training.graph import CapturedGraph, captures
 from artgan.training.losses import (
     RELATIVISTIC,
     confidences,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from artgan.data.inkwash.compositions import paint
+from artgan.inkwash.compositions import paint
 
 
 def generate(

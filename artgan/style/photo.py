@@ -15,10 +15,10 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from artgan import __version__
-from artgan.data.scan import SMALLEST_SIDE, SRGB, UnusableImage, load, on_white, opened, to_rgb
+from artgan.data.decode import SMALLEST_SIDE, SRGB, UnusableImage, load, on_white, opened, to_rgb
 from artgan.errors import UserError, printable
 from artgan.files import atomic_write
-from artgan.pictures import PROVENANCE, tile, to_pil
+from artgan.images import PROVENANCE, tile, to_pil
 
 # A file, or a picture that is in memory.
 Source = str | Path | Image.Image

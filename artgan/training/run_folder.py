@@ -11,7 +11,12 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from artgan.config import (
+from artgan.data import sources
+from artgan.data.classes import count_classes
+from artgan.data.pack import Pack
+from artgan.errors import UserError
+from artgan.files import cannot_write
+from artgan.options import (
     CONFIG_FILE,
     NAMED_FEATURES,
     ON_FEATURES,
@@ -23,11 +28,6 @@ from artgan.config import (
     save_config,
     seconds,
 )
-from artgan.data import sources
-from artgan.data.classes import count_classes
-from artgan.data.pack import Pack
-from artgan.errors import UserError
-from artgan.files import cannot_write
 from artgan.training.launchers import launched
 
 AUGMENTATIONS = ("color", "translation", "cutout")
@@ -87,7 +87,7 @@ def _meet_others(config: TrainerConfig, command: Command) -> None:
     if command.job_number is not None:
         raise UserError("-m: trains on one machine only. Start the runs one by one.")
     # Imported only now: it takes torch, and others wait.
-    from artgan.training.processes import meet
+    from artgan.training.distributed import meet
 
     meet()
 

@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from artgan.data import inkwash
-from artgan.data.inkwash import generate, paint
+from artgan import inkwash
+from artgan.inkwash import generate, paint
 
 #: What of numpy gives the same bits on every machine: arithmetic that IEEE 754 rounds exactly,
 #: comparison, moving and sorting of values. No sin, exp, power, sum, mean, dot, interp, ...
@@ -108,7 +108,7 @@ def test_a_generated_set_holds_the_painted_pixels_and_nothing_else(tmp_path: Pat
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT to a process group")
 def test_ctrl_c_leaves_no_processes(tmp_path: Path) -> None:
     program = (
-        "import signal, sys; from pathlib import Path; from artgan.data.inkwash import generate\n"
+        "import signal, sys; from pathlib import Path; from artgan.inkwash import generate\n"
         # A shell has what it starts in the background ignore Ctrl-C, and so its children.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "generate(Path(sys.argv[1]), progress=lambda done: print(done, flush=True))"

@@ -18,9 +18,9 @@ from tqdm import tqdm
 from artgan.data import duplicates
 from artgan.data.border import find_frame
 from artgan.data.checkup import REPORT, Box, Checkup, Facts, write_record
-from artgan.data.processes import map_in_processes
+from artgan.data.decode import Found, UnusableImage, decode
 from artgan.data.report import write_report
-from artgan.data.scan import Found, UnusableImage, decode
+from artgan.workers import map_in_processes
 
 # Standard deviation, of 255 levels, below which a picture shows nothing.
 ONE_COLOR = 1.5

@@ -5,10 +5,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from artgan.data.inkwash.brush import Sheet, mount
-from artgan.data.inkwash.land import CRAG, KARST, ROCKS, bank, far_range, mountain, sky, water
-from artgan.data.inkwash.noise import SIZE
-from artgan.data.inkwash.things import bamboo, birds, boat, grove, pavilion, pine, plum, seal, tree
+from artgan.inkwash.brush import Sheet, mount
+from artgan.inkwash.land import CRAG, KARST, ROCKS, bank, far_range, mountain, sky, water
+from artgan.inkwash.noise import SIZE
+from artgan.inkwash.things import bamboo, birds, boat, grove, pavilion, pine, plum, seal, tree
 
 
 def paint(seed: int, index: int) -> NDArray[np.uint8]:

@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import ExifTags, Image, ImageCms, JpegImagePlugin
 
-from artgan.data import inkwash
+from artgan import inkwash
 from artgan.errors import UserError
-from artgan.pictures import read_provenance
-from artgan.style.pictures import (
+from artgan.images import read_provenance
+from artgan.style.photo import (
     FORMATS,
     Content,
     cell,

@@ -5,8 +5,8 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from artgan.data.inkwash.brush import AXIS, COOL, INK, WARM, Sheet, dab, dots
-from artgan.data.inkwash.noise import SIZE, TILE, Array, smooth, texture
+from artgan.inkwash.brush import AXIS, COOL, INK, WARM, Sheet, dab, dots
+from artgan.inkwash.noise import SIZE, TILE, Array, smooth, texture
 
 
 def disc(x: float, y: float, radius: float, blur: float) -> Array:

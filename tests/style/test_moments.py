@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from artgan.style.losses import (
+from artgan.style.moments import (
     FORMULAS,
     Gram,
     Moments,

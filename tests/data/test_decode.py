@@ -9,8 +9,9 @@ import pillow_heif
 import pytest
 from PIL import Image, ImageCms
 
-from artgan.data import inkwash, scan
-from artgan.data.scan import DECODED_SIDE, UnusableImage, decode, find_pictures
+from artgan import inkwash
+from artgan.data import decode as scan
+from artgan.data.decode import DECODED_SIDE, UnusableImage, decode, find_pictures
 
 pillow_heif.register_heif_opener()
 FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "HEIF", "PPM", "TGA", "JPEG2000"]

@@ -19,14 +19,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from artgan import __version__
-from artgan.config import StylizeConfig, composed, not_among, stylize_config
-from artgan.data.scan import find_pictures
+from artgan.data.decode import find_pictures
 from artgan.device import pick_device
 from artgan.errors import UserError, printable
+from artgan.images import save_png
 from artgan.memory import is_out_of_memory
-from artgan.pictures import save_png
+from artgan.options import StylizeConfig, composed, not_among, stylize_config
+from artgan.style.inputs import Region, Style, Watch, load_style, short_name
 from artgan.style.live import film_of, save_film, snapshots_of, watching
-from artgan.style.pictures import (
+from artgan.style.photo import (
     FORMATS,
     Content,
     Source,
@@ -43,7 +44,6 @@ from artgan.style.pictures import (
     sheet,
     to_tensor,
 )
-from artgan.style.sources import Region, Style, Watch, load_style, short_name
 
 PAINTED = "painted"  # folder in which results come to lie
 # Options that mean nothing to the other method, besides those that presets set.

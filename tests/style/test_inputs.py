@@ -7,11 +7,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from artgan.data import inkwash
+from artgan import inkwash
 from artgan.errors import UserError
-from artgan.pictures import to_pil
+from artgan.images import to_pil
 from artgan.sampling import draw_inputs, load_painter, paint
-from artgan.style.sources import averaged, load_style, short_name
+from artgan.style.inputs import averaged, load_style, short_name
 from tests.helpers import make_run
 
 

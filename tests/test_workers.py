@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from artgan.data import processes
-from artgan.data.processes import map_in_processes
+from artgan import workers as processes
 from artgan.errors import UserError
+from artgan.workers import map_in_processes
 
 # Nothing of tests.helpers: with it, each process that is started here would import torch.
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,7 +94,7 @@ def test_an_error_in_a_process_is_raised_with_its_place() -> None:
 
 ENDLESS = """
 import sys, time
-from artgan.data.processes import map_in_processes
+from artgan.workers import map_in_processes
 
 def slow(name):
     time.sleep(0.1)

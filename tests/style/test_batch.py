@@ -17,14 +17,15 @@ from PIL import Image, ImageOps
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
-from artgan.config import StylizeConfig, stylize_config
-from artgan.data import inkwash
+from artgan import inkwash
 from artgan.errors import UserError
-from artgan.pictures import read_provenance
-from artgan.style import live, run, stylize
-from artgan.style.pictures import Content, Source
-from artgan.style.run import Method, Scene, repaint
-from artgan.style.sources import Region, Watch
+from artgan.images import read_provenance
+from artgan.options import StylizeConfig, stylize_config
+from artgan.style import batch as run
+from artgan.style import live, stylize
+from artgan.style.batch import Method, Scene, repaint
+from artgan.style.inputs import Region, Watch
+from artgan.style.photo import Content, Source
 
 STEPS = 6
 
@@ -189,7 +190,7 @@ def test_the_function_refuses_what_the_command_does(options: Any, message: str) 
 def test_each_preset_and_method_is_composed_as_hydra_does(monkeypatch: pytest.MonkeyPatch) -> None:
     from hydra import compose, initialize_config_dir
 
-    from artgan.config import CONFIGS, _choices, register
+    from artgan.options import CONFIGS, _choices, register
 
     register(StylizeConfig)
     given = {"content": "a", "style": "b", "size": 99}

@@ -13,8 +13,8 @@ polynomials, directions are unit vectors, randomness is uniform PCG64 bits, and 
 polygons in floating point, only writes the file. A test holds us to this.
 """
 
-from artgan.data.inkwash.compositions import paint
-from artgan.data.inkwash.noise import SIZE
-from artgan.data.inkwash.store import generate
+from artgan.inkwash.compositions import paint
+from artgan.inkwash.noise import SIZE
+from artgan.inkwash.store import generate
 
 __all__ = ["SIZE", "paint", "generate"]

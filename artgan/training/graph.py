@@ -6,8 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from artgan.config import TrainerConfig
 from artgan.errors import UserError
+from artgan.options import TrainerConfig
 
 
 def captures(config: TrainerConfig, device: torch.device) -> bool:

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from artgan.config import TrainConfig
 from artgan.errors import UserError
-from artgan.training.capture import CapturedGraph, captures
+from artgan.options import TrainConfig
+from artgan.training.graph import CapturedGraph, captures
 from tests.helpers import EVERYTHING, assert_same_state
 
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU on this machine")

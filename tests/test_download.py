@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from artgan.data import fetch
+from artgan import download as fetch
 from artgan.errors import UserError
 from tests.helpers import ROOT
 
@@ -151,7 +151,7 @@ def message(server: Server, folder: Path, *entries: str, **more: Any) -> str:
 def process(server: Server, folder: Path) -> subprocess.Popen[str]:
     """Another process that says when it begins to fetch."""
     code = (
-        "import sys; from pathlib import Path; from artgan.data.fetch import fetch_archives; "
+        "import sys; from pathlib import Path; from artgan.download import fetch_archives; "
         "print('ready', flush=True); "
         "fetch_archives(sys.argv[1], [sys.argv[2]], Path(sys.argv[3]), largest=1, insecure=True)"
     )

@@ -5,7 +5,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from artgan.data.inkwash.noise import SIZE, TILE, Array, Dice, lines, middles, smooth, texture
+from artgan.inkwash.noise import SIZE, TILE, Array, Dice, lines, middles, smooth, texture
 
 INK, COOL, WARM = range(3)  #: the pigments: black ink, a mineral blue or green, cinnabar
 

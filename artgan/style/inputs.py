@@ -16,10 +16,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from artgan.checkpoint import EXPORTED, find_checkpoint
-from artgan.data.scan import UnusableImage, find_pictures, on_white, to_rgb
+from artgan.data.decode import UnusableImage, find_pictures, on_white, to_rgb
 from artgan.errors import UserError, printable
 from artgan.files import atomic_write, user_cache
-from artgan.style.pictures import Source, luminance, read_picture, read_whole
+from artgan.style.photo import Source, luminance, read_picture, read_whole
 
 CHECKPOINTS = (".ckpt", EXPORTED)
 LONGEST_NAME = 60  # signs of a name that goes into that of a file
@@ -170,7 +170,7 @@ def _single(name: str, image: Image.Image) -> Style:
 
 def _painting_of(run: Path, seed: int) -> Image.Image:
     # Imported only now, since most styles are files, and a start is to be quick.
-    from artgan.pictures import to_pil
+    from artgan.images import to_pil
     from artgan.sampling import draw_inputs, load_painter, paint
 
     painter = load_painter(find_checkpoint(run))

@@ -22,8 +22,8 @@ from pytorch_lightning.plugins.environments import (
 )
 
 from artgan.checkpoint import LAST
-from artgan.config import TrainerConfig
 from artgan.errors import UserError
+from artgan.options import TrainerConfig
 from artgan.training.launchers import is_first, launched, started_by_artgan, under_torchrun
 
 SCRIPT = Path(__file__).resolve().parents[2] / "train.py"

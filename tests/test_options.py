@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from artgan.config import (
+from artgan.errors import UserError
+from artgan.options import (
     CONFIGS,
     Command,
     EvaluateConfig,
@@ -21,7 +22,6 @@ from artgan.config import (
     save_config,
     seconds,
 )
-from artgan.errors import UserError
 
 Launch = Callable[..., tuple[list[TrainConfig], str]]
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from artgan.data.inkwash.brush import WARM, Sheet, dab, dots, stroke
-from artgan.data.inkwash.noise import SIZE, Array
+from artgan.inkwash.brush import WARM, Sheet, dab, dots, stroke
+from artgan.inkwash.noise import SIZE, Array
 
 
 def grow(

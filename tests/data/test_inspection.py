@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from artgan.data import doctor
+from artgan.data import inspection as doctor
 from artgan.data.checkup import Box, Checkup, read_record
-from artgan.data.doctor import _read, check_folder, examine
-from artgan.data.scan import find_pictures
+from artgan.data.decode import find_pictures
+from artgan.data.inspection import _read, check_folder, examine
 
 # Not from tests.helpers: with it, each process that is started here would import torch.
 ROOT = Path(__file__).resolve().parents[2]
