@@ -29,10 +29,11 @@ from artgan.files import atomic_write, by_number
 from artgan.images import encode_png, tile
 from artgan.options import CONFIG_FILE, save_config
 from artgan.sampling import draw_inputs, paint
-from artgan.training.gan import GAN, Progress
+from artgan.training.gan import GAN
 from artgan.training.health import discriminator_has_won, diversity, diversity_has_collapsed
 from artgan.training.launchers import is_first
 from artgan.training.losses import PROBABILISTIC
+from artgan.training.state import RunState
 
 GRID_SIDE = 8
 # Points of the curves in a row at which the discriminator must have won before we say so.
@@ -126,21 +127,13 @@ class Stopping(pl.Callback):
     current step, with a checkpoint; a second Ctrl-C ends the process at once.
 
     Args:
-        max_images: budget in images, or infinite.
-        max_seconds: budget in seconds of training, or infinite.
+        state: of the run.
         clock: of the training.
-
-    Attributes:
-        interrupted: whether a signal has come.
-        requeue: whether it was SLURM's.
     """
 
-    def __init__(self, max_images: float, max_seconds: float, clock: Clock) -> None:
-        self.max_images = max_images
-        self.max_seconds = max_seconds
+    def __init__(self, state: RunState, clock: Clock) -> None:
+        self.state = state
         self.clock = clock
-        self.interrupted = False
-        self.requeue = False
         self._gives_up = False
 
     @contextmanager
@@ -166,7 +159,7 @@ class Stopping(pl.Callback):
         """
         self._gives_up = True
         try:
-            if self.interrupted:
+            if self.state.interrupted:
                 raise GivenUp
             yield
         finally:
@@ -174,20 +167,19 @@ class Stopping(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: GAN) -> None:  # type: ignore[override]
         self._began = self.clock() - module.progress.seconds
-        module.time_used = module.progress.seconds / self.max_seconds
         # Lightning has set a handler of its own, which would end the run without a checkpoint.
         signal.signal(signal.SIGTERM, self._on_signal)
-        trainer.should_stop = self.share(module.progress) >= 1  # only a measurement is missing
+        trainer.should_stop = self.state.used >= 1  # only a measurement is missing
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.interrupted and number == signal.SIGINT:
+        if self.state.interrupted and number == signal.SIGINT:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        self.requeue |= number not in (signal.SIGINT, signal.SIGTERM)
-        if not self.interrupted and is_first():
+        self.state.requeue |= number not in (signal.SIGINT, signal.SIGTERM)
+        if not self.state.interrupted and is_first():
             # Past Python's buffers: the signal may have come in the midst of another print.
             os.write(2, b"\nStopping, with a checkpoint. Ctrl-C once more: at once.\n")
-        self.interrupted = True
+        self.state.interrupted = True
         if self._gives_up:
             self._gives_up = False
             raise GivenUp
@@ -200,21 +192,11 @@ class Stopping(pl.Callback):
         if trainer.world_size > 1:
             # One clock for all: schedules that differed between ranks would part their weights.
             progress.seconds = trainer.strategy.broadcast(progress.seconds)
-        module.time_used = progress.seconds / self.max_seconds
-        stop = (
-            self.interrupted
-            or progress.images_seen >= self.max_images
-            or progress.seconds >= self.max_seconds
-        )
+        stop = self.state.interrupted or self.state.used >= 1
         if trainer.world_size > 1:
             # A signal may come to one of them; all must stop after the same update.
             stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
         trainer.should_stop = stop
-
-    def share(self, progress: Progress) -> float:
-        """Share of the budget that is used up, in [0, 1]."""
-        used = max(progress.images_seen / self.max_images, progress.seconds / self.max_seconds)
-        return min(used, 1.0)
 
 
 class Curves(pl.Callback):
@@ -403,13 +385,13 @@ class ProgressBar(pl.Callback):
             # A log file wants a line now and then, not one every tenth of a second.
             mininterval=0.2 if sys.stderr.isatty() else 15,
         )
-        self._start = (replace(module.progress), self.stopping.share(module.progress))
+        self._start = (replace(module.progress), self.stopping.state.used)
 
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: pl.Trainer, module: GAN, *_: object
     ) -> None:
         start, share_before = self._start
-        progress, share = module.progress, self.stopping.share(module.progress)
+        progress, share = module.progress, self.stopping.state.used
         elapsed = progress.seconds - start.seconds
         rate = (progress.images_seen - start.images_seen) / max(elapsed, 1e-9)
         left = elapsed * (1 - share) / max(share - share_before, 1e-9)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -28,21 +28,7 @@ from artgan.training.losses import (
     generator_loss,
 )
 from artgan.training.penalties import gradient_penalty, squared_gradient_norms
-
-
-@dataclass
-class Progress:
-    """How far a run has come; kept in its checkpoints.
-
-    Attributes:
-        images_seen: paintings shown to the discriminator, over all devices.
-        seconds: time spent in training, without set-up and pauses.
-        rollbacks: how often it went back to a checkpoint from a state that was lost.
-    """
-
-    images_seen: int = 0
-    seconds: float = 0.0
-    rollbacks: int = 0
+from artgan.training.state import Progress, RunState
 
 
 class GAN(pl.LightningModule):
@@ -55,7 +41,7 @@ class GAN(pl.LightningModule):
     Args:
         config: the whole configuration of the run.
         dataset_key: hash of the paintings, kept in checkpoints to notice another dataset.
-        max_images: budget of the run in images, or infinite, which the schedules go by.
+        state: where the run stands; schedules follow its share of the budget.
         classes: the name of each class and how many paintings are of it, kept in checkpoints to
             paint by; none if the networks are not to tell them apart.
     """
@@ -73,18 +59,15 @@ class GAN(pl.LightningModule):
         self,
         config: TrainConfig,
         dataset_key: str,
-        max_images: float = math.inf,
+        state: RunState | None = None,
         classes: dict[str, int] | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.config = config
         self.dataset_key = dataset_key
-        self.max_images = max_images
+        self.state = state or RunState()
         self.classes = classes or {}
-        self.progress = Progress()
-        # Share of the budget in time that is used up; whoever knows the clock sets it.
-        self.time_used = 0.0
 
         model = config.model
         inputs = model.latent_dim + len(self.classes)
@@ -113,6 +96,11 @@ class GAN(pl.LightningModule):
             first = 0.0 if model.augment_target is not None else model.augment_probability
             self.register_buffer("augment_probability", torch.tensor(first))
         self._updates = self._plain_updates()
+
+    @property
+    def progress(self) -> Progress:
+        """How far the run has come."""
+        return self.state.progress
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         model = self.config.model
@@ -184,8 +172,7 @@ class GAN(pl.LightningModule):
     def _follow_schedules(self) -> None:
         """Sets the learning rate and the penalties to where their cosines stand."""
         model = self.config.model
-        used = min(max(self.progress.images_seen / self.max_images, self.time_used), 1.0)
-        remaining = (1 + math.cos(math.pi * used)) / 2
+        remaining = (1 + math.cos(math.pi * self.state.used)) / 2
         final = model.learning_rate_final
         self.learning_rate.fill_(model.learning_rate * (final + (1 - final) * remaining))
         self.penalty_share.fill_(model.penalty_final + (1 - model.penalty_final) * remaining)

@@ -86,7 +86,7 @@ class Measurements(pl.Callback):
         return module.progress.images_seen > 0 and self._due(module) and not figures.exists()
 
     def _due(self, module: GAN) -> bool:
-        return due(module, self.every) or self.stopping.share(module.progress) >= 1
+        return due(module, self.every) or self.stopping.state.used >= 1
 
     def on_train_start(self, trainer: pl.Trainer, module: GAN) -> None:  # type: ignore[override]
         # Which figures lie in the folder, the first process knows for all.

@@ -60,11 +60,12 @@ from artgan.training.callbacks import (
 )
 from artgan.training.datamodule import Paintings, holds
 from artgan.training.distributed import TO_PREPARE, cluster, together, told
-from artgan.training.gan import GAN, Progress
+from artgan.training.gan import GAN
 from artgan.training.graph import CapturedGraph, captures
 from artgan.training.launchers import is_first
 from artgan.training.measurements import Measurements
 from artgan.training.run_folder import clear_temporaries, put_before_now
+from artgan.training.state import Progress, RunState
 
 MOST_ROLLBACKS = 3
 
@@ -146,16 +147,16 @@ def _train(config: TrainConfig, folder: Path, pack: Pack, held_out: Pack, rollba
     progress.rollbacks = max(progress.rollbacks, rollbacks)
     if checkpoint and is_first() and not (folder / LAST).exists():
         link(checkpoint, folder / LAST)  # the run was killed before it could
-    stopping = Stopping(*_budget(config, len(pack)), Clock())
+    state = RunState(progress, *_budget(config, len(pack)))
+    stopping = Stopping(state, Clock())
     classes = count_classes(pack) if config.model.conditional else {}
-    module = GAN(config, pack.key, stopping.max_images, classes)
-    module.progress = progress
+    module = GAN(config, pack.key, state, classes)
     grids = SampleGrids(config.sample_every, folder, pack)
     measurements = Measurements(config, folder, stopping) if config.evaluate_every else None
 
     def is_finished() -> bool:
         owes = measurements is not None and measurements.owes(module)
-        return stopping.share(module.progress) >= 1 and not owes
+        return state.used >= 1 and not owes
 
     if is_finished():
         raise UserError(
@@ -195,7 +196,7 @@ def _train(config: TrainConfig, folder: Path, pack: Pack, held_out: Pack, rollba
     ):
         trainer.fit(
             module,
-            datamodule=Paintings(pack, config, stopping.max_images),
+            datamodule=Paintings(pack, config, state.max_images),
             ckpt_path=checkpoint,
             weights_only=True,
         )
@@ -205,7 +206,7 @@ def _train(config: TrainConfig, folder: Path, pack: Pack, held_out: Pack, rollba
         grid = grids.path(module.progress.images_seen)
         _print_outcome(folder, module.progress, finished, grid, best)
         # What submitit has started, it puts back by itself.
-        if stopping.requeue and not finished and "SUBMITIT_EXECUTOR" not in os.environ:
+        if state.requeue and not finished and "SUBMITIT_EXECUTOR" not in os.environ:
             _requeue()
     return finished
 
@@ -242,17 +243,18 @@ def _fits(config: TrainConfig, pack: Pack) -> bool:
     # The last of them is captured, where updates are replayed as a CUDA graph.
     images = (CapturedGraph.WARM_UP + 1) * config.batch_size
     classes = count_classes(pack) if config.model.conditional else {}
-    stopping = Stopping(images, math.inf, Clock())
+    state = RunState(max_images=images)
+    stopping = Stopping(state, Clock())
     try:
         with _quiet_lightning(), _restored_environment(), stopping.taking_signals():
             _make_trainer(config.trainer, False, [stopping]).fit(
-                GAN(config, pack.key, images, classes), datamodule=Paintings(pack, config, images)
+                GAN(config, pack.key, state, classes), datamodule=Paintings(pack, config, images)
             )
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
         return False
-    if stopping.interrupted:
+    if state.interrupted:
         raise KeyboardInterrupt
     return True
 
