@@ -1,14 +1,6 @@
-"""Hands on a trained generator as safetensors: `python export.py ckpt=checkpoints/RUN`."""
+"""Writes a trained generator as safetensors: `python export.py ckpt=checkpoints/RUN`."""
 
-from artgan.options import Command, ExportConfig, launch
-
-
-def main(config: ExportConfig, command: Command) -> None:
-    # Imported only now, so that --help, --cfg and mistakes answer at once.
-    from artgan.export import export
-
-    print(export(config))
-
+from artgan.cli import main
 
 if __name__ == "__main__":
-    launch(ExportConfig, "export", main)
+    main("export")

@@ -1,15 +1,6 @@
 """Repaints a photo like a painting: `python stylize.py content=PHOTO style=PAINTING`."""
 
-from artgan.options import Command, StylizeConfig, launch
-
-
-def main(config: StylizeConfig, command: Command) -> None:
-    # Imported only now, so that --help, --cfg and mistakes answer at once.
-    from artgan.style.batch import repaint
-
-    first, *others = repaint(config, command.overrides)
-    print(first if not others else f"{first} and {len(others)} more beside it")
-
+from artgan.cli import main
 
 if __name__ == "__main__":
-    launch(StylizeConfig, "stylize", main)
+    main("stylize")

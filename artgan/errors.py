@@ -1,7 +1,8 @@
-"""What a person, not a programmer, reads when something goes wrong."""
+"""Errors that a user can mend, and the words they are reported in."""
 
+import difflib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 
@@ -10,8 +11,21 @@ class UserError(Exception):
 
 
 def printable(text: str) -> str:
-    """A file name as it can be shown in one line on any terminal, whatever bytes it was made of."""
-    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
+    """A file name as it can be shown on one line of any terminal, whatever bytes it is made of."""
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
+
+
+def nearest(value: object, names: Iterable[str]) -> str | None:
+    """The name most like a mistyped one, or None."""
+    return next(iter(difflib.get_close_matches(str(value), list(names), n=1)), None)
+
+
+def not_among(value: object, choices: Iterable[object]) -> str:
+    """Says what a value could have been, and which choice is nearest."""
+    names = [str(choice) for choice in choices]
+    near = nearest(value, names)
+    hint = f" Did you mean '{near}'?" if near else ""
+    return f"'{value}' is none of {', '.join(names)}.{hint}"
 
 
 @contextmanager

@@ -1,296 +1,55 @@
-"""What can be configured: the types and ranges of every key, and how a command line is read.
+"""Every option: its type, default, range and meaning, in one place.
 
-The values and their explanations stand once, in `configs/*.yaml`; the dataclasses here give each
-key its type and range. `--help` is made from both.
+Hydra composes these defaults with the files in `configs/` and the command line, and pydantic checks
+the result. `artgan COMMAND --help` prints what stands here.
 """
 
-import difflib
-import errno
-import itertools
-import math
-import os
 import re
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, is_dataclass, replace
-from functools import cache, partial
-from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from dataclasses import field
+from typing import Annotated, Any, Literal
 
-import hydra
-import yaml
-from hydra.core.config_store import ConfigStore
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, MissingConfigException
-from hydra.experimental.callback import Callback
-from hydra.types import RunMode
-from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from pydantic.fields import FieldInfo
+from typing_extensions import TypedDict
 
-from artgan.errors import UserError, plain_errors
-from artgan.files import atomic_write
-from artgan.sweep import apart, failures, note_failure
-
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-GROUPS = ("dataset", "model", "method", "preset")
-# Figures that tell which state of a run is the best, and those of them that are taken on features.
+# Metrics that choose the best checkpoint, and those of them that need a feature network.
 MONITORS = ("kid", "fid", "swd")
 ON_FEATURES = ("kid", "fid")
-# Networks of features whose weights are fetched.
+# Feature networks whose weights can be downloaded.
 NAMED_FEATURES = ("inception", "squeezenet")
-# Networks whose features say what content and style are.
+# Networks whose features describe content and style.
 BACKBONES = ("vgg19", "vgg16", "vgg19_caffe", "vgg16_caffe", "squeezenet", "random")
-CONFIG_FILE = "config.yaml"
-# First line of a group's file that also sets keys outside its group.
-GLOBAL = "# @package _global_"
-MULTIRUN = ("-m", "--multirun")
-# What Hydra can have installed for sweeps, and the extra of ours that brings it.
-EXTRAS = {"submitit_local": "slurm", "submitit_slurm": "slurm", "optuna": "optuna"}
-FLAGS_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--info", "-i")
-HELP_ENDING = """\
---cfg job shows the whole configuration of a command without running it;
--m runs every combination of comma-separated values, as in -m seed=0,1,2."""
+LARGEST_SEED = 2**32 - 1
 
-Config = TypeVar(
-    "Config", "TrainConfig", "SampleConfig", "EvaluateConfig", "ExportConfig", "StylizeConfig"
+STRICT = ConfigDict(
+    extra="forbid", coerce_numbers_to_str=True, str_min_length=1, allow_inf_nan=False
 )
-Typed = TypeVar("Typed")
+schema = dataclass(config=STRICT, kw_only=True)
 
 
-def _number(low: float, high: float = float("inf"), *, below: bool = False) -> Any:
-    """A required key from `low` to `high`; `below` excludes `high` itself."""
-    return field(default=MISSING, metadata={"low": low, "high": high, "below": below})
+def option(default: Any, meaning: str, only: str | None = None, **limits: float) -> Any:
+    """An option of a configuration.
 
-
-def _choice(*choices: str | int) -> Any:
-    return field(default=MISSING, metadata={"choices": choices})
-
-
-@dataclass
-class DatasetConfig:
-    source: str = _choice("inkwash", "folder", "archives", "huggingface")
-    root: str | None = MISSING
-    flip: bool = MISSING
-    crop: str = _choice("center", "random", "tiles")
-    border: str = _choice("keep", "trim")
-    deduplicate: bool = MISSING
-    holdout: float = _number(0, 1, below=True)
-    default_epochs: int | None = _number(1)
-    default_max_time: str | None = MISSING
-    address: str | None = MISSING
-    archives: list[str] = MISSING
-    only: list[str] = MISSING
-    largest: float = _number(0)
-    insecure: bool = MISSING
-    terms: str | None = MISSING
-    repo: str | None = MISSING
-    split: str | None = MISSING
-    column: str | None = MISSING
-    label: str | None = MISSING
-    streaming: bool = MISSING
-    artist: str | None = MISSING
-    genre: str | None = MISSING
-    style: str | None = MISSING
-
-
-@dataclass
-class ModelConfig:
-    conditional: bool = MISSING
-    latent_dim: int = _number(1, 2**16)
-    width: int = _number(1, 2**12)
-    loss: str = _choice("bce", "hinge", "lsgan", "wgan_gp", "rpgan")
-    label_smoothing: float = _number(0, 0.5)
-    normalization: str = _choice("batch", "spectral", "none")
-    minibatch_std: bool = MISSING
-    r1: float = _number(0)
-    r2: float = _number(0)
-    gradient_penalty: float = _number(0)
-    penalty_every: int = _number(1)
-    penalty_final: float = _number(0, 1)
-    augment: list[str] = MISSING
-    augment_probability: float = _number(0, 1)
-    augment_target: float | None = _number(0, 1)
-    learning_rate: float = _number(0, 1e30)  # far more would be infinite in float32
-    learning_rate_final: float = _number(0, 1)
-    beta1: float = _number(0, 1, below=True)
-    beta2: float = _number(0, 1, below=True)
-    ema_half_life: float = _number(0)
-    ema_ramp: float = _number(0)
-
-
-@dataclass
-class EvaluationConfig:
-    features: str = MISSING
-    num: int = _number(16)
-
-
-@dataclass
-class CheckpointConfig:
-    every: int = _number(1)
-    keep: int = _number(1)
-    monitor: str | None = _choice(*MONITORS)
-
-
-@dataclass
-class TrainerConfig:
-    accelerator: str = _choice("auto", "cpu", "gpu", "mps")
-    devices: int = _number(1)
-    num_nodes: int = _number(1)
-    strategy: str = _choice("auto", "ddp")
-    precision: str = _choice("auto", "32", "bf16")
-    cuda_graph: bool = MISSING
-    paintings: str = _choice("auto", "device", "file")
-
-    @property
-    def processes(self) -> int:
-        """One for each device of all machines."""
-        return self.devices * self.num_nodes
-
-
-@dataclass
-class TrainConfig:
-    """Everything that `train.py` takes; see `configs/train.yaml` for the meaning of each key."""
-
-    dataset: DatasetConfig = field(default_factory=DatasetConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    resolution: int = _choice(32, 64, 128, 256)
-    batch_size: int = _number(1, 2**20)
-    epochs: int | None = _number(1)
-    max_images: int | None = _number(1)
-    max_time: str | None = MISSING
-    seed: int = _number(0, 2**32 - 1)
-    name: str | None = MISSING
-    resume: str | None = MISSING
-    output: str = MISSING
-    log_every: int = _number(1)
-    sample_every: int = _number(1)
-    evaluate_every: int | None = _number(1)
-    on_nan: str = _choice("stop", "rollback")
-    evaluate: EvaluationConfig = field(default_factory=EvaluationConfig)
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)
-
-
-@dataclass
-class SampleConfig:
-    """Everything that `sample.py` takes; see `configs/sample.yaml` for the meaning of each key."""
-
-    ckpt: str | None = MISSING
-    num: int = _number(1)
-    seed: int = _number(0, 2**32 - 1)
-    classes: list[str] = MISSING
-    out: str | None = MISSING
-    truncation: float = _number(0, 1)
-    ema: bool = MISSING
-    interpolate: int = _number(0)
-    frames: int = _number(1)
-    layout: str = _choice("single", "scroll")
-    length: float = _number(1, 1000)
-    from_image: str | None = MISSING
-    device: str = _choice("auto", "cpu", "cuda", "mps")
-
-
-@dataclass
-class EvaluateConfig:
-    """Everything that `evaluate.py` takes; see `configs/evaluate.yaml` for each key's meaning.
-
-    A key of the dataset that is MISSING is as the run has it.
+    Args:
+        default: its value if nothing else is asked for; `...` if one must be given.
+        meaning: one line for `--help`, with the unit.
+        only: the method of `stylize` that reads it; None for all.
+        limits: `ge`, `le` or `lt`.
     """
-
-    ckpt: str | None = MISSING
-    dataset: DatasetConfig = field(default_factory=DatasetConfig)
-    features: str = MISSING
-    num: int = _number(16)
-    seed: int = _number(0, 2**32 - 1)
-    ema: bool = MISSING
-    out: str | None = MISSING
-    device: str = _choice("auto", "cpu", "cuda", "mps")
-
-
-@dataclass
-class ExportConfig:
-    """Everything that `export.py` takes; see `configs/export.yaml` for the meaning of each key."""
-
-    ckpt: str | None = MISSING
-    out: str | None = MISSING
-
-
-@dataclass
-class StylizeConfig:
-    """Everything that `stylize.py` takes; see `configs/stylize.yaml` for the meaning of each key.
-
-    Content, style and mask are one name or a list of them.
-    """
-
-    content: Any = MISSING
-    style: Any = MISSING
-    out: str | None = MISSING
-    overwrite: bool = MISSING
-    size: int | None = _number(16, 2**16)
-    style_size: int | None = _number(16, 2**16)
-    weights: list[float] = MISSING
-    gallery: bool = MISSING
-    color: str = _choice("style", "content")
-    mask: Any = MISSING
-    tile: int | None = _number(128)
-    seed: int = _number(0, 2**32 - 1)
-    weights_dir: str | None = MISSING
-    device: str = _choice("auto", "cpu", "cuda", "mps")
-    method: str = _choice("magenta", "gatys")
-    strength: float = _number(0, 1)
-    init: str = MISSING
-    precision: str = _choice("auto", "32", "bf16")
-    snapshot_every: int = _number(0)
-    animation: bool = MISSING
-    tensorboard: str | None = MISSING
-    preset: str = _choice("best", "adam", "keras", "gatys2016")
-    backbone: str = _choice(*BACKBONES)
-    content_layers: list[str] = MISSING
-    content_weight: float = _number(0)
-    style_layers: list[str] = MISSING
-    style_layer_weights: list[float] = MISSING
-    style_weight: float = _number(0)
-    losses: str = _choice("gatys", "udacity", "keras", "covariance")
-    total_variation: float = _number(0)
-    pooling: str = _choice("max", "average")
-    optimizer: str = _choice("adam", "lbfgs")
-    learning_rate: float = _number(0, 1e30)
-    iterations: int = _number(1)
-    first_size: int | None = _number(16, 2**16)
-    scale_step: float = _number(1.1, 16)
-    averaging: float = _number(0, 1, below=True)
-
-
-@dataclass
-class Recipe:
-    """How a picture was painted with a generator; kept in the picture.
-
-    Attributes:
-        kind: single, grid or scroll.
-        seed: of the picture, or of the first in a grid.
-        truncation: of the latents.
-        ema: averaged generator, or the raw one.
-        num: pictures in a grid.
-        length: of a scroll, in its heights.
-        classes: that it is of, mixed in equal parts; none if its seed says.
-    """
-
-    kind: str = _choice("single", "grid", "scroll")
-    seed: int = _number(0, 2**53)
-    truncation: float = _number(0, 1)
-    ema: bool = MISSING
-    num: int = _number(1, 10_000)
-    length: float = _number(1, 1000)
-    classes: list[str] = MISSING
+    extra = {"only": only} if only else None
+    if isinstance(default, list | dict):
+        return Field(
+            default_factory=default.copy, description=meaning, json_schema_extra=extra, **limits
+        )
+    return Field(default, description=meaning, json_schema_extra=extra, **limits)
 
 
 def seconds(duration: str) -> float:
     """Reads a duration such as `90s`, `10m` or `1h30m`, in seconds.
 
     Raises:
-        UserError: it is not of that form, or not above zero.
+        ValueError: it has another form, or is not above zero.
     """
     match = re.fullmatch(r"(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s)?", duration.strip())
     try:
@@ -299,445 +58,333 @@ def seconds(duration: str) -> float:
         hours, minutes, rest = 0, 0, 0
     total = hours * 3600 + minutes * 60 + rest
     if total <= 0:
-        raise UserError(f"max_time: '{duration}' is not a time. Write it as 90s, 10m, 2h or 1h30m.")
+        raise ValueError(f"'{duration}' is not a time. Write it as 90s, 10m, 2h or 1h30m.")
     return total
 
 
-def check(config: Any, prefix: str = "", left_open: Sequence[str] = ()) -> None:
-    """Refuses a value outside the range or choices of its key.
-
-    Args:
-        config: a dataclass of this module, filled.
-        prefix: what stands before the names of its keys, such as `model.`.
-        left_open: groups whose keys may be MISSING.
-
-    Raises:
-        UserError: naming the key, the value, and what is allowed.
-    """
-    for key in fields(config):
-        value, name, allowed = getattr(config, key.name), prefix + key.name, key.metadata
-        if is_dataclass(value):
-            check(value, name + ".", left_open)
-        elif value == MISSING:
-            if prefix.removesuffix(".") not in left_open:
-                raise UserError(f"{name}: a value is needed. Add {name}=… to the command.")
-        elif value == "":
-            raise UserError(f"{name}: is empty. Give a value, or null for none.")
-        elif value is None or not allowed:
-            continue
-        elif "choices" in allowed:
-            if value not in allowed["choices"]:
-                raise UserError(f"{name}: {not_among(value, allowed['choices'])}")
-        else:
-            low, high, below = allowed["low"], allowed["high"], allowed["below"]
-            if not (low <= value <= high) or (below and value == high):
-                limit = "" if high == float("inf") else f" and {'below' if below else 'at most'} "
-                limit += "" if high == float("inf") else f"{high:,}"
-                raise UserError(f"{name}: {value} must be at least {low:,}{limit}.")
-        # YAML reads nan and inf as numbers, and no range above refuses an infinite learning rate.
-        if isinstance(value, float) and value in (float("inf"), float("-inf")):
-            raise UserError(f"{name}: {value} is not a finite number.")
+def _duration(value: str) -> str:
+    seconds(value)
+    return value
 
 
-def save_config(config: TrainConfig, folder: Path) -> None:
-    """Writes the resolved configuration of a run into its folder."""
-    with atomic_write(folder / CONFIG_FILE) as file:
-        file.write(OmegaConf.to_yaml(OmegaConf.structured(config)).encode())
+def _text(value: Any) -> Any:
+    return str(value) if isinstance(value, int) else value
 
 
-def load_config(folder: Path, overrides: list[str] | None = None) -> TrainConfig:
-    """Reads the configuration of the run in `folder`, with `overrides` (`key=value`) on top.
-
-    Raises:
-        UserError: there is no run in the folder, or its configuration cannot be read.
-    """
-    path = folder / CONFIG_FILE
-    if not path.is_file():
-        raise UserError(f"{folder}: no run lies here ({CONFIG_FILE} is missing).")
-    try:
-        given = OmegaConf.load(path), OmegaConf.from_dotlist(overrides or [])
-        # Under it the values of today, for keys that the version that began the run did not have.
-        values = OmegaConf.merge(config_defaults(), *given)
-    except (OmegaConfBaseException, yaml.YAMLError, ValueError, OSError) as error:
-        raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]}).") from error
-    return typed(TrainConfig, values, str(path))
+Duration = Annotated[str, AfterValidator(_duration)]
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Annotated[Literal["auto", "32", "bf16"], BeforeValidator(_text)]
 
 
-@cache
-def config_defaults() -> dict[str, Any]:
-    """The values in `configs/`: those of `train.yaml`, of every dataset, and of the plain model."""
-    files = {"": "train", "dataset": "dataset/_common", "model": "model/dcgan"}
-    defaults: dict[str, Any] = {}
-    for group, name in files.items():
-        values = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"))
-        kept = {key: value for key, value in values.items() if key not in ("defaults", "hydra")}
-        defaults |= {group: kept} if group else kept
-    return defaults
+@schema
+class DatasetConfig:
+    """Where the paintings come from, and how they become squares."""
+
+    source: Literal["inkwash", "folder", "archives", "huggingface"] = option(
+        "folder", "painted here, found in root, downloaded zip files, or the Hugging Face hub"
+    )
+    root: str | None = option(None, "folder of the paintings, searched with its subfolders")
+    flip: bool = option(True, "mirror left and right at random; off if paintings bear writing")
+    crop: Literal["center", "random", "tiles"] = option(
+        "center", "squares cut from a painting; random ones move every epoch, tiles overlap"
+    )
+    border: Literal["keep", "trim"] = option("keep", "trim cuts off plain mounts and frames")
+    deduplicate: bool = option(False, "use only one of several paintings that show the same")
+    holdout: float = option(0.0, "share of the paintings set aside for measuring", ge=0, lt=1)
+    default_epochs: int | None = option(650, "passes over the set if no budget is given", ge=1)
+    default_max_time: Duration | None = option(None, "training time if no budget is given")
+    address: str | None = option(None, "URL of the folder that holds the archives")
+    archives: list[str] = option([], 'zip files there: "GIT_BLOB_SHA1 NAME", or NAME if unknown')
+    only: list[str] = option([], "folders inside the archives to use; empty for all")
+    largest: float = option(20.0, "largest download of one archive, in gigabytes", ge=0)
+    insecure: bool = option(False, "allow downloads over http://, which can be tampered with")
+    terms: str | None = option(None, "what the owners of the paintings allow; shown on download")
+    repo: str | None = option(None, "dataset on the Hugging Face hub, or a folder")
+    split: str | None = option(None, "split of that dataset, such as train")
+    column: str | None = option(None, "its column of images")
+    label: str | None = option(None, "its column of classes, which become subfolders")
+    streaming: bool = option(False, "download only what is chosen, not the whole dataset")
+    artist: str | None = option(None, "use only this artist's works, if the dataset names artists")
+    genre: str | None = option(None, "use only this genre, if the dataset names genres")
+    style: str | None = option(None, "use only this style, if the dataset names styles")
 
 
-def stylize_config(options: dict[str, Any]) -> "StylizeConfig":
-    """The configuration that a command line of `stylize.py` with these options has.
+@schema
+class ModelConfig:
+    """The recipe: networks, losses, augmentation and optimisers."""
 
-    Raises:
-        UserError: an option does not exist, or has a value that it cannot have.
-    """
-    for key, value in options.items():
-        if mistake := _unknown(key, StylizeConfig):
-            raise UserError(f"{mistake} All of them: python stylize.py --help")
-        if key in GROUPS:
-            _refuse_choice(key, value)
-    return typed(StylizeConfig, composed("stylize", options) | options, "stylize")
-
-
-def composed(name: str, chosen: dict[str, Any]) -> dict[str, Any]:
-    """The values of a file in `configs/`, and of those that its defaults list, in their order.
-
-    Args:
-        name: of the file, without its ending.
-        chosen: file of each group that is another one than the defaults say.
-    """
-    path = CONFIGS / f"{name}.yaml"
-    own = yaml.safe_load(path.read_text(encoding="utf-8"))
-    values: dict[str, Any] = {}
-    for entry in own.pop("defaults", ["_self_"]):
-        if entry == "_self_":
-            values |= {key: value for key, value in own.items() if key != "hydra"}
-        elif isinstance(entry, dict):
-            for group in entry.keys() & GROUPS:
-                values |= composed(f"{group}/{chosen.get(group, entry[group])}", chosen)
-        elif entry != "schema":
-            values |= composed(f"{path.parent.name}/{entry}", chosen)
-    return values
-
-
-def typed(schema: type[Typed], values: Any, origin: str) -> Typed:
-    """Fills a dataclass of this module from a file's values, and checks types and ranges.
-
-    Raises:
-        UserError: naming `origin`, the file, and what in it is wrong.
-    """
-    try:
-        return _filled(schema, OmegaConf.merge(OmegaConf.structured(schema), values))
-    except (OmegaConfBaseException, UserError, ValueError) as error:
-        raise UserError(f"{origin}: {_explain(error)}") from error
-
-
-def replaced(own: Typed, given: Typed) -> Typed:
-    """A dataclass of this module with those keys of another on top that are not MISSING."""
-    chosen = {key: value for key, value in vars(given).items() if value != MISSING}
-    return replace(own, **chosen)  # type: ignore[type-var]
-
-
-def _filled(schema: type[Typed], values: Any, left_open: Sequence[str] = ()) -> Typed:
-    """The dataclass of checked values; only those of groups left open may be MISSING."""
-    filled = _built(schema, OmegaConf.to_container(values, resolve=True))
-    check(filled, left_open=left_open)
-    return filled
+    conditional: bool = option(False, "learn each subfolder of the dataset as a class")
+    latent_dim: int = option(100, "numbers in a latent vector", ge=1, le=2**16)
+    width: int = option(
+        64,
+        "channels of the layer nearest the image; doubles with each layer inwards",
+        ge=1,
+        le=2**12,
+    )
+    loss: Literal["bce", "hinge", "lsgan", "wgan_gp", "rpgan"] = option(
+        "bce", "arXiv 1406.2661, 1705.02894, 1611.04076, 1704.00028, 1807.00734, in this order"
+    )
+    label_smoothing: float = option(
+        0.0, "one-sided: the target for real images is 1 - this; bce, lsgan", ge=0, le=0.5
+    )
+    normalization: Literal["batch", "spectral", "none"] = option(
+        "batch", "of the discriminator's layers; spectral is arXiv:1802.05957"
+    )
+    minibatch_std: bool = option(
+        False, "show the discriminator how much a batch varies (arXiv:1710.10196)"
+    )
+    r1: float = option(0.0, "γ of the gradient penalty on real images (arXiv:1801.04406)", ge=0)
+    r2: float = option(0.0, "γ of the gradient penalty on generated images", ge=0)
+    gradient_penalty: float = option(
+        0.0, "λ of WGAN-GP's penalty between real and generated images (arXiv:1704.00028)", ge=0
+    )
+    penalty_every: int = option(1, "updates from one penalty to the next, scaled to match", ge=1)
+    penalty_final: float = option(
+        1.0, "share of r1 and r2 left at the end, along a cosine", ge=0, le=1
+    )
+    augment: list[str] = option(
+        [], "of all that the discriminator sees: color, translation, cutout (arXiv:2006.10738)"
+    )
+    augment_probability: float = option(1.0, "probability of each augmentation", ge=0, le=1)
+    augment_target: float | None = option(
+        None,
+        "adapt that probability until D's mean sign on real images is this (2006.06676)",
+        ge=0,
+        le=1,
+    )
+    learning_rate: float = option(2e-4, "of both Adam optimisers", ge=0, le=1e30)
+    learning_rate_final: float = option(
+        1.0, "share of the learning rate left at the end, along a cosine", ge=0, le=1
+    )
+    beta1: float = option(0.5, "decay of Adam's mean of gradients", ge=0, lt=1)
+    beta2: float = option(0.999, "decay of Adam's mean of squared gradients", ge=0, lt=1)
+    ema_half_life: float = option(
+        10_000.0, "half-life of the averaged generator, in images; 0 for no average", ge=0
+    )
+    ema_ramp: float = option(0.05, "the half-life is at most this share of the images seen", ge=0)
 
 
-def _built(schema: Any, values: Any) -> Any:
-    # Not OmegaConf.to_object, which has no place for a value that is MISSING.
-    parts = {
-        key.name: _built(key.type, values[key.name]) if is_dataclass(key.type) else values[key.name]
-        for key in fields(schema)
+@schema
+class EvaluationConfig:
+    """How a run is measured while it trains."""
+
+    features: str = option("squeezenet", "inception, squeezenet, a file of their weights, or none")
+    num: int = option(1000, "samples, and at most as many paintings of each part", ge=16)
+
+
+@schema
+class CheckpointConfig:
+    """When the run is saved."""
+
+    every: int = option(50_000, "images between two checkpoints", ge=1)
+    keep: int = option(3, "newest checkpoints to keep; last.ckpt is always there", ge=1)
+    monitor: Literal["kid", "fid", "swd"] | None = option(
+        None, "keep the state with the lowest value of this metric as best.ckpt"
+    )
+
+
+@schema
+class TrainerConfig:
+    """What to train on."""
+
+    accelerator: Literal["auto", "cpu", "gpu", "mps"] = option("auto", "what to train on")
+    devices: int = option(1, "devices of each machine, or processes on a CPU", ge=1)
+    num_nodes: int = option(1, "machines; torchrun and srun set it themselves", ge=1)
+    strategy: Literal["auto", "ddp"] = option(
+        "auto", "ddp trains as several devices do, on one too"
+    )
+    precision: Precision = option("auto", "auto is bf16 where the hardware is faster at it")
+    cuda_graph: bool = option(True, "on one GPU, record an update once and replay it")
+    paintings: Literal["auto", "device", "file"] = option(
+        "auto", "where the paintings stay; auto is a GPU if they fill at most a quarter of it"
+    )
+
+    @property
+    def processes(self) -> int:
+        """One for each device of all machines."""
+        return self.devices * self.num_nodes
+
+
+@schema
+class TrainConfig:
+    """Trains a GAN on paintings."""
+
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    resolution: Literal[32, 64, 128, 256] = option(64, "side of the images in pixels")
+    batch_size: int = option(64, "paintings in one update, over all devices", ge=1, le=2**20)
+    epochs: int | None = option(None, "stop after this many passes over the paintings", ge=1)
+    max_images: int | None = option(None, "stop after this many images", ge=1)
+    max_time: Duration | None = option(None, "stop after this time: 90s, 10m, 2h, 1h30m")
+    seed: int = option(
+        0, "same seed, settings and budget in images: same run", ge=0, le=LARGEST_SEED
+    )
+    name: str | None = option(None, "run folder in output; by default date, time and dataset")
+    resume: str | None = option(None, "run folder to go on with, under its own settings")
+    output: str = option("checkpoints", "folder of all runs, for tensorboard --logdir")
+    log_every: int = option(2500, "images between two points of the curves", ge=1)
+    sample_every: int = option(10_000, "images between two grids of samples", ge=1)
+    evaluate_every: int | None = option(
+        None, "images between two measurements; one more at the end", ge=1
+    )
+    on_nan: Literal["stop", "rollback"] = option(
+        "stop", "if a loss or weight is not finite; rollback goes back three times at most"
+    )
+    evaluate: EvaluationConfig = field(default_factory=EvaluationConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+
+
+@schema
+class SampleConfig:
+    """Paints with a trained generator."""
+
+    ckpt: str | None = option(None, "run folder, checkpoint or exported file")
+    num: int = option(64, "number of samples", ge=1)
+    seed: int = option(0, "seed of the first sample; the next has seed + 1", ge=0, le=LARGEST_SEED)
+    classes: list[str] = option([], "paint this class, or an equal mixture of several")
+    out: str | None = option(None, "folder to write to; by default beside the checkpoint")
+    truncation: float = option(
+        1.0, "scale latents towards their mean: less varied, often cleaner", ge=0, le=1
+    )
+    ema: bool = option(True, "paint with the averaged generator; false for the raw one")
+    interpolate: int = option(0, "glide through this many seeds, as a GIF and an MP4", ge=0)
+    frames: int = option(24, "frames from one seed to the next", ge=1)
+    layout: Literal["single", "scroll"] = option("single", "squares, or one long scroll")
+    length: float = option(20.0, "length of a scroll, in heights of the image", ge=1, le=1000)
+    from_image: str | None = option(None, "a sample: paint it again, bit for bit")
+    device: Device = option("auto", "what to compute on")
+
+
+def _partial(config: type) -> Any:
+    """A dict of some of a configuration's options, each with its type and range."""
+    fields: dict[str, FieldInfo] = config.__pydantic_fields__  # type: ignore[attr-defined]
+    types = {
+        name: Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
+        for name, info in fields.items()
     }
-    return schema(**parts)
+    partial = TypedDict(f"Partial{config.__name__}", types, total=False)  # type: ignore[misc]
+    partial.__pydantic_config__ = STRICT  # type: ignore[attr-defined]
+    return partial
 
 
-@dataclass(frozen=True)
-class Command:
-    """How the command line reached a configuration.
+@schema
+class EvaluateConfig:
+    """Measures how well a run paints."""
 
-    Attributes:
-        overrides: the `key=value` arguments of this job, as typed.
-        job_number: place of this job in a multirun (`-m`), None in a single run.
-    """
-
-    overrides: list[str]
-    job_number: int | None
-
-
-def register(schema: type) -> None:
-    """Makes the types known to Hydra under the name that the files in `configs/` give them."""
-    store = ConfigStore.instance()
-    store.store(name="schema", node=schema)
-    store.store(group="dataset", name="schema", node=DatasetConfig)
-    store.store(group="model", name="schema", node=ModelConfig)
+    ckpt: str | None = option(None, "run folder or checkpoint")
+    dataset: _partial(DatasetConfig) = option(  # type: ignore[valid-type]
+        {}, "measure against another set, or change one of the run's own dataset options"
+    )
+    features: str = option("inception", "inception, squeezenet, a file of their weights, or none")
+    num: int = option(2000, "samples, and at most as many paintings of each part", ge=16)
+    seed: int = option(1_000_000, "seed of the first sample", ge=0, le=LARGEST_SEED)
+    ema: bool = option(True, "measure the averaged generator; false for the raw one")
+    out: str | None = option(None, "folder to write to; by default beside the checkpoint")
+    device: Device = option("auto", "what to compute on")
 
 
-def launch(
-    schema: type[Config], config_name: str, run: Callable[[Config, Command], float | None]
-) -> None:
-    """Composes `configs/<config_name>.yaml` with the command line, checks it, and calls `run`.
+@schema
+class CompareConfig:
+    """Ranks runs and shows their samples side by side."""
 
-    A mistake of the user ends the process with one message and code 1. In a multirun the other
-    jobs are done all the same, and the failed ones are told of at the end.
-
-    Args:
-        schema: the dataclass that the composed configuration must fit.
-        config_name: name of the file in `configs/`, without its ending.
-        run: does the work, and may give a figure for a search to lessen.
-    """
-    if {"--help", "-h"} & set(sys.argv[1:]):
-        print(help_text(schema, config_name))
-        return
-    register(schema)
-    # Hydra then raises its exceptions instead of printing them, and we say it in our words.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    job = _Job(schema, run)
-    with plain_errors(), Sweep.failures_told():
-        try:
-            # Hydra's parser wants -m before the overrides; people write it anywhere.
-            sys.argv[1:] = sorted(sys.argv[1:], key=lambda one: one not in MULTIRUN)
-            sys.argv[1:] = [
-                argument
-                if argument.startswith("-") or flag in FLAGS_WITH_VALUE
-                else _checked(argument, schema)
-                for flag, argument in itertools.pairwise(sys.argv)
-            ]
-            hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(job)()
-        except (HydraException, OmegaConfBaseException) as error:
-            raise UserError(_explain(error)) from error
-        except Exception as error:
-            if Sweep.begun is None:
-                raise
-            # What a launcher or sweeper raises; the jobs' own mistakes do not come here.
-            raise UserError(f"The sweep ended early: {type(error).__name__}: {error}") from error
-        if job.mistake:
-            raise UserError(job.mistake)
+    runs: list[str] = option([], "run folders")
+    by: Literal["kid", "fid", "swd"] | None = option(
+        None, "metric to rank by; by default the first that was measured"
+    )
+    out: str | None = option(None, "page to write; by default beside the runs")
 
 
-class _Job:
-    """What Hydra calls for each job; a launcher may carry it to another process or machine."""
+@schema
+class ExportConfig:
+    """Writes a trained generator as safetensors, to pass on."""
 
-    def __init__(self, schema: Any, run: Callable[[Any, Command], float | None]) -> None:
-        self.schema = schema
-        self.run = run
-        self.home = os.getpid()
-        self.mistake: str | None = None
-
-    def __call__(self, composed: DictConfig) -> float | None:
-        cfg = HydraConfig.get()
-        multirun = cfg.mode == RunMode.MULTIRUN
-        # As typed: `${…}` in them is of the configuration, not of Hydra's.
-        overrides: Any = OmegaConf.to_container(cfg.overrides.task)
-        command = Command(overrides, cfg.job.num if multirun else None)
-        left_open = [group for group, choice in cfg.runtime.choices.items() if choice is None]
-        # As long as Lightning finds Hydra at work, it starts the other processes of a run with
-        # arguments of its own making.
-        HydraConfig.instance().cfg = None
-        work = partial(self._work, composed, left_open, command)
-        # Mistakes are kept rather than raised: Hydra would print more, and end a multirun here.
-        if not multirun:
-            try:
-                work()
-            except UserError as error:
-                self.mistake = str(error)
-            return None
-        try:
-            return apart(work)
-        except UserError as error:
-            mistake = str(error)
-        except KeyboardInterrupt:
-            if os.getpid() == self.home:
-                raise
-            mistake = "was stopped."
-        note_failure(Path(cfg.runtime.output_dir), command.overrides, mistake)
-        return math.inf  # the worst of all for a search, which ends at what is no number
-
-    def _work(self, composed: DictConfig, left_open: list[str], command: Command) -> float | None:
-        try:
-            return self.run(_filled(self.schema, composed, left_open), command)
-        except OmegaConfBaseException as error:
-            raise UserError(_explain(error)) from error
-        except OSError as error:
-            # Any look at a path may find so; whatever else can go wrong has its message by now.
-            if error.errno != errno.ENAMETOOLONG:
-                raise
-            raise UserError(f"{error.filename!s:.80}…: this name is too long.") from error
+    ckpt: str | None = option(None, "run folder or checkpoint")
+    out: str | None = option(None, "file ending in .safetensors; by default beside the checkpoint")
 
 
-class Sweep(Callback):
-    """Knows where the jobs of this process's multirun leave word; Hydra makes it, by `configs/`."""
+@schema
+class CheckConfig:
+    """Reads every painting in a folder and reports what can be used."""
 
-    begun: ClassVar["Sweep | None"] = None
-
-    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        sweeper = config.hydra.runtime.choices["hydra/sweeper"]
-        if sweeper != "basic" and OmegaConf.select(config, "checkpoint.monitor") is None:
-            # Not a UserError, of which Hydra would make a warning.
-            sys.exit(
-                f"hydra/sweeper={sweeper}: a search needs a figure to lessen. Add evaluate_every="
-                "50000 checkpoint.monitor=swd (or kid, or fid) to a command of train.py"
-            )
-        self.folder = Path(config.hydra.sweep.dir)
-        self.overrides: Any = OmegaConf.to_container(config.hydra.overrides.task)
-        Sweep.begun = self
-
-    @classmethod
-    @contextmanager
-    def failures_told(cls) -> Iterator[None]:
-        """Ends the process with code 1 if jobs failed, and a line for each, however it ends."""
-        cls.begun = None
-        told: list[str] = []
-        try:
-            yield
-        finally:
-            if cls.begun:
-                told = failures(cls.begun.folder, cls.begun.overrides)
-                print(*told, sep="\n", end="\n" if told else "", file=sys.stderr)
-        if told:
-            sys.exit(1)
+    root: str = option(..., "folder of paintings, searched with its subfolders")
 
 
-def _checked(argument: str, schema: type) -> str:
-    """Refuses an argument whose key or group choice does not exist, naming the nearest right one.
+@schema
+class StylizeConfig:
+    """Repaints a photo like a painting."""
 
-    Returns:
-        The argument, quoted where Hydra's grammar could not read its value, such as a path with
-        brackets or Chinese characters in it, or a list of such names.
-    """
-    parser = OverridesParser.create()
-    multirun = bool({*MULTIRUN} & set(sys.argv))
-    try:
-        override = parser.parse_override(argument)
-        readable = multirun or not override.is_sweep_override()
-    except HydraException:
-        readable = False
-    if not readable:
-        key, equals, value = argument.partition("=")
-        escaped = value.replace("'", r"\'")
-        if value[:1] + value[-1:] == "[]":
-            items = ",".join(f"'{item.strip()}'" for item in escaped[1:-1].split(","))
-            argument = f"{key}=[{items}]"
-        else:
-            argument = f"{key}='{escaped}'"
-        try:
-            override = parser.parse_override(argument if equals else "")
-        except HydraException:
-            raise UserError(f"'{key}{equals}{value}' cannot be read. Write key=value.") from None
-    key = override.key_or_group
-    if key.startswith("hydra"):
-        return argument
-    if mistake := _unknown(key, schema):
-        raise UserError(f"{mistake} All of them: {_script()} --help")
-    if override.is_delete():
-        raise UserError(f"{key}: cannot be taken away. Set another value, or null.")
-    if key in GROUPS and not override.is_sweep_override():
-        _refuse_choice(key, override.value())
-    return argument
-
-
-def _unknown(key: str, schema: type) -> str | None:
-    """Says that a key does not exist, and which comes nearest; None if it does."""
-    known = _keys(schema)
-    if key in known:
-        return None
-    by_leaf = {name.rpartition(".")[2]: name for name in known}
-    near = difflib.get_close_matches(key, [*known, *by_leaf], n=1)
-    hint = f" Did you mean '{by_leaf.get(near[0], near[0])}'?" if near else ""
-    return f"'{key}' is not an option.{hint}"
-
-
-def _refuse_choice(group: str, choice: object) -> None:
-    choices = [path.stem for path in _choices(group)]
-    if choice not in choices:
-        raise UserError(f"{group}: {not_among(choice, choices)}")
-
-
-def _choices(group: str) -> list[Path]:
-    """The files of a group that can be chosen; others build on those that begin with `_`."""
-    return [path for path in sorted((CONFIGS / group).glob("*.yaml")) if path.stem[0] != "_"]
-
-
-def _script() -> str:
-    return f"python {Path(sys.argv[0]).name}"
-
-
-def _explain(error: Exception) -> str:
-    """Says in one line which value was wrong."""
-    if isinstance(error, UserError):
-        return str(error)
-    missing = error.missing_cfg_file if isinstance(error, MissingConfigException) else None
-    if missing and Path(missing).name in EXTRAS:
-        group, _, name = missing.rpartition("/")
-        return f'{group}={name}: is not installed. Get it by pip install -e ".[{EXTRAS[name]}]"'
-    cause: BaseException = error
-    while cause.__cause__ is not None and not isinstance(cause, OmegaConfBaseException):
-        cause = cause.__cause__
-    message = str(cause).splitlines()[0]
-    if "is not a ListConfig" in message:
-        message = "is a list. Write its parts in brackets, as [one,two]."
-    full_key = getattr(cause, "full_key", None)
-    return f"{full_key}: {message}" if full_key else message
+    content: Any = option(..., "photo, list of photos, or folder of photos")
+    style: Any = option(..., "painting, list of paintings, folder of paintings, or run")
+    out: str | None = option(None, "file (.png .jpg .tif .webp), or folder for several")
+    overwrite: bool = option(False, "replace existing files")
+    size: int | None = option(None, "long side in pixels; the photo's own if null", ge=16, le=2**16)
+    style_size: int | None = option(None, "long side of each painting in pixels", ge=16, le=2**16)
+    weights: list[float] = option([], "weight of each painting; equal if empty")
+    gallery: bool = option(False, "repaint every photo in every style, and one overview")
+    color: Literal["style", "content"] = option("style", "content keeps the photo's colours")
+    mask: Any = option(None, "image, or one for each style: white is repainted, black stays")
+    tile: int | None = option(None, "side of the tiles of a large image in pixels", ge=128)
+    seed: int = option(0, "seed of all that is random", ge=0, le=LARGEST_SEED)
+    weights_dir: str | None = option(None, "folder that holds the weights; null downloads them")
+    device: Device = option("auto", "what to compute on")
+    method: Literal["magenta", "gatys"] = option(
+        "magenta", "magenta repaints at once, gatys step by step"
+    )
+    strength: float = option(
+        1.0, "0 keeps the photo's style, 1 takes the painting's", "magenta", ge=0, le=1
+    )
+    init: str = option("content", "start from content, noise, magenta, or an image file", "gatys")
+    precision: Precision = option(
+        "auto", "auto is bf16 where the hardware is faster at it", "gatys"
+    )
+    snapshot_every: int = option(0, "iterations between snapshots; 0 for none", "gatys", ge=0)
+    animation: bool = option(False, "write an MP4 of the snapshots", "gatys")
+    tensorboard: str | None = option(None, "folder for TensorBoard's event files", "gatys")
+    preset: Literal["best", "adam", "keras", "gatys2016"] = option(
+        "best", "settings of a published code, see docs/style.md", "gatys"
+    )
+    backbone: Literal["vgg19", "vgg16", "vgg19_caffe", "vgg16_caffe", "squeezenet", "random"] = (
+        option("vgg19", "network whose features are compared", "gatys")
+    )
+    losses: Literal["gatys", "udacity", "keras", "covariance"] = option(
+        "covariance", "formulas of these sources; covariance is relative to the style", "gatys"
+    )
+    content_layers: list[str] = option(["relu4_2"], "named as in the papers", "gatys")
+    content_weight: float = option(4.0, "of the content loss", "gatys", ge=0)
+    style_layers: list[str] = option(
+        [f"relu{block}_1" for block in range(1, 6)], "from fine to coarse", "gatys"
+    )
+    style_layer_weights: list[float] = option(
+        [16.0, 8.0, 4.0, 2.0, 1.0], "of each style layer", "gatys"
+    )
+    style_weight: float = option(1.0, "of the style loss", "gatys", ge=0)
+    total_variation: float = option(20.0, "weight of the loss that smooths", "gatys", ge=0)
+    pooling: Literal["max", "average"] = option("max", "of the backbone", "gatys")
+    optimizer: Literal["adam", "lbfgs"] = option("adam", "how the loss is minimised", "gatys")
+    learning_rate: float = option(0.02, "of Adam; white is 1", "gatys", ge=0, le=1e30)
+    iterations: int = option(200, "evaluations of loss and gradient on each scale", "gatys", ge=1)
+    first_size: int | None = option(
+        128,
+        "long side of the first scale at least; null starts at full size",
+        "gatys",
+        ge=16,
+        le=2**16,
+    )
+    scale_step: float = option(2**0.5, "factor from one scale to the next", "gatys", ge=1.1, le=16)
+    averaging: float = option(
+        0.95, "decay of the average of the iterates; 0 for none", "gatys", ge=0, lt=1
+    )
 
 
-def not_among(value: object, choices: Iterable[object]) -> str:
-    """Says what a value could have been, and which of it comes nearest."""
-    names = [str(choice) for choice in choices]
-    near = difflib.get_close_matches(str(value), names, n=1)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
-    return f"'{value}' is none of {', '.join(names)}.{hint}"
+@schema
+class Recipe:
+    """How a sample was painted; kept in its PNG."""
 
-
-def _keys(schema: type, prefix: str = "") -> list[str]:
-    """The dotted names of all keys of a dataclass and of those within it."""
-    names: list[str] = []
-    for key in fields(schema):
-        names.append(prefix + key.name)
-        if is_dataclass(key.type):
-            names += _keys(key.type, prefix + key.name + ".")  # type: ignore[arg-type]
-    return names
-
-
-def flattened(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nest of dicts as one, with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        if isinstance(value, dict):
-            flat |= flattened(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
-
-
-def documented_keys(path: Path) -> Iterator[tuple[str, str, str]]:
-    """Yields (dotted key, default as written, explanation) of each line of a config file."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    group = "" if path.parent == CONFIGS or GLOBAL in lines else f"{path.parent.name}."
-    section = ""
-    for line in lines:
-        match = re.fullmatch(r"( *)(\w+):(?: +([^#\s][^#]*?))?(?: +# (.*))?", line)
-        if match is None:
-            continue
-        indent, key, default, explanation = match.groups()
-        if not indent:
-            section = "" if default else key + "."
-        if default and section != "hydra.":
-            yield group + section + key, default, explanation or ""
-
-
-def help_text(schema: type, config_name: str) -> str:
-    """The text of `--help`: every key with its default, unit and meaning, from the YAML files."""
-    path = CONFIGS / f"{config_name}.yaml"
-    lines = [_opening(path), "", *_help_lines(path)]
-    for group in GROUPS:
-        if group in _keys(schema):
-            for choice in sorted((CONFIGS / group).glob("*.yaml")):
-                title = f"{group}={choice.stem}: " if choice in _choices(group) else ""
-                lines += ["", title + _opening(choice), *_help_lines(choice)]
-    return "\n".join([*lines, "", HELP_ENDING])
-
-
-def _opening(path: Path) -> str:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    comments = itertools.takewhile(lambda line: line.startswith("# "), lines)
-    return "\n".join(line.removeprefix("# ") for line in comments if line != GLOBAL)
-
-
-def _help_lines(path: Path) -> list[str]:
-    words = {"???": "required", "null": "none"}
-    return [
-        f"  {key:<26} {explanation} [{words.get(default, default)}]"
-        for key, default, explanation in documented_keys(path)
-    ]
+    kind: Literal["single", "grid", "scroll"] = option(..., "of image")
+    seed: int = option(..., "seed of the sample, or of the first in a grid", ge=0, le=2**53)
+    truncation: float = option(..., "of the latents", ge=0, le=1)
+    ema: bool = option(..., "averaged generator, or the raw one")
+    num: int = option(..., "samples in a grid", ge=1, le=10_000)
+    length: float = option(..., "of a scroll, in its heights", ge=1, le=1000)
+    classes: list[str] = option(..., "mixed in equal parts; empty if the seed decides")

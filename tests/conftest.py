@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+import yaml
 from PIL import Image
 from torchvision.models import squeezenet1_0
 
 import artgan.weights as weights_module
 from artgan import download as fetch
 from artgan import inkwash
+from artgan.config import Command, compose
 from artgan.download import Download
-from artgan.options import CONFIGS, Command, TrainConfig, check, register
+from artgan.options import TrainConfig
 from tests.helpers import ON_CPU, SMALL, serving
 
 COUNT = 40
@@ -86,7 +86,6 @@ def configure(paintings: Path, tmp_path: Path) -> Callable[..., TrainConfig]:
     """Composes a configuration as `train.py` does, for short runs of a tiny network."""
 
     def configure(**overrides: Any) -> TrainConfig:
-        register(TrainConfig)
         small: dict[str, Any] = {
             "dataset": "folder",
             "dataset.root": str(paintings),
@@ -96,15 +95,17 @@ def configure(paintings: Path, tmp_path: Path) -> Callable[..., TrainConfig]:
             **SMALL,
             **ON_CPU,
         }
-        chosen = small | {key.replace("__", "."): value for key, value in overrides.items()}
-        arguments = [f"{key}={'null' if v is None else v}" for key, v in chosen.items()]
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            config = OmegaConf.to_object(compose("train", arguments))
-        assert isinstance(config, TrainConfig)
-        check(config)
-        return config
+        return compose("train", small | options(overrides))
 
     return configure
+
+
+def options(keywords: dict[str, Any]) -> dict[str, Any]:
+    """Options by their dotted names, from keywords such as `model__augment="[cutout]"`."""
+    return {
+        key.replace("__", "."): yaml.safe_load(value) if isinstance(value, str) else value
+        for key, value in keywords.items()
+    }
 
 
 @pytest.fixture
@@ -113,12 +114,9 @@ def run(configure: Callable[..., TrainConfig]) -> Callable[..., Path]:
 
     def run(**overrides: Any) -> Path:
         from artgan.training.run import train
-        from artgan.training.run_folder import prepare
 
         config = configure(**overrides)
-        given = [f"{key.replace('__', '.')}={value}" for key, value in overrides.items()]
-        with prepare(config, Command(given if config.resume else [], None)) as prepared:
-            train(*prepared)
-        return Path(config.resume or f"{config.output}/{config.name}")
+        folder, _ = train(config, Command(options(overrides) if config.resume else {}))
+        return folder
 
     return run

@@ -19,7 +19,7 @@ from artgan.checkpoint import load_checkpoint
 from artgan.data.checkup import Checkup
 from artgan.data.pack import Pack
 from artgan.networks.dcgan import Generator
-from artgan.options import DatasetConfig, EvaluateConfig, SampleConfig
+from artgan.options import EvaluateConfig, SampleConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 # A network and batch that a test can train in a moment, and where it gives the same bits.
@@ -93,7 +93,7 @@ def serving(folder: Path) -> Iterator[str]:
 def script(
     name: str, *arguments: object, cwd: Path, threads: int | None = 1, **options: Any
 ) -> subprocess.CompletedProcess[str]:
-    """Runs `train.py` or `sample.py` as a user would, from the folder `cwd`."""
+    """Runs a script of the checkout as a user would, from the folder `cwd`."""
     return subprocess.run(
         [sys.executable, str(ROOT / name), *map(str, arguments)],
         cwd=cwd,
@@ -105,7 +105,7 @@ def script(
 
 
 def succeed(name: str, *arguments: object, cwd: Path, **options: Any) -> tuple[str, str]:
-    """Runs a script that must end well, and gives what it printed: output and messages."""
+    """Runs a script that must succeed; returns what it printed: output and messages."""
     done = script(name, *arguments, cwd=cwd, **options)
     assert done.returncode == 0, (arguments, done.stderr)
     return done.stdout, done.stderr
@@ -128,25 +128,14 @@ def small_arguments(paintings: Path) -> list[str]:
     return [f"{key}={value}" for key, value in small.items()]
 
 
-def evaluation_of(ckpt: Path, **chosen: object) -> EvaluateConfig:
-    """What `evaluate.py` is to do with a run of tiny networks, quickly; see `EvaluateConfig`."""
-    config = EvaluateConfig(
-        ckpt=str(ckpt),
-        dataset=DatasetConfig(),  # the run's own
-        features="none",
-        num=24,
-        seed=0,
-        ema=True,
-        out=None,
-        device="cpu",
-    )
-    for key, value in chosen.items():
-        setattr(config, key, value)
-    return config
+def evaluation_of(ckpt: Path, **chosen: Any) -> EvaluateConfig:
+    """Options of `evaluate.py` for a run of tiny networks, quickly."""
+    small = {"features": "none", "num": 24, "seed": 0, "device": "cpu"}
+    return EvaluateConfig(ckpt=str(ckpt), **small | chosen)
 
 
 def make_run(folder: Path, **more: object) -> Path:
-    """A run folder with a generator of random weights, at 32 px, whose checkpoint says more."""
+    """A run folder with a generator of random weights at 32 px; `more` goes into its checkpoint."""
     torch.manual_seed(0)
     classes = more.get("classes", {})
     assert isinstance(classes, dict)
@@ -161,26 +150,11 @@ def make_run(folder: Path, **more: object) -> Path:
     return folder
 
 
-def sampling_of(ckpt: object, out: object, **chosen: object) -> SampleConfig:
-    """What `sample.py` is to paint with a run of tiny networks; see `SampleConfig`."""
-    config = SampleConfig(
-        ckpt=str(ckpt) if ckpt else None,
-        num=4,
-        seed=0,
-        classes=[],
-        out=str(out) if out else None,
-        truncation=1.0,
-        ema=True,
-        interpolate=0,
-        frames=4,
-        layout="single",
-        length=3.0,
-        from_image=None,
-        device="cpu",
-    )
-    for key, value in chosen.items():
-        setattr(config, key, value)
-    return config
+def sampling_of(ckpt: object, out: object, **chosen: Any) -> SampleConfig:
+    """Options of `sample.py` for a run of tiny networks."""
+    small = {"num": 4, "frames": 4, "length": 3.0, "device": "cpu"}
+    places = {"ckpt": str(ckpt) if ckpt else None, "out": str(out) if out else None}
+    return SampleConfig(**places | small | chosen)
 
 
 def children(pid: int) -> list[int]:
@@ -197,7 +171,7 @@ def assert_same_state(one: Path, other: Path) -> None:
 
 
 def assert_same(first: Any, second: Any) -> None:
-    """Two nests of dicts and lists hold the same values, tensors bit for bit."""
+    """Two nested dicts or lists hold the same values, tensors bit for bit."""
     assert type(first) is type(second)
     if isinstance(first, dict):
         assert first.keys() == second.keys()

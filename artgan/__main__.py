@@ -1,0 +1,5 @@
+"""`python -m artgan` is `artgan`."""
+
+from artgan.cli import main
+
+main()

@@ -1,0 +1,373 @@
+"""The command line: `artgan COMMAND …`, and the same from the scripts of a checkout."""
+
+import errno
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from artgan import __version__
+from artgan.config import (
+    CONFIGS,
+    GROUPS,
+    SCHEMAS,
+    Command,
+    refuse_choice,
+    refuse_unknown,
+    register,
+    validate,
+)
+from artgan.errors import UserError, not_among, plain_errors, printable
+from artgan.files import atomic_write
+from artgan.help import USAGE, help_text, overview, right_key
+
+MULTIRUN = ("-m", "--multirun")
+# Hydra's flags, and whether a value follows.
+FLAGS = {"--cfg": True, "--package": True, "-p": True, "--info": True, "-i": True}
+FLAGS |= {"--config-dir": True, "-cd": True, "--resolve": False, **dict.fromkeys(MULTIRUN, False)}
+# Launchers and sweepers that an extra installs.
+EXTRAS = {"submitit_local": "slurm", "submitit_slurm": "slurm", "optuna": "optuna"}
+FAILURE = "failure.json"
+
+
+def main(command: str | None = None) -> None:
+    """Runs the command that the process was started with.
+
+    Args:
+        command: of a script of its own; None takes the first argument.
+    """
+    arguments = sys.argv[1:]
+    with plain_errors():
+        if command is None:
+            if not arguments or arguments[0] in ("--help", "-h", "help"):
+                print(overview())
+                return
+            if arguments[0] == "--version":
+                print(f"artgan {__version__}")
+                return
+            command = arguments.pop(0)
+            if command not in SCHEMAS:
+                raise UserError(f"artgan: {not_among(command, SCHEMAS)} All: artgan --help")
+        if {"--help", "-h"} & set(arguments):
+            topics = [one for one in arguments if not one.startswith("-")]
+            print(help_text(command, topics[0] if topics else None))
+            return
+        launch(command, arguments)
+
+
+def launch(command: str, arguments: list[str]) -> None:
+    """Composes the configuration that arguments ask for, checks it, and does the work.
+
+    Args:
+        command: train, sample, evaluate, compare, export, stylize or check.
+        arguments: as typed.
+
+    Raises:
+        UserError: one cannot be used, or the work failed.
+    """
+    flags, overrides = read_arguments(command, arguments)
+    multirun = bool({*MULTIRUN} & {*flags})
+    sweep = _sweep_folder(overrides)
+    if multirun:
+        _refuse_search_without_metric(overrides)
+        overrides = [f"hydra.sweep.dir={sweep}", *overrides]
+    register()
+    # Hydra then raises its exceptions instead of printing them, and we print them in plain words.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    sys.argv[1:] = [*flags, *overrides]
+    job = Job(command)
+    with _reported_failures(sweep if multirun else None):
+        try:
+            hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=command)(job)()
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(_explain(error)) from error
+        except Exception as error:
+            if not multirun or isinstance(error, UserError):
+                raise
+            # What a launcher or sweeper raises; jobs note their own failures.
+            raise UserError(f"The sweep ended early: {type(error).__name__}: {error}") from error
+    if job.mistake:
+        raise UserError(job.mistake)
+
+
+class Job:
+    """What Hydra calls for each job; a launcher may carry it to another process or machine."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+        self.mistake: str | None = None
+
+    def __call__(self, composed: DictConfig) -> float | None:
+        settings = HydraConfig.get()
+        overrides: Any = OmegaConf.to_container(settings.overrides.task)
+        number = settings.job.num if settings.mode == RunMode.MULTIRUN else None
+        # Mistakes are kept, not raised: Hydra would print more, and end a multirun here.
+        try:
+            return self._work(composed, overrides, number)
+        except UserError as error:
+            self.mistake = str(error) if number is None else None
+            if number is None:
+                return None
+            note_failure(Path(settings.runtime.output_dir), overrides, str(error))
+        except Exception as error:
+            if number is None:
+                raise
+            sys.excepthook(*sys.exc_info())
+            message = f"{type(error).__name__}: {error}"
+            note_failure(Path(settings.runtime.output_dir), overrides, message)
+        return math.inf  # the worst value for a search, which would end at an exception
+
+    def _work(self, composed: DictConfig, overrides: list[str], number: int | None) -> float | None:
+        try:
+            values: Any = OmegaConf.to_container(composed, resolve=True)
+            keys = [_key(override) for override in overrides]
+            config = validate(SCHEMAS[self.command], values, keys)
+            given = {
+                key: OmegaConf.select(composed, key) if key not in GROUPS else override
+                for key, override in zip(keys, overrides, strict=True)
+            }
+            return RUN[self.command](config, Command(given, overrides, number))
+        except OmegaConfBaseException as error:
+            raise UserError(_explain(error)) from error
+        except OSError as error:
+            # Any use of a path may end so; other errors have their message by now.
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            raise UserError(f"{error.filename!s:.80}…: this name is too long.") from error
+
+
+def _train(config: Any, command: Command) -> float | None:
+    from artgan.training.run import train
+
+    folder, finished = train(config, command)
+    if not finished and command.job_number is not None:
+        raise KeyboardInterrupt  # whoever stops one job of a sweep wants no further ones
+    if config.checkpoint.monitor is None:
+        return None
+    from artgan.comparison import last_metric
+
+    return last_metric(folder, config.checkpoint.monitor)
+
+
+def _sample(config: Any, command: Command) -> None:
+    from artgan.sampling import sample
+
+    _print_files(sample(config))
+
+
+def _stylize(config: Any, command: Command) -> None:
+    from artgan.style.batch import repaint
+
+    _print_files(repaint(config, command.given))
+
+
+def _evaluate(config: Any, command: Command) -> None:
+    from artgan.evaluation import evaluate, table
+
+    scores, folder = evaluate(config)
+    print(f"{table(scores)}\n{folder}")
+
+
+def _compare(config: Any, command: Command) -> None:
+    from artgan.comparison import compare
+
+    table, page = compare([Path(run) for run in config.runs], config.by, config.out)
+    print(f"{table}\nSide by side: {printable(str(page))}")
+
+
+def _export(config: Any, command: Command) -> None:
+    from artgan.export import export
+
+    print(export(config))
+
+
+def _check(config: Any, command: Command) -> None:
+    from artgan.data.pack import check_folder
+
+    print(check_folder(Path(config.root).expanduser()))
+
+
+RUN: dict[str, Callable[[Any, Command], float | None]] = {
+    "train": _train,
+    "sample": _sample,
+    "evaluate": _evaluate,
+    "compare": _compare,
+    "export": _export,
+    "stylize": _stylize,
+    "check": _check,
+}
+
+
+def _print_files(files: list[Path]) -> None:
+    first, *others = files
+    print(first if not others else f"{first} and {len(others)} more beside it")
+
+
+def read_arguments(command: str, arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Hydra's flags, and the options as `key=value` that Hydra can read.
+
+    Raises:
+        UserError: an argument cannot be read, or names no option, flag or choice.
+    """
+    flags: list[str] = []
+    words: list[str] = []
+    folders: list[Path] = []
+    rest = iter(arguments)
+    for argument in rest:
+        if argument == "-c" and command == "stylize":
+            raise UserError(right_key(command, argument, next(rest, "")))
+        if argument in FLAGS or argument == "-c":
+            flags.append(argument)
+            if FLAGS.get(argument, True):
+                flags.append(next(rest, ""))
+            if argument in ("--config-dir", "-cd"):
+                folders.append(Path(flags[-1]))
+        elif argument.startswith("-"):
+            raise UserError(right_key(command, argument, next(rest, "")))
+        else:
+            words.append(argument)
+    multirun = bool({*MULTIRUN} & {*flags})
+    named = [word for word in words if "=" in word or word[:1] in "+~"]
+    places = [word for word in words if word not in named]
+    options = [checked(word, command, multirun, folders) for word in named]
+    return flags, [*_placed(command, places), *options]
+
+
+def _placed(command: str, words: list[str]) -> list[str]:
+    """Arguments without a key, such as a folder, as options."""
+    keys = USAGE[command].places
+    if command == "compare" and words:
+        return [f"runs=[{','.join(map(_quoted, words))}]"]
+    if len(words) > len(keys):
+        raise UserError(
+            f"'{words[len(keys)]}' cannot be read. Write key=value, as in "
+            f"artgan {command} {USAGE[command].example}"
+        )
+    options = [f"{key}={_quoted(word)}" for key, word in zip(keys, words, strict=False)]
+    return ["dataset=folder", *options] if command == "train" and words else options
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("'", r"\'")
+    return f"'{escaped}'"
+
+
+def checked(argument: str, command: str, multirun: bool, folders: list[Path]) -> str:
+    """Refuses an argument whose key or choice does not exist, naming the nearest one.
+
+    Args:
+        argument: `key=value`.
+        command: it belongs to.
+        multirun: whether several values of a key are allowed.
+        folders: of the user's own configuration files.
+
+    Returns:
+        The argument, quoted where Hydra's grammar cannot read its value, such as a path with
+        brackets or Chinese characters, or a list of such names.
+    """
+    parser = OverridesParser.create()
+    try:
+        override = parser.parse_override(argument)
+        readable = multirun or not override.is_sweep_override()
+    except HydraException:
+        readable = False
+    if not readable:
+        key, equals, value = argument.partition("=")
+        if value[:1] + value[-1:] == "[]":
+            argument = f"{key}=[{','.join(_quoted(one.strip()) for one in value[1:-1].split(','))}]"
+        else:
+            argument = f"{key}={_quoted(value)}"
+        try:
+            override = parser.parse_override(argument if equals else "")
+        except HydraException:
+            raise UserError(f"'{key}{equals}{value}' cannot be read. Write key=value.") from None
+    key = override.key_or_group
+    if key.startswith("hydra"):
+        return argument
+    refuse_unknown(key, SCHEMAS[command], command)
+    if override.is_delete():
+        raise UserError(f"{key}: cannot be removed. Set another value, or null.")
+    if key in GROUPS and not override.is_sweep_override():
+        refuse_choice(key, override.value(), folders)
+    return argument
+
+
+def _key(override: str) -> str:
+    return OverridesParser.create().parse_override(override).key_or_group
+
+
+def _refuse_search_without_metric(overrides: list[str]) -> None:
+    given = dict(one.split("=", 1) for one in overrides if "=" in one)
+    sweeper = given.get("hydra/sweeper", "basic")
+    if sweeper != "basic" and "checkpoint.monitor" not in given:
+        raise UserError(
+            f"hydra/sweeper={sweeper}: a search needs a metric to minimise. Add "
+            "evaluate_every=50000 checkpoint.monitor=swd (or kid, or fid)"
+        )
+
+
+def _sweep_folder(overrides: list[str]) -> Path:
+    given = dict(one.split("=", 1) for one in overrides if "=" in one)
+    now = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
+    return Path(given.get("hydra.sweep.dir", f"{given.get('output', 'checkpoints')}/.sweeps/{now}"))
+
+
+def note_failure(folder: Path, overrides: list[str], message: str) -> None:
+    """Notes a failed job in its folder, for the process that began the sweep.
+
+    Args:
+        folder: of the job, named after its number.
+        overrides: `key=value` of the job.
+        message: why it failed.
+    """
+    with atomic_write(folder / FAILURE) as file:
+        file.write(json.dumps({"overrides": overrides, "message": message}).encode())
+
+
+@contextmanager
+def _reported_failures(sweep: Path | None) -> Iterator[None]:
+    """Ends the process with code 1 if jobs of a sweep failed, and a line for each."""
+    failed = False
+    try:
+        yield
+    finally:
+        for path in sorted(sweep.glob(f"*/{FAILURE}") if sweep else [], key=_number):
+            failure = json.loads(path.read_text())
+            message = " ".join(failure["message"].split())
+            print(
+                f"#{path.parent.name} {' '.join(failure['overrides'])}: {message}", file=sys.stderr
+            )
+            failed = True
+    if failed:
+        raise SystemExit(1)
+
+
+def _number(path: Path) -> tuple[int, str]:
+    return len(path.parent.name), path.parent.name
+
+
+def _explain(error: Exception) -> str:
+    """Says in one line which value is wrong."""
+    missing = error.missing_cfg_file if isinstance(error, MissingConfigException) else None
+    if missing and Path(missing).name in EXTRAS:
+        group, _, name = missing.rpartition("/")
+        return f'{group}={name}: is not installed. pip install "artgan[{EXTRAS[name]}]"'
+    cause: BaseException = error
+    while cause.__cause__ is not None and not isinstance(cause, OmegaConfBaseException):
+        cause = cause.__cause__
+    full_key = getattr(cause, "full_key", None)
+    message = str(cause).splitlines()[0]
+    return f"{full_key}: {message}" if full_key else message

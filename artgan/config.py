@@ -1,0 +1,353 @@
+"""Composing, checking, saving and reading configurations."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from artgan.errors import UserError, nearest, not_among
+from artgan.files import atomic_write
+from artgan.options import (
+    CheckConfig,
+    CompareConfig,
+    DatasetConfig,
+    EvaluateConfig,
+    ExportConfig,
+    SampleConfig,
+    StylizeConfig,
+    TrainConfig,
+)
+
+PACKAGE = Path(__file__).resolve().parent
+# Packed into the wheel beside this file; at the top of a checkout.
+CONFIGS = PACKAGE / "configs" if (PACKAGE / "configs").is_dir() else PACKAGE.parent / "configs"
+CONFIG_FILE = "config.yaml"
+SCHEMAS: dict[str, Any] = {
+    "train": TrainConfig,
+    "sample": SampleConfig,
+    "evaluate": EvaluateConfig,
+    "compare": CompareConfig,
+    "export": ExportConfig,
+    "stylize": StylizeConfig,
+    "check": CheckConfig,
+}
+# Options that choose a file of that folder in `configs/`.
+GROUPS = ("dataset", "model", "method", "preset")
+# What people type for an option of another name.
+ALIASES = {
+    "lr": ("model.learning_rate", "learning_rate"),
+    "size": ("resolution",),
+    "image_size": ("resolution",),
+    "batch": ("batch_size",),
+    "bs": ("batch_size",),
+    "steps": ("max_images", "iterations"),
+    "max_steps": ("max_images",),
+    "num_epochs": ("epochs",),
+    "gpus": ("trainer.devices",),
+    "gpu": ("trainer.devices", "device"),
+    "cuda": ("trainer.accelerator", "device"),
+    "data": ("dataset.root",),
+    "dataroot": ("dataset.root",),
+    "path": ("dataset.root", "root"),
+    "root": ("dataset.root",),
+    "outdir": ("output", "out"),
+    "output": ("out",),
+    "checkpoint": ("ckpt",),
+    "run": ("ckpt", "resume"),
+    "seeds": ("seed",),
+    "n": ("num",),
+    "trunc": ("truncation",),
+    "photo": ("content",),
+    "painting": ("style",),
+}
+
+Schema = TypeVar("Schema")
+
+
+@dataclass(frozen=True)
+class Command:
+    """How the command line reached a configuration.
+
+    Attributes:
+        given: dotted option → value, only those on the command line.
+        overrides: the same as Hydra reads them, `key=value`.
+        job_number: place of this job in a multirun (`-m`), None in a single run.
+    """
+
+    given: dict[str, Any] = field(default_factory=dict)
+    overrides: list[str] = field(default_factory=list)
+    job_number: int | None = None
+
+
+def register() -> None:
+    """Makes the defaults of all options known to Hydra, as `schema` in `configs/*.yaml`."""
+    for command, schema in SCHEMAS.items():
+        node = defaults(schema) | {"hydra": {"run": {"dir": "."}, "output_subdir": None}}
+        ConfigStore.instance().store(name=f"{command}_options", node=node)
+
+
+def defaults(schema: Any) -> dict[str, Any]:
+    """The default of each option, nested; `???` for one that must be given."""
+    values: dict[str, Any] = {}
+    for key, info in _fields(schema).items():
+        if is_dataclass(info.annotation):
+            values[key] = defaults(info.annotation)
+        elif schema is EvaluateConfig and key == "dataset":
+            values[key] = dict.fromkeys(_fields(DatasetConfig), MISSING)  # as the run has it
+        elif info.is_required():
+            values[key] = MISSING
+        else:
+            values[key] = info.get_default(call_default_factory=True)
+    return values
+
+
+def compose(command: str, options: dict[str, Any]) -> Any:
+    """The configuration that a command has with these options, from Python.
+
+    Args:
+        command: train, sample, evaluate, compare, export, stylize or check.
+        options: dotted name → value, as on the command line.
+
+    Raises:
+        UserError: an option does not exist, or has a value it cannot have.
+    """
+    schema = SCHEMAS[command]
+    for key, value in options.items():
+        refuse_unknown(key, schema, command)
+        if key in GROUPS:
+            refuse_choice(key, value)
+    groups = {key: value for key, value in options.items() if key in GROUPS}
+    values = composed(command, groups)
+    for key, value in options.items():
+        if key not in groups:
+            put(values, key, value)
+    return validate(schema, values, groups)
+
+
+def composed(command: str, groups: dict[str, Any]) -> dict[str, Any]:
+    """The values that a command composes with the chosen files of groups, unchecked."""
+    register()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        found = hydra_compose(command, [f"{key}={value}" for key, value in groups.items()])
+    values: Any = OmegaConf.to_container(found)
+    return {key: value for key, value in values.items() if key != "hydra"}
+
+
+def put(values: dict[str, Any], key: str, value: Any) -> None:
+    """Sets a dotted option in nested values."""
+    *path, last = key.split(".")
+    for part in path:
+        values = values[part]
+    values[last] = value
+
+
+def validate(schema: Any, values: dict[str, Any], groups: Iterable[str] = ()) -> Any:
+    """Checks composed values.
+
+    Args:
+        schema: configuration to make.
+        values: nested, as composed; `???` where nothing was given.
+        groups: that were chosen on the command line.
+
+    Raises:
+        UserError: naming an option, its value, and what is allowed.
+    """
+    values = values | {}
+    if schema is EvaluateConfig:
+        own = {key: value for key, value in values["dataset"].items() if value != MISSING}
+        # Another set comes with its own defaults; otherwise the run's dataset counts.
+        values["dataset"] = defaults(DatasetConfig) | own if "dataset" in groups else own
+    for key, value in flattened(values).items():
+        if isinstance(value, str) and value == MISSING:
+            raise UserError(f"{key}: a value is needed. Add {key}=… to the command.")
+    return typed(schema, values)
+
+
+def typed(schema: type[Schema], values: Any, origin: str = "") -> Schema:
+    """A configuration from plain values, of the right types and in their ranges.
+
+    Args:
+        schema: configuration to make.
+        values: nested dict; what is missing takes its default.
+        origin: the file the values are from, for the message.
+
+    Raises:
+        UserError: naming the option, its value, and what is allowed.
+    """
+    try:
+        return TypeAdapter(schema).validate_python(values)
+    except ValidationError as error:
+        reason = _explain(schema, error.errors()[0])
+        raise UserError(f"{origin}: {reason}" if origin else reason) from error
+
+
+def save_config(config: TrainConfig, folder: Path) -> None:
+    """Writes the configuration of a run into its folder."""
+    with atomic_write(folder / CONFIG_FILE) as file:
+        file.write(yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True).encode())
+
+
+def load_config(folder: Path) -> TrainConfig:
+    """Reads the configuration of the run in `folder`.
+
+    Raises:
+        UserError: there is no run in the folder, or its configuration cannot be read.
+    """
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise UserError(f"{folder}: there is no run here ({CONFIG_FILE} is missing).")
+    try:
+        # What an older version did not write takes its default.
+        values = OmegaConf.to_container(OmegaConf.load(path))
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError, OSError) as error:
+        raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]}).") from error
+    return typed(TrainConfig, values, str(path))
+
+
+def option_names(schema: Any) -> list[str]:
+    """The dotted names of all options of a configuration, and of its groups."""
+    return list(_names(schema))
+
+
+def options_only_for(method: str) -> set[str]:
+    """The options of `stylize` that only this method reads."""
+    return {
+        key
+        for key, info in _fields(StylizeConfig).items()
+        if (info.json_schema_extra or {}).get("only") == method  # type: ignore[union-attr]
+    }
+
+
+def refuse_unknown(key: str, schema: Any, command: str) -> None:
+    """Refuses an option that does not exist, naming the nearest one.
+
+    Raises:
+        UserError: it does not exist.
+    """
+    known = option_names(schema)
+    if key in known:
+        return
+    by_last_part = {name.rpartition(".")[2]: name for name in known}
+    meant = [name for name in ALIASES.get(key.rpartition(".")[2], ()) if name in known]
+    near = meant[0] if meant else nearest(key, [*known, *by_last_part])
+    hint = f" Did you mean {by_last_part.get(near, near)}?" if near else ""
+    raise UserError(f"{key}: there is no such option.{hint} All: artgan {command} --help all")
+
+
+def choices(group: str, folders: Iterable[Path] = ()) -> list[Path]:
+    """The files of a group that can be chosen; others build on those that begin with `_`."""
+    found = [path for folder in (CONFIGS, *folders) for path in (folder / group).glob("*.yaml")]
+    return sorted((path for path in found if path.stem[0] != "_"), key=lambda path: path.stem)
+
+
+def refuse_choice(group: str, choice: object, folders: Iterable[Path] = ()) -> None:
+    """Refuses a choice of a group that has no file.
+
+    Raises:
+        UserError: naming the choices.
+    """
+    names = [path.stem for path in choices(group, folders)]
+    if choice not in names:
+        raise UserError(f"{group}: {not_among(choice, names)}")
+
+
+def flattened(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one, with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        if isinstance(value, dict):
+            flat |= flattened(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _names(schema: Any, prefix: str = "") -> Iterator[str]:
+    for key, info in _fields(schema).items():
+        yield prefix + key
+        nested = DatasetConfig if schema is EvaluateConfig and key == "dataset" else info.annotation
+        if is_dataclass(nested):
+            yield from _names(nested, f"{prefix}{key}.")
+
+
+def _fields(schema: Any) -> dict[str, FieldInfo]:
+    return schema.__pydantic_fields__
+
+
+def field_of(schema: Any, key: str) -> FieldInfo:
+    """What is known of an option, by its dotted name."""
+    first, _, rest = key.partition(".")
+    if not rest:
+        return _fields(schema)[first]
+    nested = DatasetConfig if schema is EvaluateConfig else _fields(schema)[first].annotation
+    return field_of(nested, rest)
+
+
+def choices_of(annotation: Any) -> tuple[Any, ...]:
+    """The values that a type allows by name; none if it is another type."""
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    return next((found for one in get_args(annotation) if (found := choices_of(one))), ())
+
+
+def _explain(schema: Any, error: ErrorDetails) -> str:
+    """Says in one line which value is wrong, and what it can be."""
+    path = [str(part) for part in error["loc"] if not str(part).isdigit()]
+    # In a union pydantic names the member that was tried.
+    key = next(
+        (
+            name
+            for end in range(len(path), 0, -1)
+            if (name := ".".join(path[:end])) in option_names(schema)
+        ),
+        ".".join(path),
+    )
+    value, kind = error["input"], error["type"]
+    if kind == "unexpected_keyword_argument" or kind == "extra_forbidden":
+        near = nearest(key, option_names(schema))
+        return f"{key}: there is no such option." + (f" Did you mean {near}?" if near else "")
+    if kind == "literal_error":
+        return f"{key}: {not_among(value, choices_of(field_of(schema, key).annotation))}"
+    if kind in ("greater_than_equal", "less_than_equal", "less_than"):
+        return f"{key}: {value} must be {_range(field_of(schema, key))}."
+    reasons = {
+        "missing": f"a value is needed. Add {key}=… to the command.",
+        "value_error": error["msg"].partition(", ")[2],
+        "string_too_short": "is empty. Give a value, or null for none.",
+        "list_type": "is a list. Write its items in brackets, as [one,two].",
+        "finite_number": f"{value} is not a finite number.",
+        "int_from_float": f"{value} is not a whole number.",
+        "int_parsing": f"'{value}' is not a whole number.",
+        "int_type": f"'{value}' is not a whole number.",
+        "float_parsing": f"'{value}' is not a number.",
+        "float_type": f"'{value}' is not a number.",
+        "bool_parsing": f"'{value}' is neither true nor false.",
+        "bool_type": f"'{value}' is neither true nor false.",
+        "string_type": f"'{value}' is not a text.",
+    }
+    return f"{key}: {reasons.get(kind, error['msg'])}"
+
+
+def _range(info: FieldInfo) -> str:
+    """The range of an option in words."""
+    limits = {
+        type(one).__name__: getattr(one, type(one).__name__.lower())
+        for one in info.metadata
+        if type(one).__name__ in ("Ge", "Le", "Lt")
+    }
+    words = [
+        f"{text} {limits[name]:,}"
+        for name, text in (("Ge", "at least"), ("Le", "at most"), ("Lt", "below"))
+        if name in limits
+    ]
+    return " and ".join(words)

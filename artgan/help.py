@@ -1,0 +1,184 @@
+"""The texts of `--help`, made from the options themselves."""
+
+import itertools
+import re
+import textwrap
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omegaconf import MISSING
+
+from artgan.config import (
+    ALIASES,
+    GROUPS,
+    SCHEMAS,
+    choices,
+    choices_of,
+    composed,
+    field_of,
+    flattened,
+    option_names,
+)
+from artgan.errors import nearest
+from artgan.options import EvaluateConfig
+
+WIDTH = 100
+
+
+class Usage(NamedTuple):
+    """How a command is typed.
+
+    Attributes:
+        example: its arguments.
+        places: options that arguments without a key set, in order.
+        first: options that people set first.
+    """
+
+    example: str
+    places: tuple[str, ...]
+    first: tuple[str, ...]
+
+
+USAGE = {
+    "train": Usage(
+        "[PATH] [option=value ...]",
+        ("dataset.root",),
+        (
+            *("dataset", "dataset.root", "dataset.crop", "dataset.holdout", "model", "resolution"),
+            *("max_time", "max_images", "epochs", "batch_size", "model.learning_rate"),
+            *("name", "resume", "output", "seed", "sample_every", "evaluate_every"),
+            *("trainer.accelerator", "trainer.devices"),
+        ),
+    ),
+    "sample": Usage("RUN [option=value ...]", ("ckpt",), ()),
+    "evaluate": Usage(
+        "RUN [option=value ...]", ("ckpt",), ("ckpt", "dataset", "features", "num", "out", "device")
+    ),
+    "compare": Usage("RUN ... [by=kid]", ("runs",), ()),
+    "export": Usage("RUN [out=FILE]", ("ckpt",), ()),
+    "stylize": Usage(
+        "PHOTO PAINTING [option=value ...]",
+        ("content", "style"),
+        (
+            *("content", "style", "out", "overwrite", "size", "method", "preset", "strength"),
+            *("color", "mask", "weights", "gallery", "seed", "weights_dir", "device"),
+        ),
+    ),
+    "check": Usage("PATH", ("root",), ()),
+}
+# Short flags that other programs have, and the options they mean.
+SHORT = {"c": "content", "s": "style", "o": "out", "n": "num", "r": "resume", "b": "batch_size"}
+ENDING = """\
+--cfg job prints the whole configuration; -m runs every combination of comma-separated values, as in
+-m seed=0,1,2; --config-dir DIR adds configuration files of your own."""
+
+
+def overview() -> str:
+    """The help of `artgan` itself."""
+    lines = [
+        "artgan COMMAND ...: a folder of paintings in, a machine that paints like it out.",
+        "",
+        *(
+            f"  artgan {f'{name} {usage.example}':<46} {SCHEMAS[name].__doc__}"
+            for name, usage in USAGE.items()
+        ),
+        "",
+        "artgan COMMAND --help explains its options. tensorboard --logdir checkpoints shows runs.",
+    ]
+    return "\n".join(lines)
+
+
+def help_text(command: str, topic: str | None = None) -> str:
+    """The help of a command.
+
+    Args:
+        command: such as train.
+        topic: a group of options, such as model; `all`; None for what people set first.
+    """
+    schema, usage = SCHEMAS[command], USAGE[command]
+    values = flattened(composed(command, {}))
+    names = [key for key in option_names(schema) if key in values]
+    topics = list(dict.fromkeys(key.partition(".")[0] for key in names if "." in key))
+    lines = [f"artgan {command} {usage.example}", schema.__doc__ or "", ""]
+    if topic is None and usage.first:
+        names = list(usage.first)
+        more = " or ".join([*topics, *(["gatys"] if command == "stylize" else []), "all"])
+        ending = f"More: artgan {command} --help {more}\n{ENDING}"
+    elif topic in (None, "all"):
+        ending = ENDING
+    else:
+        names = [key for key in names if _is_about(schema, key, str(topic))]
+        if not names:
+            topic = nearest(topic, topics) or "all"
+            return f"Nothing is known about this. Try artgan {command} --help {topic}"
+        ending = ENDING
+        if topic in GROUPS:
+            lines += [f"  {topic}={path.stem:<20} {opening(path)}" for path in choices(str(topic))]
+            lines.append("")
+    return "\n".join([*lines, *(_line(schema, key, values) for key in names), "", ending])
+
+
+def _is_about(schema: Any, key: str, topic: str) -> bool:
+    if key.startswith(f"{topic}.") or key == topic:
+        return True
+    return (field_of(schema, key).json_schema_extra or {}).get("only") == topic  # type: ignore
+
+
+def _line(schema: Any, key: str, values: dict[str, Any]) -> str:
+    if key in GROUPS:
+        default = {"dataset": "inkwash", "model": "artgan", "method": "magenta", "preset": "best"}
+        if schema is EvaluateConfig:
+            default["dataset"] = "the run's"
+        return _wrapped(key, f"{', '.join(path.stem for path in choices(key))} [{default[key]}]")
+    info = field_of(schema, key)
+    names = choices_of(info.annotation)
+    text = f"{', '.join(map(str, names))}: {info.description}" if names else info.description
+    own = schema is EvaluateConfig and key.startswith("dataset.")
+    return _wrapped(key, f"{text} [{'as in the run' if own else _shown(values[key])}]")
+
+
+def _wrapped(key: str, text: str) -> str:
+    indent = " " * 29
+    return textwrap.fill(f"  {key:<26} {text}", WIDTH, subsequent_indent=indent)
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, str) and value == MISSING:
+        return "required"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "empty"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def opening(path: Path) -> str:
+    """The first sentence of the comment that a configuration file opens with."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    comments = itertools.takewhile(lambda line: line.startswith("# "), lines)
+    text = " ".join(line.removeprefix("# ") for line in comments if "@package" not in line)
+    return re.split(r": |\. | \(", text)[0]
+
+
+def right_key(command: str, flag: str, value: str) -> str:
+    """What to type instead of a flag such as `--lr 0.1`.
+
+    Args:
+        command: it was given to.
+        flag: as typed, perhaps with `=` and its value.
+        value: the argument after it.
+    """
+    name, equals, given = flag.lstrip("-").partition("=")
+    known = option_names(SCHEMAS[command])
+    key = SHORT.get(name, name).replace("-", "_")
+    by_last_part = {one.rpartition(".")[2]: one for one in known}
+    meant = [one for one in ALIASES.get(key, ()) if one in known]
+    if key not in known:
+        near = meant[0] if meant else by_last_part.get(key) or nearest(key, [*known, *by_last_part])
+        if near is None:
+            return f"{flag}: there is no such flag. See artgan {command} --help"
+        key = by_last_part.get(near, near)
+    value = given if equals else value if "=" not in value and value[:1] != "-" else ""
+    return f"{flag}: options are written as key=value. Write {key}={value or 'VALUE'}"
