@@ -1,13 +1,13 @@
 """The command line: `artgan COMMAND …`, and the same from the scripts of a checkout."""
 
 import errno
-import json
 import math
+import operator
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import datetime
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,8 @@ from artgan.config import (
     validate,
 )
 from artgan.errors import UserError, not_among, plain_errors, printable
-from artgan.files import atomic_write
 from artgan.help import USAGE, help_text, overview, right_key
+from artgan.sweep import Sweep, note_failure
 
 MULTIRUN = ("-m", "--multirun")
 # Hydra's flags, and whether a value follows.
@@ -40,7 +40,6 @@ FLAGS = {"--cfg": True, "--package": True, "-p": True, "--info": True, "-i": Tru
 FLAGS |= {"--config-dir": True, "-cd": True, "--resolve": False, **dict.fromkeys(MULTIRUN, False)}
 # Launchers and sweepers that an extra installs.
 EXTRAS = {"submitit_local": "slurm", "submitit_slurm": "slurm", "optuna": "optuna"}
-FAILURE = "failure.json"
 
 
 def main(command: str | None = None) -> None:
@@ -80,16 +79,14 @@ def launch(command: str, arguments: list[str]) -> None:
     """
     flags, overrides = read_arguments(command, arguments)
     multirun = bool({*MULTIRUN} & {*flags})
-    sweep = _sweep_folder(overrides)
-    if multirun:
-        _refuse_search_without_metric(overrides)
-        overrides = [f"hydra.sweep.dir={sweep}", *overrides]
+    sweep = Sweep(overrides) if multirun else None
+    overrides += sweep.overrides if sweep else []
     register()
     # Hydra then raises its exceptions instead of printing them, and we print them in plain words.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.argv[1:] = [*flags, *overrides]
     job = Job(command)
-    with _reported_failures(sweep if multirun else None):
+    with sweep.reported_failures() if sweep else nullcontext():
         try:
             hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=command)(job)()
         except (HydraException, OmegaConfBaseException) as error:
@@ -118,16 +115,16 @@ class Job:
         try:
             return self._work(composed, overrides, number)
         except UserError as error:
-            self.mistake = str(error) if number is None else None
-            if number is None:
-                return None
-            note_failure(Path(settings.runtime.output_dir), overrides, str(error))
+            mistake = str(error)
         except Exception as error:
             if number is None:
                 raise
             sys.excepthook(*sys.exc_info())
-            message = f"{type(error).__name__}: {error}"
-            note_failure(Path(settings.runtime.output_dir), overrides, message)
+            mistake = f"{type(error).__name__}: {error}"
+        if number is None:
+            self.mistake = mistake
+        else:
+            note_failure(Path(settings.runtime.output_dir), overrides, mistake)
         return math.inf  # the worst value for a search, which would end at an exception
 
     def _work(self, composed: DictConfig, overrides: list[str], number: int | None) -> float | None:
@@ -135,10 +132,7 @@ class Job:
             values: Any = OmegaConf.to_container(composed, resolve=True)
             keys = [_key(override) for override in overrides]
             config = validate(SCHEMAS[self.command], values, keys)
-            given = {
-                key: OmegaConf.select(composed, key) if key not in GROUPS else override
-                for key, override in zip(keys, overrides, strict=True)
-            }
+            given = {key: reduce(operator.getitem, key.split("."), values) for key in keys}
             return RUN[self.command](config, Command(given, overrides, number))
         except OmegaConfBaseException as error:
             raise UserError(_explain(error)) from error
@@ -307,56 +301,6 @@ def checked(argument: str, command: str, multirun: bool, folders: list[Path]) ->
 
 def _key(override: str) -> str:
     return OverridesParser.create().parse_override(override).key_or_group
-
-
-def _refuse_search_without_metric(overrides: list[str]) -> None:
-    given = dict(one.split("=", 1) for one in overrides if "=" in one)
-    sweeper = given.get("hydra/sweeper", "basic")
-    if sweeper != "basic" and "checkpoint.monitor" not in given:
-        raise UserError(
-            f"hydra/sweeper={sweeper}: a search needs a metric to minimise. Add "
-            "evaluate_every=50000 checkpoint.monitor=swd (or kid, or fid)"
-        )
-
-
-def _sweep_folder(overrides: list[str]) -> Path:
-    given = dict(one.split("=", 1) for one in overrides if "=" in one)
-    now = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
-    return Path(given.get("hydra.sweep.dir", f"{given.get('output', 'checkpoints')}/.sweeps/{now}"))
-
-
-def note_failure(folder: Path, overrides: list[str], message: str) -> None:
-    """Notes a failed job in its folder, for the process that began the sweep.
-
-    Args:
-        folder: of the job, named after its number.
-        overrides: `key=value` of the job.
-        message: why it failed.
-    """
-    with atomic_write(folder / FAILURE) as file:
-        file.write(json.dumps({"overrides": overrides, "message": message}).encode())
-
-
-@contextmanager
-def _reported_failures(sweep: Path | None) -> Iterator[None]:
-    """Ends the process with code 1 if jobs of a sweep failed, and a line for each."""
-    failed = False
-    try:
-        yield
-    finally:
-        for path in sorted(sweep.glob(f"*/{FAILURE}") if sweep else [], key=_number):
-            failure = json.loads(path.read_text())
-            message = " ".join(failure["message"].split())
-            print(
-                f"#{path.parent.name} {' '.join(failure['overrides'])}: {message}", file=sys.stderr
-            )
-            failed = True
-    if failed:
-        raise SystemExit(1)
-
-
-def _number(path: Path) -> tuple[int, str]:
-    return len(path.parent.name), path.parent.name
 
 
 def _explain(error: Exception) -> str:

@@ -23,6 +23,7 @@ from artgan.options import (
     DatasetConfig,
     EvaluateConfig,
     ExportConfig,
+    GatysConfig,
     SampleConfig,
     StylizeConfig,
     TrainConfig,
@@ -221,11 +222,7 @@ def option_names(schema: Any) -> list[str]:
 
 def options_only_for(method: str) -> set[str]:
     """The options of `stylize` that only this method reads."""
-    return {
-        key
-        for key, info in _fields(StylizeConfig).items()
-        if (info.json_schema_extra or {}).get("only") == method  # type: ignore[union-attr]
-    }
+    return {"strength"} if method == "magenta" else {*_fields(GatysConfig)}
 
 
 def refuse_unknown(key: str, schema: Any, command: str) -> None:

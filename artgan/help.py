@@ -18,6 +18,7 @@ from artgan.config import (
     field_of,
     flattened,
     option_names,
+    options_only_for,
 )
 from artgan.errors import nearest
 from artgan.options import EvaluateConfig
@@ -107,7 +108,8 @@ def help_text(command: str, topic: str | None = None) -> str:
     elif topic in (None, "all"):
         ending = ENDING
     else:
-        names = [key for key in names if _is_about(schema, key, str(topic))]
+        own = options_only_for("gatys") if topic == "gatys" else set()
+        names = [key for key in names if key in own or f"{key}.".startswith(f"{topic}.")]
         if not names:
             topic = nearest(topic, topics) or "all"
             return f"Nothing is known about this. Try artgan {command} --help {topic}"
@@ -116,12 +118,6 @@ def help_text(command: str, topic: str | None = None) -> str:
             lines += [f"  {topic}={path.stem:<20} {opening(path)}" for path in choices(str(topic))]
             lines.append("")
     return "\n".join([*lines, *(_line(schema, key, values) for key in names), "", ending])
-
-
-def _is_about(schema: Any, key: str, topic: str) -> bool:
-    if key.startswith(f"{topic}.") or key == topic:
-        return True
-    return (field_of(schema, key).json_schema_extra or {}).get("only") == topic  # type: ignore
 
 
 def _line(schema: Any, key: str, values: dict[str, Any]) -> str:

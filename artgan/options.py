@@ -25,24 +25,19 @@ LARGEST_SEED = 2**32 - 1
 STRICT = ConfigDict(
     extra="forbid", coerce_numbers_to_str=True, str_min_length=1, allow_inf_nan=False
 )
-schema = dataclass(config=STRICT, kw_only=True)
 
 
-def option(default: Any, meaning: str, only: str | None = None, **limits: float) -> Any:
+def option(default: Any, meaning: str, **limits: Any) -> Any:
     """An option of a configuration.
 
     Args:
         default: its value if nothing else is asked for; `...` if one must be given.
         meaning: one line for `--help`, with the unit.
-        only: the method of `stylize` that reads it; None for all.
         limits: `ge`, `le` or `lt`.
     """
-    extra = {"only": only} if only else None
     if isinstance(default, list | dict):
-        return Field(
-            default_factory=default.copy, description=meaning, json_schema_extra=extra, **limits
-        )
-    return Field(default, description=meaning, json_schema_extra=extra, **limits)
+        return Field(default_factory=default.copy, description=meaning, **limits)
+    return Field(default, description=meaning, **limits)
 
 
 def seconds(duration: str) -> float:
@@ -76,17 +71,17 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Annotated[Literal["auto", "32", "bf16"], BeforeValidator(_text)]
 
 
-@schema
+@dataclass(config=STRICT, kw_only=True)
 class DatasetConfig:
     """Where the paintings come from, and how they become squares."""
 
     source: Literal["inkwash", "folder", "archives", "huggingface"] = option(
-        "folder", "painted here, found in root, downloaded zip files, or the Hugging Face hub"
+        "folder", "where the paintings come from"
     )
     root: str | None = option(None, "folder of the paintings, searched with its subfolders")
-    flip: bool = option(True, "mirror left and right at random; off if paintings bear writing")
+    flip: bool = option(True, "mirror at random; off for paintings with writing")
     crop: Literal["center", "random", "tiles"] = option(
-        "center", "squares cut from a painting; random ones move every epoch, tiles overlap"
+        "center", "squares from a painting; random ones move every epoch"
     )
     border: Literal["keep", "trim"] = option("keep", "trim cuts off plain mounts and frames")
     deduplicate: bool = option(False, "use only one of several paintings that show the same")
@@ -109,62 +104,40 @@ class DatasetConfig:
     style: str | None = option(None, "use only this style, if the dataset names styles")
 
 
-@schema
+@dataclass(config=STRICT, kw_only=True)
 class ModelConfig:
     """The recipe: networks, losses, augmentation and optimisers."""
 
     conditional: bool = option(False, "learn each subfolder of the dataset as a class")
     latent_dim: int = option(100, "numbers in a latent vector", ge=1, le=2**16)
-    width: int = option(
-        64,
-        "channels of the layer nearest the image; doubles with each layer inwards",
-        ge=1,
-        le=2**12,
-    )
+    width: int = option(64, "channels of the layer nearest the image", ge=1, le=2**12)
     loss: Literal["bce", "hinge", "lsgan", "wgan_gp", "rpgan"] = option(
-        "bce", "arXiv 1406.2661, 1705.02894, 1611.04076, 1704.00028, 1807.00734, in this order"
+        "bce", "their papers are named in docs/recipes.md"
     )
-    label_smoothing: float = option(
-        0.0, "one-sided: the target for real images is 1 - this; bce, lsgan", ge=0, le=0.5
-    )
+    label_smoothing: float = option(0.0, "the target for real images is 1 - this", ge=0, le=0.5)
     normalization: Literal["batch", "spectral", "none"] = option(
-        "batch", "of the discriminator's layers; spectral is arXiv:1802.05957"
+        "batch", "of the discriminator's layers"
     )
-    minibatch_std: bool = option(
-        False, "show the discriminator how much a batch varies (arXiv:1710.10196)"
-    )
-    r1: float = option(0.0, "γ of the gradient penalty on real images (arXiv:1801.04406)", ge=0)
+    minibatch_std: bool = option(False, "show D how much a batch varies")
+    r1: float = option(0.0, "γ of the gradient penalty on real images", ge=0)
     r2: float = option(0.0, "γ of the gradient penalty on generated images", ge=0)
-    gradient_penalty: float = option(
-        0.0, "λ of WGAN-GP's penalty between real and generated images (arXiv:1704.00028)", ge=0
-    )
-    penalty_every: int = option(1, "updates from one penalty to the next, scaled to match", ge=1)
-    penalty_final: float = option(
-        1.0, "share of r1 and r2 left at the end, along a cosine", ge=0, le=1
-    )
-    augment: list[str] = option(
-        [], "of all that the discriminator sees: color, translation, cutout (arXiv:2006.10738)"
-    )
+    gradient_penalty: float = option(0.0, "λ of the penalty in between, for wgan_gp", ge=0)
+    penalty_every: int = option(1, "updates from one penalty to the next", ge=1)
+    penalty_final: float = option(1.0, "share of r1 and r2 left at the end", ge=0, le=1)
+    augment: list[str] = option([], "of all that D sees: color, translation, cutout")
     augment_probability: float = option(1.0, "probability of each augmentation", ge=0, le=1)
     augment_target: float | None = option(
-        None,
-        "adapt that probability until D's mean sign on real images is this (2006.06676)",
-        ge=0,
-        le=1,
+        None, "adapt it until D's mean sign on real images is this", ge=0, le=1
     )
     learning_rate: float = option(2e-4, "of both Adam optimisers", ge=0, le=1e30)
-    learning_rate_final: float = option(
-        1.0, "share of the learning rate left at the end, along a cosine", ge=0, le=1
-    )
+    learning_rate_final: float = option(1.0, "share of it left at the end", ge=0, le=1)
     beta1: float = option(0.5, "decay of Adam's mean of gradients", ge=0, lt=1)
     beta2: float = option(0.999, "decay of Adam's mean of squared gradients", ge=0, lt=1)
-    ema_half_life: float = option(
-        10_000.0, "half-life of the averaged generator, in images; 0 for no average", ge=0
-    )
+    ema_half_life: float = option(10_000.0, "half-life of the average in images; 0: none", ge=0)
     ema_ramp: float = option(0.05, "the half-life is at most this share of the images seen", ge=0)
 
 
-@schema
+@dataclass(config=STRICT, kw_only=True)
 class EvaluationConfig:
     """How a run is measured while it trains."""
 
@@ -172,18 +145,18 @@ class EvaluationConfig:
     num: int = option(1000, "samples, and at most as many paintings of each part", ge=16)
 
 
-@schema
+@dataclass(config=STRICT, kw_only=True)
 class CheckpointConfig:
     """When the run is saved."""
 
     every: int = option(50_000, "images between two checkpoints", ge=1)
     keep: int = option(3, "newest checkpoints to keep; last.ckpt is always there", ge=1)
     monitor: Literal["kid", "fid", "swd"] | None = option(
-        None, "keep the state with the lowest value of this metric as best.ckpt"
+        None, "keep the state with the lowest as best.ckpt"
     )
 
 
-@schema
+@dataclass(config=STRICT, kw_only=True)
 class TrainerConfig:
     """What to train on."""
 
@@ -193,10 +166,10 @@ class TrainerConfig:
     strategy: Literal["auto", "ddp"] = option(
         "auto", "ddp trains as several devices do, on one too"
     )
-    precision: Precision = option("auto", "auto is bf16 where the hardware is faster at it")
+    precision: Precision = option("auto", "auto: bf16 where the hardware is faster")
     cuda_graph: bool = option(True, "on one GPU, record an update once and replay it")
     paintings: Literal["auto", "device", "file"] = option(
-        "auto", "where the paintings stay; auto is a GPU if they fill at most a quarter of it"
+        "auto", "auto: on a GPU if they fill a quarter of it or less"
     )
 
     @property
@@ -205,7 +178,7 @@ class TrainerConfig:
         return self.devices * self.num_nodes
 
 
-@schema
+@dataclass(config=STRICT, kw_only=True)
 class TrainConfig:
     """Trains a GAN on paintings."""
 
@@ -216,26 +189,22 @@ class TrainConfig:
     epochs: int | None = option(None, "stop after this many passes over the paintings", ge=1)
     max_images: int | None = option(None, "stop after this many images", ge=1)
     max_time: Duration | None = option(None, "stop after this time: 90s, 10m, 2h, 1h30m")
-    seed: int = option(
-        0, "same seed, settings and budget in images: same run", ge=0, le=LARGEST_SEED
-    )
+    seed: int = option(0, "same seed, settings and max_images: same run", ge=0, le=LARGEST_SEED)
     name: str | None = option(None, "run folder in output; by default date, time and dataset")
     resume: str | None = option(None, "run folder to go on with, under its own settings")
     output: str = option("checkpoints", "folder of all runs, for tensorboard --logdir")
     log_every: int = option(2500, "images between two points of the curves", ge=1)
     sample_every: int = option(10_000, "images between two grids of samples", ge=1)
-    evaluate_every: int | None = option(
-        None, "images between two measurements; one more at the end", ge=1
-    )
+    evaluate_every: int | None = option(None, "images between two measurements", ge=1)
     on_nan: Literal["stop", "rollback"] = option(
-        "stop", "if a loss or weight is not finite; rollback goes back three times at most"
+        "stop", "if a loss is not finite; at most 3 rollbacks"
     )
     evaluate: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
 
 
-@schema
+@dataclass(config=STRICT, kw_only=True)
 class SampleConfig:
     """Paints with a trained generator."""
 
@@ -244,9 +213,7 @@ class SampleConfig:
     seed: int = option(0, "seed of the first sample; the next has seed + 1", ge=0, le=LARGEST_SEED)
     classes: list[str] = option([], "paint this class, or an equal mixture of several")
     out: str | None = option(None, "folder to write to; by default beside the checkpoint")
-    truncation: float = option(
-        1.0, "scale latents towards their mean: less varied, often cleaner", ge=0, le=1
-    )
+    truncation: float = option(1.0, "below 1: less varied, often cleaner", ge=0, le=1)
     ema: bool = option(True, "paint with the averaged generator; false for the raw one")
     interpolate: int = option(0, "glide through this many seeds, as a GIF and an MP4", ge=0)
     frames: int = option(24, "frames from one seed to the next", ge=1)
@@ -268,13 +235,13 @@ def _partial(config: type) -> Any:
     return partial
 
 
-@schema
+@dataclass(config=STRICT, kw_only=True)
 class EvaluateConfig:
     """Measures how well a run paints."""
 
     ckpt: str | None = option(None, "run folder or checkpoint")
     dataset: _partial(DatasetConfig) = option(  # type: ignore[valid-type]
-        {}, "measure against another set, or change one of the run's own dataset options"
+        {}, "another set, or options of the run's own that change"
     )
     features: str = option("inception", "inception, squeezenet, a file of their weights, or none")
     num: int = option(2000, "samples, and at most as many paintings of each part", ge=16)
@@ -284,18 +251,16 @@ class EvaluateConfig:
     device: Device = option("auto", "what to compute on")
 
 
-@schema
+@dataclass(config=STRICT, kw_only=True)
 class CompareConfig:
     """Ranks runs and shows their samples side by side."""
 
     runs: list[str] = option([], "run folders")
-    by: Literal["kid", "fid", "swd"] | None = option(
-        None, "metric to rank by; by default the first that was measured"
-    )
+    by: Literal["kid", "fid", "swd"] | None = option(None, "metric to rank by")
     out: str | None = option(None, "page to write; by default beside the runs")
 
 
-@schema
+@dataclass(config=STRICT, kw_only=True)
 class ExportConfig:
     """Writes a trained generator as safetensors, to pass on."""
 
@@ -303,15 +268,44 @@ class ExportConfig:
     out: str | None = option(None, "file ending in .safetensors; by default beside the checkpoint")
 
 
-@schema
+@dataclass(config=STRICT, kw_only=True)
 class CheckConfig:
     """Reads every painting in a folder and reports what can be used."""
 
     root: str = option(..., "folder of paintings, searched with its subfolders")
 
 
-@schema
-class StylizeConfig:
+@dataclass(config=STRICT, kw_only=True)
+class GatysConfig:
+    """What only `method=gatys` reads."""
+
+    init: str = option("content", "start from content, noise, magenta, or an image file")
+    precision: Precision = option("auto", "auto: bf16 where the hardware is faster")
+    snapshot_every: int = option(0, "iterations between snapshots; 0 for none", ge=0)
+    animation: bool = option(False, "write an MP4 of the snapshots")
+    tensorboard: str | None = option(None, "folder for TensorBoard's event files")
+    preset: Literal["best", "adam", "keras", "gatys2016"] = option("best", "see docs/style.md")
+    backbone: Literal["vgg19", "vgg16", "vgg19_caffe", "vgg16_caffe", "squeezenet", "random"] = (
+        option("vgg19", "network whose features are compared")
+    )
+    losses: Literal["gatys", "udacity", "keras", "covariance"] = option("covariance", "formulas")
+    content_layers: list[str] = option(["relu4_2"], "named as in the papers")
+    content_weight: float = option(4.0, "of the content loss", ge=0)
+    style_layers: list[str] = option([f"relu{n}_1" for n in range(1, 6)], "from fine to coarse")
+    style_layer_weights: list[float] = option([16.0, 8.0, 4.0, 2.0, 1.0], "of each style layer")
+    style_weight: float = option(1.0, "of the style loss", ge=0)
+    total_variation: float = option(20.0, "weight of the loss that smooths", ge=0)
+    pooling: Literal["max", "average"] = option("max", "of the backbone")
+    optimizer: Literal["adam", "lbfgs"] = option("adam", "how the loss is minimised")
+    learning_rate: float = option(0.02, "of Adam; white is 1", ge=0, le=1e30)
+    iterations: int = option(200, "evaluations of loss and gradient on each scale", ge=1)
+    first_size: int | None = option(128, "long side of the first scale", ge=16, le=2**16)
+    scale_step: float = option(2**0.5, "factor from one scale to the next", ge=1.1, le=16)
+    averaging: float = option(0.95, "decay of the average of the iterates; 0: none", ge=0, lt=1)
+
+
+@dataclass(config=STRICT, kw_only=True)
+class StylizeConfig(GatysConfig):
     """Repaints a photo like a painting."""
 
     content: Any = option(..., "photo, list of photos, or folder of photos")
@@ -328,56 +322,11 @@ class StylizeConfig:
     seed: int = option(0, "seed of all that is random", ge=0, le=LARGEST_SEED)
     weights_dir: str | None = option(None, "folder that holds the weights; null downloads them")
     device: Device = option("auto", "what to compute on")
-    method: Literal["magenta", "gatys"] = option(
-        "magenta", "magenta repaints at once, gatys step by step"
-    )
-    strength: float = option(
-        1.0, "0 keeps the photo's style, 1 takes the painting's", "magenta", ge=0, le=1
-    )
-    init: str = option("content", "start from content, noise, magenta, or an image file", "gatys")
-    precision: Precision = option(
-        "auto", "auto is bf16 where the hardware is faster at it", "gatys"
-    )
-    snapshot_every: int = option(0, "iterations between snapshots; 0 for none", "gatys", ge=0)
-    animation: bool = option(False, "write an MP4 of the snapshots", "gatys")
-    tensorboard: str | None = option(None, "folder for TensorBoard's event files", "gatys")
-    preset: Literal["best", "adam", "keras", "gatys2016"] = option(
-        "best", "settings of a published code, see docs/style.md", "gatys"
-    )
-    backbone: Literal["vgg19", "vgg16", "vgg19_caffe", "vgg16_caffe", "squeezenet", "random"] = (
-        option("vgg19", "network whose features are compared", "gatys")
-    )
-    losses: Literal["gatys", "udacity", "keras", "covariance"] = option(
-        "covariance", "formulas of these sources; covariance is relative to the style", "gatys"
-    )
-    content_layers: list[str] = option(["relu4_2"], "named as in the papers", "gatys")
-    content_weight: float = option(4.0, "of the content loss", "gatys", ge=0)
-    style_layers: list[str] = option(
-        [f"relu{block}_1" for block in range(1, 6)], "from fine to coarse", "gatys"
-    )
-    style_layer_weights: list[float] = option(
-        [16.0, 8.0, 4.0, 2.0, 1.0], "of each style layer", "gatys"
-    )
-    style_weight: float = option(1.0, "of the style loss", "gatys", ge=0)
-    total_variation: float = option(20.0, "weight of the loss that smooths", "gatys", ge=0)
-    pooling: Literal["max", "average"] = option("max", "of the backbone", "gatys")
-    optimizer: Literal["adam", "lbfgs"] = option("adam", "how the loss is minimised", "gatys")
-    learning_rate: float = option(0.02, "of Adam; white is 1", "gatys", ge=0, le=1e30)
-    iterations: int = option(200, "evaluations of loss and gradient on each scale", "gatys", ge=1)
-    first_size: int | None = option(
-        128,
-        "long side of the first scale at least; null starts at full size",
-        "gatys",
-        ge=16,
-        le=2**16,
-    )
-    scale_step: float = option(2**0.5, "factor from one scale to the next", "gatys", ge=1.1, le=16)
-    averaging: float = option(
-        0.95, "decay of the average of the iterates; 0 for none", "gatys", ge=0, lt=1
-    )
+    method: Literal["magenta", "gatys"] = option("magenta", "at once, or step by step")
+    strength: float = option(1.0, "0 keeps the photo's style, 1 takes the painting's", ge=0, le=1)
 
 
-@schema
+@dataclass(config=STRICT, kw_only=True)
 class Recipe:
     """How a sample was painted; kept in its PNG."""
 
