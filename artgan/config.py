@@ -1,7 +1,8 @@
 """Composing, checking, saving and reading configurations."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -44,6 +45,7 @@ SCHEMAS: dict[str, Any] = {
 }
 # Options that choose a file of that folder in `configs/`.
 GROUPS = ("dataset", "model", "method", "preset")
+BOUNDS = {"ge": "at least", "le": "at most", "lt": "below"}
 # What people type for an option of another name.
 ALIASES = {
     "lr": ("model.learning_rate", "learning_rate"),
@@ -90,8 +92,20 @@ class Command:
     job_number: int | None = None
 
 
+@cache
+def options_of(schema: Any) -> dict[str, FieldInfo]:
+    """All options of a configuration by their dotted names, its groups among them."""
+    found: dict[str, FieldInfo] = {}
+    for key, info in schema.__pydantic_fields__.items():
+        found[key] = info
+        nested = DatasetConfig if (schema, key) == (EvaluateConfig, "dataset") else info.annotation
+        if is_dataclass(nested):
+            found |= {f"{key}.{name}": one for name, one in options_of(nested).items()}
+    return found
+
+
 def register() -> None:
-    """Makes the defaults of all options known to Hydra, as `schema` in `configs/*.yaml`."""
+    """Makes the defaults of all options known to Hydra, as `COMMAND_options`."""
     for command, schema in SCHEMAS.items():
         node = defaults(schema) | {"hydra": {"run": {"dir": "."}, "output_subdir": None}}
         ConfigStore.instance().store(name=f"{command}_options", node=node)
@@ -100,15 +114,14 @@ def register() -> None:
 def defaults(schema: Any) -> dict[str, Any]:
     """The default of each option, nested; `???` for one that must be given."""
     values: dict[str, Any] = {}
-    for key, info in _fields(schema).items():
+    for key, info in schema.__pydantic_fields__.items():
         if is_dataclass(info.annotation):
             values[key] = defaults(info.annotation)
-        elif schema is EvaluateConfig and key == "dataset":
-            values[key] = dict.fromkeys(_fields(DatasetConfig), MISSING)  # as the run has it
-        elif info.is_required():
-            values[key] = MISSING
+        elif (schema, key) == (EvaluateConfig, "dataset"):
+            values[key] = dict.fromkeys(options_of(DatasetConfig), MISSING)  # as in the run
         else:
-            values[key] = info.get_default(call_default_factory=True)
+            required = info.is_required()
+            values[key] = MISSING if required else info.get_default(call_default_factory=True)
     return values
 
 
@@ -215,14 +228,9 @@ def load_config(folder: Path) -> TrainConfig:
     return typed(TrainConfig, values, str(path))
 
 
-def option_names(schema: Any) -> list[str]:
-    """The dotted names of all options of a configuration, and of its groups."""
-    return list(_names(schema))
-
-
 def options_only_for(method: str) -> set[str]:
     """The options of `stylize` that only this method reads."""
-    return {"strength"} if method == "magenta" else {*_fields(GatysConfig)}
+    return {"strength"} if method == "magenta" else {*options_of(GatysConfig)}
 
 
 def refuse_unknown(key: str, schema: Any, command: str) -> None:
@@ -231,7 +239,7 @@ def refuse_unknown(key: str, schema: Any, command: str) -> None:
     Raises:
         UserError: it does not exist.
     """
-    known = option_names(schema)
+    known = options_of(schema)
     if key in known:
         return
     by_last_part = {name.rpartition(".")[2]: name for name in known}
@@ -269,27 +277,6 @@ def flattened(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _names(schema: Any, prefix: str = "") -> Iterator[str]:
-    for key, info in _fields(schema).items():
-        yield prefix + key
-        nested = DatasetConfig if schema is EvaluateConfig and key == "dataset" else info.annotation
-        if is_dataclass(nested):
-            yield from _names(nested, f"{prefix}{key}.")
-
-
-def _fields(schema: Any) -> dict[str, FieldInfo]:
-    return schema.__pydantic_fields__
-
-
-def field_of(schema: Any, key: str) -> FieldInfo:
-    """What is known of an option, by its dotted name."""
-    first, _, rest = key.partition(".")
-    if not rest:
-        return _fields(schema)[first]
-    nested = DatasetConfig if schema is EvaluateConfig else _fields(schema)[first].annotation
-    return field_of(nested, rest)
-
-
 def choices_of(annotation: Any) -> tuple[Any, ...]:
     """The values that a type allows by name; none if it is another type."""
     if get_origin(annotation) is Literal:
@@ -299,52 +286,28 @@ def choices_of(annotation: Any) -> tuple[Any, ...]:
 
 def _explain(schema: Any, error: ErrorDetails) -> str:
     """Says in one line which value is wrong, and what it can be."""
-    path = [str(part) for part in error["loc"] if not str(part).isdigit()]
-    # In a union pydantic names the member that was tried.
-    key = next(
-        (
-            name
-            for end in range(len(path), 0, -1)
-            if (name := ".".join(path[:end])) in option_names(schema)
-        ),
-        ".".join(path),
-    )
-    value, kind = error["input"], error["type"]
-    if kind == "unexpected_keyword_argument" or kind == "extra_forbidden":
-        near = nearest(key, option_names(schema))
+    known, value, kind = options_of(schema), error["input"], error["type"]
+    path = [str(part) for part in error["loc"] if isinstance(part, str)]
+    while len(path) > 1 and ".".join(path) not in known and ".".join(path[:-1]) in known:
+        path.pop()  # pydantic's name for a member of a union
+    key = ".".join(path)
+    if key not in known or kind == "unexpected_keyword_argument":
+        near = nearest(key, known)
         return f"{key}: there is no such option." + (f" Did you mean {near}?" if near else "")
     if kind == "literal_error":
-        return f"{key}: {not_among(value, choices_of(field_of(schema, key).annotation))}"
+        return f"{key}: {not_among(value, choices_of(known[key].annotation))}"
     if kind in ("greater_than_equal", "less_than_equal", "less_than"):
-        return f"{key}: {value} must be {_range(field_of(schema, key))}."
+        limits: Any = known[key].json_schema_extra
+        bounds = (f"{BOUNDS[name]} {limit:,}" for name, limit in limits.items())
+        return f"{key}: {value} must be {' and '.join(bounds)}."
     reasons = {
         "missing": f"a value is needed. Add {key}=… to the command.",
-        "value_error": error["msg"].partition(", ")[2],
-        "string_too_short": "is empty. Give a value, or null for none.",
-        "list_type": "is a list. Write its items in brackets, as [one,two].",
-        "finite_number": f"{value} is not a finite number.",
-        "int_from_float": f"{value} is not a whole number.",
-        "int_parsing": f"'{value}' is not a whole number.",
-        "int_type": f"'{value}' is not a whole number.",
-        "float_parsing": f"'{value}' is not a number.",
-        "float_type": f"'{value}' is not a number.",
-        "bool_parsing": f"'{value}' is neither true nor false.",
-        "bool_type": f"'{value}' is neither true nor false.",
-        "string_type": f"'{value}' is not a text.",
+        "value": error["msg"].partition(", ")[2],
+        "string": "is empty. Give a value, or null for none.",
+        "list": "is a list. Write its items in brackets, as [one,two].",
+        "finite": f"{value} is not a finite number.",
+        "int": f"'{value}' is not a whole number.",
+        "float": f"'{value}' is not a number.",
+        "bool": f"'{value}' is neither true nor false.",
     }
-    return f"{key}: {reasons.get(kind, error['msg'])}"
-
-
-def _range(info: FieldInfo) -> str:
-    """The range of an option in words."""
-    limits = {
-        type(one).__name__: getattr(one, type(one).__name__.lower())
-        for one in info.metadata
-        if type(one).__name__ in ("Ge", "Le", "Lt")
-    }
-    words = [
-        f"{text} {limits[name]:,}"
-        for name, text in (("Ge", "at least"), ("Le", "at most"), ("Lt", "below"))
-        if name in limits
-    ]
-    return " and ".join(words)
+    return f"{key}: {reasons.get(kind.partition('_')[0], error['msg'])}"

@@ -15,9 +15,8 @@ from artgan.config import (
     choices,
     choices_of,
     composed,
-    field_of,
     flattened,
-    option_names,
+    options_of,
     options_only_for,
 )
 from artgan.errors import nearest
@@ -98,7 +97,7 @@ def help_text(command: str, topic: str | None = None) -> str:
     """
     schema, usage = SCHEMAS[command], USAGE[command]
     values = flattened(composed(command, {}))
-    names = [key for key in option_names(schema) if key in values]
+    names = [key for key in options_of(schema) if key in values]
     topics = list(dict.fromkeys(key.partition(".")[0] for key in names if "." in key))
     lines = [f"artgan {command} {usage.example}", schema.__doc__ or "", ""]
     if topic is None and usage.first:
@@ -126,7 +125,7 @@ def _line(schema: Any, key: str, values: dict[str, Any]) -> str:
         if schema is EvaluateConfig:
             default["dataset"] = "the run's"
         return _wrapped(key, f"{', '.join(path.stem for path in choices(key))} [{default[key]}]")
-    info = field_of(schema, key)
+    info = options_of(schema)[key]
     names = choices_of(info.annotation)
     text = f"{', '.join(map(str, names))}: {info.description}" if names else info.description
     own = schema is EvaluateConfig and key.startswith("dataset.")
@@ -167,7 +166,7 @@ def right_key(command: str, flag: str, value: str) -> str:
         value: the argument after it.
     """
     name, equals, given = flag.lstrip("-").partition("=")
-    known = option_names(SCHEMAS[command])
+    known = options_of(SCHEMAS[command])
     key = SHORT.get(name, name).replace("-", "_")
     by_last_part = {one.rpartition(".")[2]: one for one in known}
     meant = [one for one in ALIASES.get(key, ()) if one in known]

@@ -35,9 +35,10 @@ def option(default: Any, meaning: str, **limits: Any) -> Any:
         meaning: one line for `--help`, with the unit.
         limits: `ge`, `le` or `lt`.
     """
+    more = {"description": meaning, "json_schema_extra": limits, **limits}
     if isinstance(default, list | dict):
-        return Field(default_factory=default.copy, description=meaning, **limits)
-    return Field(default, description=meaning, **limits)
+        return Field(default_factory=default.copy, **more)
+    return Field(default, **more)
 
 
 def seconds(duration: str) -> float:

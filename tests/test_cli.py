@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from artgan import __version__, cli
-from artgan.config import SCHEMAS, option_names
+from artgan.config import SCHEMAS, options_of
 from artgan.help import help_text, overview
 from artgan.options import TrainConfig
 from tests.helpers import ROOT
@@ -54,7 +54,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         ("dataset=_cyclegan", "dataset: '_cyclegan' is none of"),
         ("dataset.crop=centre", "dataset.crop: 'centre' is none of center, random, tiles."),
         ("model.width=wide", "model.width: 'wide' is not a whole number."),
-        ("model.width=1.5", "model.width: 1.5 is not a whole number."),
+        ("model.width=1.5", "model.width: '1.5' is not a whole number."),
         ("model.width=0", "model.width: 0 must be at least 1 and at most 4,096."),
         ("model.beta1=1", "model.beta1: 1 must be at least 0 and below 1."),
         ("model.learning_rate=nan", "model.learning_rate: nan is not a finite number."),
@@ -181,7 +181,7 @@ def test_a_folder_of_one_s_own_configurations_can_be_added(command: Launch, tmp_
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_help_explains_every_option_with_its_default(name: str) -> None:
     text = help_text(name, "all")
-    names = option_names(SCHEMAS[name])
+    names = options_of(SCHEMAS[name])
     for key in names:
         if not any(other.startswith(key + ".") for other in names):
             assert f"\n  {key} " in text, key

@@ -45,21 +45,16 @@ def test_a_folder_without_a_run_is_a_clear_error(tmp_path: Path) -> None:
 
 def test_a_damaged_configuration_names_its_file(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("seed: [")
-    with pytest.raises(UserError, match="config.yaml: cannot be read"):
+    with pytest.raises(UserError, match=r"config\.yaml: cannot be read"):
         load_config(tmp_path)
     (tmp_path / "config.yaml").write_text("seeds: 3")
-    with pytest.raises(UserError, match=r"config.yaml: seeds: .* Did you mean seed\?"):
+    with pytest.raises(UserError, match=r"config\.yaml: seeds: .* Did you mean seed\?"):
         load_config(tmp_path)
 
 
 def test_options_from_python_are_those_of_the_command_line() -> None:
     config = compose("stylize", {"content": "a", "style": ["b"], "method": "gatys", "size": 99})
-    assert (config.method, config.size, config.preset, config.iterations) == (
-        "gatys",
-        99,
-        "best",
-        200,
-    )
+    assert (config.method, config.size, config.preset) == ("gatys", 99, "best")
     assert compose("stylize", {"content": "a", "style": "b", "preset": "keras"}).losses == "keras"
     with pytest.raises(UserError, match=r"strenth: .* Did you mean strength\?"):
         compose("stylize", {"content": "a", "style": "b", "strenth": 1})

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from artgan import cli, download, inkwash
-from artgan.config import SCHEMAS, choices_of, field_of, option_names
+from artgan.config import SCHEMAS, choices_of, options_of
 from artgan.data import sources
 from tests.helpers import small_arguments
 
@@ -115,14 +115,9 @@ class Outcome(NamedTuple):
 
 def values(command: str, key: str) -> st.SearchStrategy[str]:
     """Right values of an option, those at its bounds and beyond them, and odd ones."""
-    info = field_of(SCHEMAS[command], key)
+    info = options_of(SCHEMAS[command])[key]
     drawn: list[object] = list(RIGHT.get(key, []))
-    limits = [
-        getattr(one, name)
-        for one in info.metadata
-        for name in ("ge", "le", "lt")
-        if hasattr(one, name)
-    ]
+    limits: list[Any] = list((info.json_schema_extra or {}).values())  # type: ignore[union-attr]
     if key not in RIGHT:
         drawn += choices_of(info.annotation)
         drawn += [1, 2, 1e-6, 0.5, "null", 10**30, 1e300, *limits] if limits else []
@@ -140,7 +135,7 @@ def values(command: str, key: str) -> st.SearchStrategy[str]:
 
 def command_lines(command: str) -> st.SearchStrategy[list[str]]:
     """One to three arguments, a few of them of options that do not exist."""
-    names = option_names(SCHEMAS[command])
+    names = options_of(SCHEMAS[command])
     nested = {key.rpartition(".")[0] for key in names}
     keys = sorted(key for key in names if key not in nested or key in RIGHT)
 
