@@ -21,6 +21,20 @@ def mean_over_ranks(tensor: Tensor) -> Tensor:
     return _Sum.apply(tensor) / dist.get_world_size() if is_distributed() else tensor
 
 
+def average_over_ranks(gradients: list[Tensor]) -> None:
+    """Replaces gradients by their means over the ranks, which all have the same shapes."""
+    if not is_distributed():
+        return
+    # As one tensor: sending many small ones takes longer. Each in its order in memory, which is
+    # that of its weights.
+    flat = [gradient.as_strided((gradient.numel(),), (1,)) for gradient in gradients]
+    means = torch.cat(flat)
+    dist.all_reduce(means)
+    means /= dist.get_world_size()
+    for gradient, mean in zip(flat, means.split([len(one) for one in flat]), strict=True):
+        gradient.copy_(mean)
+
+
 def var_mean(features: Tensor, dim: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """`torch.var_mean`, without correction, of a batch of which each rank holds an equal part.
 
