@@ -5,14 +5,7 @@ from torch import Tensor, nn
 
 
 @torch.no_grad()
-def update_ema(
-    average: nn.Module,
-    current: nn.Module,
-    images: int,
-    images_seen: int,
-    half_life: float,
-    ramp: float,
-) -> None:
+def update_ema(average: nn.Module, current: nn.Module, images: int, half_life: float) -> None:
     """Moves the averaged generator towards the current one.
 
     BatchNorm's running statistics are averaged with the weights: averaged weights have other
@@ -22,13 +15,10 @@ def update_ema(
         average: the averaged generator, changed in place.
         current: the generator in training, of the same shape.
         images: images in this update.
-        images_seen: images seen so far.
         half_life: images after which an old state counts half; 0 follows the current one exactly.
-        ramp: the half-life is at most this share of `images_seen`.
 
-    Source: Karras et al. 2020 (arXiv:2006.06676), StyleGAN2-ADA: half-life in images with ramp-up.
+    Source: Karras et al. 2020 (arXiv:2006.06676), StyleGAN2-ADA.
     """
-    half_life = min(half_life, ramp * images_seen)
     keep = 0.5 ** (images / half_life) if half_life > 0 else 0.0
     torch._foreach_lerp_(_floating_state(average), _floating_state(current), 1 - keep)
 

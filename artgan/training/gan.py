@@ -43,13 +43,7 @@ class GAN(pl.LightningModule):
             networks without classes.
     """
 
-    METRICS = (
-        "loss/discriminator",
-        "loss/generator",
-        "gradient norm/generator",
-        "D(x)",
-        "D(G(z))",
-    )
+    METRICS = ("loss/discriminator", "loss/generator", "gradient norm/generator", "D(x)", "D(G(z))")
     augment_probability: Tensor
 
     def __init__(
@@ -130,18 +124,15 @@ class GAN(pl.LightningModule):
             for network in (self.discriminator, self.generator)
         ]
 
-    def on_fit_start(self) -> None:
-        self.metric_sums = self.metric_sums.to(self.device)
-        self.penalty_share = self.penalty_share.to(self.device)
-        if captures(self.config.trainer, self.device):
-            self._choose_updates(partial(CapturedGraph, optimizers=self.trainer.optimizers))
-
     def on_train_start(self) -> None:
-        self.learning_rate = self.learning_rate.to(self.device)
+        for name in ("metric_sums", "penalty_share", "learning_rate"):
+            setattr(self, name, getattr(self, name).to(self.device))
         # A tensor that a captured graph reads at each replay, also where a checkpoint held another.
         for optimizer in self.trainer.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = self.learning_rate
+        if captures(self.config.trainer, self.device):
+            self._choose_updates(partial(CapturedGraph, optimizers=self.trainer.optimizers))
 
     def on_fit_end(self) -> None:
         self._choose_updates()  # frees the memory of captured graphs
@@ -167,14 +158,8 @@ class GAN(pl.LightningModule):
             self._updates[penalized](*batch)
             self.metric_steps += 1
             self.progress.images_seen += images
-            update_ema(
-                self.generator_ema,
-                self.generator,
-                images,
-                self.progress.images_seen,
-                model.ema_half_life,
-                model.ema_ramp,
-            )
+            half_life = min(model.ema_half_life, model.ema_ramp * self.progress.images_seen)
+            update_ema(self.generator_ema, self.generator, images, half_life)
 
     def _follow_schedules(self) -> None:
         """Sets the learning rate and the penalties to their place on a cosine over the budget."""
@@ -184,7 +169,7 @@ class GAN(pl.LightningModule):
         self.learning_rate.fill_(model.learning_rate * (final + (1 - final) * remaining))
         self.penalty_share.fill_(model.penalty_final + (1 - model.penalty_final) * remaining)
 
-    def update(self, penalties: Sequence[Penalty], *batch: Tensor) -> None:
+    def update(self, penalties: Sequence[Penalty], *tensors: Tensor) -> None:
         """One update of the discriminator, then one of the generator.
 
         It depends on tensors alone and never waits for the device, so that it can be captured as
@@ -192,17 +177,17 @@ class GAN(pl.LightningModule):
 
         Args:
             penalties: those of `self.penalties` that count this time.
-            batch: the tensors of a `Batch`.
+            tensors: of a `Batch`.
         """
-        drawn = Batch(*batch)
+        batch = Batch(*tensors)
         # Not those that Lightning wraps: their hooks would run once, when the update is captured.
         d_optimizer, g_optimizer = self.trainer.optimizers
-        real, fake = self.images(drawn)
-        d_loss, penalty, margins = self.discriminator_objective(
-            drawn, real, fake.detach(), penalties
+        real, fake = self.images(batch)
+        objective, d_loss, margins = self.discriminator_objective(
+            batch, real, fake.detach(), penalties
         )
-        self.step(d_optimizer, d_loss + penalty)
-        g_loss = self.generator_objective(drawn, real, fake)
+        self.step(d_optimizer, objective)
+        g_loss = self.generator_objective(batch, real, fake)
         self.step(g_optimizer, g_loss)
         self.adapt(margins[0])
         self.record(d_loss, g_loss, *margins)
@@ -216,14 +201,14 @@ class GAN(pl.LightningModule):
 
     def discriminator_objective(
         self, batch: Batch, real: Tensor, fake: Tensor, penalties: Sequence[Penalty]
-    ) -> tuple[Tensor, Tensor | int, tuple[Tensor, Tensor]]:
-        """What the discriminator minimises: its loss and penalties; and the margins [N] it gives.
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+        """What the discriminator minimises, its loss without penalties, and its margins.
 
         Args:
             batch: that the images are of.
             real: [N, 3, H, W], augmented.
             fake: [N, 3, H, W], without gradient.
-            penalties: to be added, each weighted for the updates without.
+            penalties: weighted to stand for the updates without any.
         """
         both = torch.cat([real, self.augmented(fake, batch.augmentation[1])])
         both.requires_grad_(bool(penalties))
@@ -231,8 +216,8 @@ class GAN(pl.LightningModule):
         real_logits, fake_logits = logits.chunk(2)
         loss = self.discriminator_loss(real_logits, fake_logits)
         penalty = sum(penalty(batch, both, logits) for penalty in penalties)
-        margins = self.loss.margins(real_logits, fake_logits)
-        return loss, self.config.model.penalty_every * penalty, margins
+        margins = self.loss.margins(real_logits.detach(), fake_logits.detach())
+        return loss + self.config.model.penalty_every * penalty, loss, margins
 
     def generator_objective(self, batch: Batch, real: Tensor, fake: Tensor) -> Tensor:
         """What the generator minimises, with the images as in `discriminator_objective`."""
@@ -267,21 +252,14 @@ class GAN(pl.LightningModule):
         """Steps against the gradient of an objective, averaged over ranks."""
         optimizer.zero_grad()
         self.manual_backward(objective)
-        average_over_ranks(
-            [
-                p.grad
-                for group in optimizer.param_groups
-                for p in group["params"]
-                if p.grad is not None
-            ]
-        )
+        average_over_ranks(p for group in optimizer.param_groups for p in group["params"])
         optimizer.step()
 
     def _adapt(self, margin: Tensor) -> None:
         """Adapts the augmentation's probability to the discriminator's margin on real images."""
         target = self.config.model.augment_target
         assert target is not None
-        sign_mean = mean_over_ranks(margin.detach().sign().mean())
+        sign_mean = mean_over_ranks(margin.sign().mean())
         images = self.config.batch_size
         probability = adapted(self.augment_probability, sign_mean, images, target)
         self.augment_probability.copy_(probability)
@@ -313,21 +291,19 @@ class GAN(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses weights and moments of Adam that do not have the shapes of these networks."""
-        networks = (self.discriminator, self.generator)
-        expected = [
-            {name: tensor.shape for name, tensor in self.state_dict().items()},
-            *({i: (p.shape, p.shape) for i, p in enumerate(n.parameters())} for n in networks),
-        ]
+        expected = [_shapes(self.state_dict())]
+        for network in (self.discriminator, self.generator):
+            expected += [_shapes(dict(enumerate(network.parameters())))] * 2
         try:
-            states = [optimizer["state"] for optimizer in checkpoint["optimizer_states"]]
-            found = [
-                {name: tensor.shape for name, tensor in checkpoint["state_dict"].items()},
-                *(
-                    {i: (s["exp_avg"].shape, s["exp_avg_sq"].shape) for i, s in state.items()}
-                    for state in states
-                ),
-            ]
+            found = [_shapes(checkpoint["state_dict"])]
+            for optimizer in checkpoint["optimizer_states"]:
+                for moment in ("exp_avg", "exp_avg_sq"):
+                    found.append(_shapes({i: s[moment] for i, s in optimizer["state"].items()}))
         except (AttributeError, LookupError, TypeError, ValueError):
             found = []
         if found != expected:
             raise UserError(f"{self.trainer.ckpt_path}: its parts do not fit together.")
+
+
+def _shapes(tensors: dict[Any, Tensor]) -> dict[Any, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items()}

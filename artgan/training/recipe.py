@@ -1,6 +1,6 @@
 """Which options of `model` fit together; checked before torch is imported."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from artgan.errors import UserError
 from artgan.networks import NETWORKS
@@ -22,11 +22,11 @@ def check_model(model: ModelConfig) -> None:
 
 
 def _mistakes(model: ModelConfig) -> Iterator[str]:
-    names = [
+    names: list[tuple[str, str, Mapping[str, object]]] = [
         ("loss", model.loss, LOSSES),
         ("network", getattr(model, "network", "dcgan"), NETWORKS),
+        *(("augment", name, TRANSFORMATIONS) for name in model.augment),
     ]
-    names += [("augment", name, TRANSFORMATIONS) for name in model.augment]
     for option, name, table in names:
         if name not in table:
             yield f"{option}: '{name}' is none of {', '.join(table)}."
