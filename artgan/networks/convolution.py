@@ -27,7 +27,7 @@ class Downsampling(nn.Conv2d):
 
     def forward(self, features: Tensor) -> Tensor:
         """[N, in_channels, H, W], H and W even, to [N, out_channels, H/2, W/2]."""
-        if not _as_matrices(features, self.in_channels):
+        if not as_matrices(features, self.in_channels):
             return super().forward(features)
         weights = self.weight.permute(0, 2, 3, 1).flatten(1)
         return F.linear(_Patches.apply(features), weights, self.bias).permute(0, 3, 1, 2)
@@ -41,7 +41,7 @@ class Upsampling(nn.ConvTranspose2d):
 
     def forward(self, features: Tensor) -> Tensor:  # type: ignore[override]
         """[N, in_channels, H, W] to [N, out_channels, 2H, 2W]."""
-        if not _as_matrices(features, self.out_channels):
+        if not as_matrices(features, self.out_channels):
             return super().forward(features)
         weights = self.weight.permute(2, 3, 1, 0).flatten(0, 2)
         return _Fold.apply(F.linear(features.permute(0, 2, 3, 1), weights))
@@ -73,7 +73,7 @@ class ToLogits(nn.Conv2d):
         return F.linear(features.permute(0, 2, 3, 1).flatten(1), weights)
 
 
-def _as_matrices(features: Tensor, channels: int) -> bool:
+def as_matrices(features: Tensor, channels: int) -> bool:
     on_cpu = features.device.type == "cpu"
     return on_cpu and features.dtype == torch.bfloat16 and channels >= FEWEST_CHANNELS
 
