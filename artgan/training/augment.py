@@ -21,10 +21,9 @@ class Transformation(NamedTuple):
     """One entry of `TRANSFORMATIONS`.
 
     Attributes:
-        function: of images [N, H, W, 3] in [-1, 1] and of each amount, [N] in [0, 1); gives images
-            of the same shape and dtype.
-        slots: the columns of the draws that it uses: the first decides whether it is applied, the
-            others are the amounts.
+        function: of images [N, H, W, 3] and one [N] for each amount; keeps shape and dtype.
+        slots: columns of the draws: the first decides whether it is applied, the others are the
+            amounts in [0, 1).
         neutral: the amount that leaves an image unchanged, to the bit.
     """
 
@@ -38,8 +37,7 @@ def augment(
 ) -> Tensor:
     """Applies each transformation of a policy to some of the images.
 
-    Depends on its tensors alone, reads no value from the device, so that it can be captured as a
-    CUDA graph, and can be differentiated any number of times.
+    It can be captured as a CUDA graph and differentiated any number of times.
 
     Args:
         images: [N, 3, H, W] in [-1, 1], of any floating dtype, channels_last.
@@ -69,8 +67,8 @@ def augment(
 def adapted(probability: Tensor, sign_mean: Tensor, images: int, target: float) -> Tensor:
     """The augmentation's probability, adapted to how far the discriminator overfits.
 
-    A discriminator that has memorised the paintings gives nearly all of them a positive logit. So
-    the probability rises while that share is above the target, and falls otherwise.
+    A discriminator that has memorised the paintings gives nearly all of them a positive logit, so
+    the probability rises while the mean sign is above the target, and falls otherwise.
 
     Args:
         probability: [] float32 in [0, 1].
@@ -79,10 +77,9 @@ def adapted(probability: Tensor, sign_mean: Tensor, images: int, target: float) 
         target: the sign_mean to hold, in (-1, 1); 0.6 in the paper.
 
     Returns:
-        [] float32 in [0, 1], computed without waiting for the device.
+        [] float32 in [0, 1].
 
-    Source: Karras et al. 2020 (arXiv:2006.06676), section 3.1, r_t of equation 1; they clamp only
-    at 0.
+    Source: Karras et al. 2020 (arXiv:2006.06676), section 3.1, r_t, clamped at 0 only.
     """
     step = images / IMAGES_TO_CERTAIN
     return (probability + step * (sign_mean - target).sign()).clamp(0, 1)
@@ -111,10 +108,9 @@ def translate(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
     """Shifts by whole pixels, up to 1/8 of the side in each direction; what comes in is blank."""
     from artgan.training.shift import Shift
 
-    reaches = (side // 8 for side in images.shape[1:3])
     shifts = (
-        (amount * (2 * reach + 1)).long() - reach
-        for amount, reach in zip((down, right), reaches, strict=True)
+        (amount * (2 * (side // 8) + 1)).long() - side // 8
+        for amount, side in zip((down, right), images.shape[1:3], strict=True)
     )
     return Shift.apply(images, *shifts)
 

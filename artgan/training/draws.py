@@ -41,11 +41,11 @@ def draw(
     So a resumed run draws what the uninterrupted one would have drawn, on any number of devices.
 
     Args:
-        config: of the run; `dataset.flip` mirrors half of the paintings.
-        progress: where the run stands.
-        rank: whose part it is.
-        paintings: uint8 [N, 3, H, W], that part of the paintings.
-        classes: float32 [N, K] one-hot.
+        config: of the run.
+        progress: of the run.
+        rank: whose part of the batch it is.
+        paintings: uint8 [N, 3, H, W], in that part.
+        classes: float32 [N, K] one-hot, theirs.
     """
     # The zero keeps the draws of runs that have begun with it.
     key = [config.seed, 0, progress.images_seen]

@@ -31,10 +31,6 @@ Penalty = Callable[[Batch, Tensor, Tensor], Tensor]  # of a batch, images and th
 class GAN(pl.LightningModule):
     """A generator and a discriminator that learn from each other.
 
-    Everything random in an update is drawn from a generator seeded by the seed and the images
-    seen, for the batch of all ranks, of which each takes its part. So a resumed run draws what the
-    uninterrupted one would have drawn, on any number of devices.
-
     Args:
         config: the whole configuration of the run.
         dataset_key: hash of the paintings, kept in checkpoints to detect another dataset.
@@ -75,13 +71,8 @@ class GAN(pl.LightningModule):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.generator = network.Generator(config.resolution, inputs, model.width)
-            self.discriminator = network.Discriminator(
-                config.resolution,
-                model.width,
-                model.normalization,
-                model.minibatch_std,
-                len(self.classes),
-            )
+            options = (model.width, model.normalization, model.minibatch_std, len(self.classes))
+            self.discriminator = network.Discriminator(config.resolution, *options)
         self.generator_ema = network.Generator(config.resolution, inputs, model.width)
         self.generator_ema.load_state_dict(self.generator.state_dict())
         self.generator_ema.eval().requires_grad_(False)
@@ -146,8 +137,8 @@ class GAN(pl.LightningModule):
         """Several updates, one after another.
 
         Args:
-            batches: this rank's parts of them: paintings, uint8 [updates, N, 3, H, W], and their
-                classes, float32 [updates, N, K] one-hot.
+            batches: this rank's paintings, uint8 [updates, N, 3, H, W], and their classes, float32
+                [updates, N, K] one-hot.
             batch_idx: not used; progress is counted in images.
         """
         model, images = self.config.model, self.config.batch_size
@@ -162,7 +153,7 @@ class GAN(pl.LightningModule):
             update_ema(self.generator_ema, self.generator, images, half_life)
 
     def _follow_schedules(self) -> None:
-        """Sets the learning rate and the penalties to their place on a cosine over the budget."""
+        """Sets learning rate and penalties to their values on a cosine over the budget."""
         model = self.config.model
         remaining = (1 + math.cos(math.pi * self.state.used)) / 2
         final = model.learning_rate_final
@@ -170,14 +161,14 @@ class GAN(pl.LightningModule):
         self.penalty_share.fill_(model.penalty_final + (1 - model.penalty_final) * remaining)
 
     def update(self, penalties: Sequence[Penalty], *tensors: Tensor) -> None:
-        """One update of the discriminator, then one of the generator.
+        """Updates the discriminator, then the generator.
 
-        It depends on tensors alone and never waits for the device, so that it can be captured as
-        a CUDA graph.
+        Depends on tensors alone and never waits for the device, so it can be captured as a CUDA
+        graph.
 
         Args:
-            penalties: those of `self.penalties` that count this time.
-            tensors: of a `Batch`.
+            penalties: all of `self.penalties`, or none this time.
+            tensors: those of a `Batch`.
         """
         batch = Batch(*tensors)
         # Not those that Lightning wraps: their hooks would run once, when the update is captured.
@@ -202,13 +193,9 @@ class GAN(pl.LightningModule):
     def discriminator_objective(
         self, batch: Batch, real: Tensor, fake: Tensor, penalties: Sequence[Penalty]
     ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
-        """What the discriminator minimises, its loss without penalties, and its margins.
+        """What the discriminator minimises, its loss without the penalties, and its margins.
 
-        Args:
-            batch: that the images are of.
-            real: [N, 3, H, W], augmented.
-            fake: [N, 3, H, W], without gradient.
-            penalties: weighted to stand for the updates without any.
+        The images are [N, 3, H, W], the real ones augmented already.
         """
         both = torch.cat([real, self.augmented(fake, batch.augmentation[1])])
         both.requires_grad_(bool(penalties))
@@ -217,6 +204,7 @@ class GAN(pl.LightningModule):
         loss = self.discriminator_loss(real_logits, fake_logits)
         penalty = sum(penalty(batch, both, logits) for penalty in penalties)
         margins = self.loss.margins(real_logits.detach(), fake_logits.detach())
+        # Weighted to stand for the updates without penalties, too.
         return loss + self.config.model.penalty_every * penalty, loss, margins
 
     def generator_objective(self, batch: Batch, real: Tensor, fake: Tensor) -> Tensor:

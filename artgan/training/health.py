@@ -11,15 +11,12 @@ LEAST_DIVERSITY = 0.25
 def discriminator_has_won(
     real_probability: float, fake_probability: float, gradient_norm: float
 ) -> str | None:
-    """Warns when the discriminator errs so rarely that the generator has little to learn from.
+    """A warning if the discriminator errs too rarely for the generator to learn from, or None.
 
     Args:
         real_probability: mean D(x) over recent real images, in [0, 1].
         fake_probability: mean D(G(z)) over recent generated images, in [0, 1].
         gradient_norm: L2 norm of the generator's gradient.
-
-    Returns:
-        The warning, or None while the two are in balance.
 
     Source: Arjovsky and Bottou 2017 (arXiv:1701.04862), sections 2.2 and 2.3, on what a perfect
     discriminator does to the generator's gradient.
@@ -37,15 +34,11 @@ def discriminator_has_won(
 
 
 def diversity(images: Tensor, reference: Tensor) -> float:
-    """How much samples differ from each other, relative to how much the paintings do.
+    """Mean standard deviation of samples, relative to paintings; 0 if all samples are the same.
 
     Args:
         images: [N, 3, H, W] samples, any range.
         reference: [M, 3, H, W] paintings, in the same range.
-
-    Returns:
-        Ratio of the mean standard deviations over the images: 0 if all samples are the same,
-        about 1 if they vary as much as the paintings.
     """
 
     def spread(batch: Tensor) -> Tensor:
@@ -55,11 +48,7 @@ def diversity(images: Tensor, reference: Tensor) -> float:
 
 
 def diversity_has_collapsed(ratio: float) -> str | None:
-    """Warns when the generator paints nearly the same image whatever the latents.
-
-    Args:
-        ratio: what `diversity` gave.
-    """
+    """A warning if samples hardly differ, by their `diversity`, or None."""
     if ratio >= LEAST_DIVERSITY:
         return None
     return (

@@ -18,13 +18,12 @@ class Loss:
     """An adversarial loss and what it can be combined with.
 
     Attributes:
-        discriminator: gives what the discriminator minimises, a scalar mean over the batch, from
-            real_logits [N] and fake_logits [N]; from `smoothing`, too, if the loss has labels.
-        generator: gives what the generator minimises, a scalar, from fake_logits [N]; from
-            real_logits [N], too, if the loss is relativistic.
-        labels: whether real images have a label to smooth (`model.label_smoothing`).
-        relativistic: whether only the difference of the logits of a real and a generated image
-            means something.
+        discriminator: what the discriminator minimises, a scalar mean over the batch, as a
+            function of real_logits [N], fake_logits [N] and, if it has labels, `smoothing`.
+        generator: what the generator minimises, as a function of fake_logits [N] and, if it is
+            relativistic, real_logits [N].
+        labels: whether the label of real images can be smoothed (`model.label_smoothing`).
+        relativistic: whether only the difference between a real and a fake logit has a meaning.
         probabilistic: whether σ(logit) is a probability.
         signed: whether a logit above zero means "real", so that augmentation can adapt to it.
         needs_penalty: whether the loss is unbounded without `model.gradient_penalty`.
@@ -39,10 +38,7 @@ class Loss:
     needs_penalty: bool = False
 
     def margins(self, real_logits: Tensor, fake_logits: Tensor) -> tuple[Tensor, Tensor]:
-        """How clearly real images are scored as real, and generated ones as real, each [N].
-
-        In a relativistic loss, as more real than the other image of the pair.
-        """
+        """How real the real and the generated images seem, each [N]; in pairs, how much more."""
         if self.relativistic:
             return real_logits - fake_logits, fake_logits - real_logits
         return real_logits, fake_logits

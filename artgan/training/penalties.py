@@ -12,8 +12,8 @@ def squared_gradient_norms(logits: Tensor, images: Tensor) -> Tensor:
     R1 is γ/2 times its mean over real images, R2 the same over generated ones.
 
     Args:
-        logits: [N], of `images`. Each must depend on its own image alone, so not with BatchNorm;
-            the little that minibatch standard deviation mixes in is ignored, as in StyleGAN2.
+        logits: [N], each of its own image alone, so not with BatchNorm. The little that minibatch
+            standard deviation mixes in is ignored, as in StyleGAN2.
         images: [N, 3, H, W] that require a gradient.
 
     Returns:
