@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from artgan import __version__
@@ -28,7 +28,7 @@ from artgan.device import on_device, pick_device
 from artgan.errors import UserError
 from artgan.files import sha256
 from artgan.images import read_provenance, save_gif, save_mp4, save_png, tile
-from artgan.networks.dcgan import Generator
+from artgan.networks import load_network
 from artgan.options import Recipe, SampleConfig, not_among, typed
 
 # Share of a height at each end of a scroll where the sums of latents are not complete.
@@ -55,7 +55,7 @@ class Painter:
             checkpoint does not say.
     """
 
-    generator: Generator
+    generator: nn.Module
     checkpoint: Path
     checkpoint_sha256: str
     latent_dim: int
@@ -92,7 +92,9 @@ def load_painter(path: Path, ema: bool = True, device: str = "cpu") -> Painter:
             raise ValueError(f"classes {classes}")
         # No memory is taken before the weights are found to fit, whatever width is claimed.
         with torch.device("meta"):
-            generator = Generator(resolution, model["latent_dim"] + len(classes), model["width"])
+            network = load_network(model.get("network", "dcgan"))  # older checkpoints name none
+            inputs = model["latent_dim"] + len(classes)
+            generator = network.Generator(resolution, inputs, model["width"])
         weights = {
             name.removeprefix(prefix): tensor
             for name, tensor in checkpoint["state_dict"].items()

@@ -1,10 +1,10 @@
-"""The convolutions of a DCGAN, each as the matrix product it is where that is faster.
+"""The convolutions of a DCGAN, computed as matrix products where that is faster.
 
-Weights, their names and their layout are those of `nn.Conv2d` and `nn.ConvTranspose2d`.
+Weights have the names and layout of `nn.Conv2d` and `nn.ConvTranspose2d`.
 
-On a CPU, oneDNN takes up to five times as long for the weights' gradient of a bfloat16 convolution
-with many channels on few pixels as for a product of matrices of the same size
-(`benchmarks/NOTES.md`, measured with AVX512-BF16). In float32 its convolutions are the faster ones.
+On a CPU, oneDNN takes up to five times as long for the weight gradient of a bfloat16 convolution
+with many channels on few pixels as for a matrix product of the same size (`benchmarks/NOTES.md`,
+measured with AVX512-BF16). In float32 its convolutions are faster.
 """
 
 from typing import Any
@@ -15,56 +15,40 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 KERNEL = 4
-# Below, copying the patches takes longer than the matrix product saves.
+# With fewer, copying the patches takes longer than the matrix product saves.
 FEWEST_CHANNELS = 256
 
 
 class Downsampling(nn.Conv2d):
-    """Halves the side: a convolution with kernel 4, stride 2, padding 1.
-
-    Args:
-        in_channels: of the features it reads.
-        out_channels: of those it gives.
-        bias: whether a number is added to each channel.
-    """
+    """Halves the side: a convolution with kernel 4, stride 2, padding 1."""
 
     def __init__(self, in_channels: int, out_channels: int, bias: bool = False) -> None:
         super().__init__(in_channels, out_channels, KERNEL, stride=2, padding=1, bias=bias)
 
     def forward(self, features: Tensor) -> Tensor:
         """[N, in_channels, H, W], H and W even, to [N, out_channels, H/2, W/2]."""
-        if not _as_matrices(features, self.in_channels):
+        if not as_matrices(features, self.in_channels):
             return super().forward(features)
         weights = self.weight.permute(0, 2, 3, 1).flatten(1)
         return F.linear(_Patches.apply(features), weights, self.bias).permute(0, 3, 1, 2)
 
 
 class Upsampling(nn.ConvTranspose2d):
-    """Doubles the side: a transposed convolution with kernel 4, stride 2, padding 1, without bias.
-
-    Args:
-        in_channels: of the features it reads.
-        out_channels: of those it gives.
-    """
+    """Doubles the side: a transposed convolution with kernel 4, stride 2, padding 1, no bias."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, KERNEL, stride=2, padding=1, bias=False)
 
     def forward(self, features: Tensor) -> Tensor:  # type: ignore[override]
         """[N, in_channels, H, W] to [N, out_channels, 2H, 2W]."""
-        if not _as_matrices(features, self.out_channels):
+        if not as_matrices(features, self.out_channels):
             return super().forward(features)
         weights = self.weight.permute(2, 3, 1, 0).flatten(0, 2)
         return _Fold.apply(F.linear(features.permute(0, 2, 3, 1), weights))
 
 
 class FromLatents(nn.ConvTranspose2d):
-    """The first layer of a generator: each latent vector becomes 4×4 features.
-
-    Args:
-        latent_dim: numbers in a latent vector.
-        out_channels: of the features.
-    """
+    """The first layer of a generator: each latent vector becomes 4×4 features."""
 
     def __init__(self, latent_dim: int, out_channels: int) -> None:
         super().__init__(latent_dim, out_channels, KERNEL, bias=False)
@@ -78,12 +62,7 @@ class FromLatents(nn.ConvTranspose2d):
 
 
 class ToLogits(nn.Conv2d):
-    """The last layer of a discriminator: 4×4 features become a few numbers.
-
-    Args:
-        in_channels: of the features.
-        count: of the numbers.
-    """
+    """The last layer of a discriminator: 4×4 features become `count` numbers."""
 
     def __init__(self, in_channels: int, count: int = 1) -> None:
         super().__init__(in_channels, count, KERNEL, bias=False)
@@ -94,13 +73,13 @@ class ToLogits(nn.Conv2d):
         return F.linear(features.permute(0, 2, 3, 1).flatten(1), weights)
 
 
-def _as_matrices(features: Tensor, channels: int) -> bool:
+def as_matrices(features: Tensor, channels: int) -> bool:
     on_cpu = features.device.type == "cpu"
     return on_cpu and features.dtype == torch.bfloat16 and channels >= FEWEST_CHANNELS
 
 
 class _Patches(Function):
-    """What each place of a `Downsampling` sees: [N, C, H, W] to [N, H/2, W/2, 4·4·C]."""
+    """The patches that a `Downsampling` multiplies: [N, C, H, W] to [N, H/2, W/2, 4·4·C]."""
 
     @staticmethod
     def forward(ctx: Any, features: Tensor) -> Tensor:
@@ -108,7 +87,7 @@ class _Patches(Function):
         padded = features.new_zeros(count, height + 2, width + 2, channels)
         padded[:, 1:-1, 1:-1] = features.permute(0, 2, 3, 1)
         image, row, pixel, _ = padded.stride()
-        # The four pixels of a patch's row lie one after another in memory.
+        # The four pixels of a patch's row are contiguous in memory.
         patches = padded.as_strided(
             (count, height // 2, width // 2, KERNEL, KERNEL * channels),
             (image, 2 * row, 2 * pixel, row, 1),
@@ -121,13 +100,13 @@ class _Patches(Function):
 
 
 class _Fold(Function):
-    """Adds patches up where they overlap: [N, h, w, 4·4·C] to [N, C, 2h, 2w]."""
+    """Sums overlapping patches: [N, h, w, 4·4·C] to [N, C, 2h, 2w]."""
 
     @staticmethod
     def forward(ctx: Any, patches: Tensor) -> Tensor:
         count, height, width, size = patches.shape
         channels = size // KERNEL**2
-        # A patch is 2×2 blocks of 2×2 pixels; blocks of the same place in it do not overlap.
+        # A patch has 2×2 blocks of 2×2 pixels; blocks at the same place in it do not overlap.
         blocks = patches.view(count, height, width, 2, 2, 2, 2 * channels)
         padded = patches.new_zeros(count, height + 1, 2, width + 1, 2 * channels)
         for down in (0, 1):

@@ -23,82 +23,74 @@ SLOPE = 0.2  # of LeakyReLU below zero
 
 
 def _stages(resolution: int) -> int:
-    """How often the side doubles between the 4×4 features and the layer before the picture."""
+    """How often the side doubles between the 4×4 features and the layer next to the image."""
     if resolution not in RESOLUTIONS:
-        raise ValueError(f"resolution {resolution} is none of {RESOLUTIONS}")
+        raise ValueError(f"resolution {resolution} is not one of {RESOLUTIONS}")
     return resolution.bit_length() - 4
 
 
 class Generator(nn.Module):
     """Paints from latents: transposed convolutions with BatchNorm and ReLU, then tanh.
 
-    At 64 px and width 64 it has 3,576,704 parameters. Each doubling of the resolution adds one
-    layer, of twice as many channels, at the latent end.
-
-    It knows of no classes: a latent vector may end in one-hot numbers that say the class.
+    At 64 px and width 64 it has 3,576,704 parameters. Each doubling of the resolution adds a layer
+    with twice as many channels next to the latents. A latent vector may end in a one-hot class.
 
     Args:
-        resolution: side of the square pictures: 32, 64, 128 or 256.
-        latent_dim: numbers in a latent vector, those of the class included.
+        resolution: side of the square images: 32, 64, 128 or 256.
+        latent_dim: length of a latent vector, including the class.
         width: channels of the last hidden layer.
 
     Raises:
-        ValueError: the resolution is another.
+        ValueError: the resolution is none of these.
 
-    Source: Radford et al. 2016, section 3 and figure 1; for classes, Mirza and Osindero 2014
+    Source: Radford et al. 2016, section 3 and figure 1; classes: Mirza and Osindero 2014
     (arXiv:1411.1784), section 3.2.
     """
 
     def __init__(self, resolution: int = 64, latent_dim: int = 100, width: int = 64) -> None:
         super().__init__()
         channels = width * 2 ** _stages(resolution)
-        layers: list[nn.Module] = [
-            FromLatents(latent_dim, channels),
-            BatchNorm(channels),
-            nn.ReLU(inplace=True),
-        ]
+        layers: list[nn.Module] = [FromLatents(latent_dim, channels)]
+        layers += [BatchNorm(channels), nn.ReLU(inplace=True)]
         while channels > width:
-            layers += [
-                Upsampling(channels, channels // 2),
-                BatchNorm(channels // 2),
-                nn.ReLU(inplace=True),
-            ]
+            layers += [Upsampling(channels, channels // 2)]
             channels //= 2
+            layers += [BatchNorm(channels), nn.ReLU(inplace=True)]
         layers += [Upsampling(width, IMAGE_CHANNELS), nn.Tanh()]
         self.layers = nn.Sequential(*layers)
         self.apply(initialize)
 
     def forward(self, latents: Tensor) -> Tensor:
-        """Paints one picture per latent map.
+        """Paints one image per latent map.
 
         Args:
-            latents: [N, latent_dim, h, w], N(0, 1); 1×1 for a square picture.
+            latents: [N, latent_dim, h, w], N(0, 1); 1×1 for a square image.
 
         Returns:
-            Pictures [N, 3, (h + 3) · resolution / 4, (w + 3) · resolution / 4] in [-1, 1].
+            Images [N, 3, (h + 3) · resolution / 4, (w + 3) · resolution / 4] in [-1, 1].
         """
         return self.layers(latents)
 
 
 class Discriminator(nn.Module):
-    """Tells paintings from generated pictures: strided convolutions and LeakyReLU.
+    """Scores images as real or generated: strided convolutions and LeakyReLU.
 
-    At 64 px, width 64 and with BatchNorm it has 2,765,568 parameters. It ends in a logit; the
-    sigmoid is in the loss.
+    At 64 px, width 64 and with BatchNorm it has 2,765,568 parameters. It gives logits; the loss
+    contains the sigmoid.
 
     Args:
-        resolution: side of the square pictures: 32, 64, 128 or 256.
+        resolution: side of the square images: 32, 64, 128 or 256.
         width: channels of the first layer.
         normalization: batch, spectral or none. Without BatchNorm, convolutions have biases.
-        minibatch_std: whether the last layer sees how much the pictures of a batch differ.
-        classes: K, that paintings may be of; 0 if it is not to tell them apart.
+        minibatch_std: whether the last layer sees how much the images of a batch differ.
+        classes: K, or 0 for a network without classes.
 
     Raises:
-        ValueError: the resolution is another.
+        ValueError: the resolution is none of these.
 
     Source: Radford et al. 2016, section 3; LeakyReLU with slope 0.2, no BatchNorm on the first
     layer. Spectral normalisation: Miyato et al. 2018 (arXiv:1802.05957). Classes: Miyato and
-    Koyama 2018 (arXiv:1802.05637), equation 3, where the last layer gives ψ(φ(x)), then V φ(x).
+    Koyama 2018 (arXiv:1802.05637), equation 3; the last layer gives ψ(φ(x)), then V φ(x).
     """
 
     def __init__(
@@ -112,10 +104,8 @@ class Discriminator(nn.Module):
         super().__init__()
         self.classes = classes
         bias = normalization != "batch"
-        layers: list[nn.Module] = [
-            Downsampling(IMAGE_CHANNELS, width, bias),
-            nn.LeakyReLU(SLOPE, inplace=True),
-        ]
+        layers: list[nn.Module] = [Downsampling(IMAGE_CHANNELS, width, bias)]
+        layers += [nn.LeakyReLU(SLOPE, inplace=True)]
         channels = width
         for _ in range(_stages(resolution)):
             layers.append(Downsampling(channels, 2 * channels, bias))
@@ -134,21 +124,20 @@ class Discriminator(nn.Module):
                     spectral_norm(layer)
 
     def forward(self, images: Tensor, batches: int = 1, classes: Tensor | None = None) -> Tensor:
-        """Scores pictures.
+        """Scores images.
 
         Args:
             images: [N, 3, resolution, resolution] in [-1, 1].
-            batches: how many batches of one size `images` holds, one after another. Layers that
-                look at a batch as a whole see each by itself, as if they had come in calls of
-                their own.
-            classes: [N, K] one-hot, what each picture is to show; not read where K = 0.
+            batches: number of equal batches that `images` holds, one after another. Layers that
+                depend on the whole batch treat each separately.
+            classes: [N, K] one-hot, the class of each image; ignored where K = 0.
 
         Returns:
-            Logits [N], above zero for what it takes for a painting, of that class.
+            Logits [N], above zero for a real image, of that class.
         """
         features = images
         for layer in self.layers:
-            if batches > 1 and isinstance(layer, SEES_WHOLE_BATCH):
+            if batches > 1 and isinstance(layer, DEPENDS_ON_BATCH):
                 features = torch.cat([layer(batch) for batch in features.chunk(batches)])
             else:
                 features = layer(features)
@@ -159,21 +148,17 @@ class Discriminator(nn.Module):
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """`nn.BatchNorm2d`, over the batch of all processes that train together.
-
-    Unlike `nn.SyncBatchNorm`, it does so on CPUs, too.
+    """`nn.BatchNorm2d` over the batch of all ranks; unlike `nn.SyncBatchNorm`, also on CPUs.
 
     Source: Ioffe and Szegedy 2015 (arXiv:1502.03167), algorithm 1.
     """
 
     def forward(self, features: Tensor) -> Tensor:
-        """[N, C, H, W] to the same shape; in training, N is each process's part of the batch."""
+        """[N, C, H, W] to the same shape; in training, N is this rank's part of the batch."""
         if not (self.training and is_distributed()):
             return super().forward(features)
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.num_batches_tracked is not None
-        assert self.momentum is not None
+        assert self.running_mean is not None and self.running_var is not None
+        assert self.num_batches_tracked is not None and self.momentum is not None
         with torch.no_grad():
             var, mean = var_mean(features.float(), (0, 2, 3))
             count = features.numel() // len(mean) * dist.get_world_size()
@@ -184,23 +169,16 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 class _Normalized(Function):
-    """Normalises by the moments of a batch of which other ranks hold parts, too.
+    """Normalises by the moments of the batch of all ranks.
 
-    Written out, as it is several times as fast on a CPU as what follows from its operations.
+    The derivative written out is several times as fast on a CPU as autograd's.
 
     Source: Ioffe and Szegedy 2015, section 3, the derivatives after algorithm 1.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        features: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        mean: Tensor,
-        var: Tensor,
-        eps: float,
-    ) -> Tensor:
+    def forward(ctx: Any, features: Tensor, *parts: Any) -> Tensor:
+        weight, bias, mean, var, eps = parts
         ctx.save_for_backward(features, weight, mean, (var + eps).rsqrt())
         return F.batch_norm(features, mean, var, weight, bias, eps=eps)
 
@@ -219,10 +197,9 @@ class _Normalized(Function):
 
 
 class MinibatchStd(nn.Module):
-    """Adds one channel: how much the pictures of a batch differ, the same number everywhere.
+    """Adds a channel that is constant: how much the images of a batch differ, over all ranks.
 
-    A generator that paints one picture again and again is found out by it. The batch is that of
-    all processes that train together.
+    It gives away a generator that repeats one image.
 
     Source: Karras et al. 2018 (arXiv:1710.10196), section 3.
     """
@@ -235,11 +212,11 @@ class MinibatchStd(nn.Module):
         return torch.cat([features, channel], dim=1)
 
 
-SEES_WHOLE_BATCH = (BatchNorm, MinibatchStd)
+DEPENDS_ON_BATCH = (BatchNorm, MinibatchStd)
 
 
 def initialize(module: nn.Module) -> None:
-    """Draws weights from N(0, 0.02), and BatchNorm scales from N(1, 0.02) around them.
+    """Draws weights from N(0, 0.02), and BatchNorm's scales from N(1, 0.02).
 
     Source: Radford et al. 2016, section 4 (convolutions); the PyTorch tutorial (BatchNorm).
     """
@@ -251,7 +228,7 @@ def initialize(module: nn.Module) -> None:
 
 
 def initialize_by_fan_in(module: nn.Module) -> None:
-    """Draws weights so that LeakyReLU layers without normalisation keep the variance; no bias.
+    """Draws weights so that LeakyReLU layers without normalisation keep the variance; biases 0.
 
     Source: He et al. 2015 (arXiv:1502.01852), equation 14.
     """

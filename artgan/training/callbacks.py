@@ -32,7 +32,6 @@ from artgan.sampling import draw_inputs, paint
 from artgan.training.gan import GAN
 from artgan.training.health import discriminator_has_won, diversity, diversity_has_collapsed
 from artgan.training.launchers import is_first
-from artgan.training.losses import PROBABILISTIC
 from artgan.training.state import RunState
 
 GRID_SIDE = 8
@@ -236,7 +235,7 @@ class Curves(pl.Callback):
             raise Diverged(module, self.folder)
         for tag, value in self.figures.items():
             writer(trainer).add_scalar(tag, value, module.progress.images_seen)
-        if module.config.model.loss in PROBABILISTIC:
+        if module.loss.probabilistic:
             self._warn()
 
     def _warn(self) -> None:

@@ -1,40 +1,29 @@
 """Exponential moving average of the generator."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @torch.no_grad()
-def update_ema(
-    average: nn.Module,
-    current: nn.Module,
-    images: int,
-    images_seen: int,
-    half_life: float,
-    ramp: float,
-) -> None:
-    """Moves the averaged generator towards the current one, counted in images.
+def update_ema(average: nn.Module, current: nn.Module, images: int, half_life: float) -> None:
+    """Moves the averaged generator towards the current one.
 
-    BatchNorm's running statistics are averaged with the weights, since the averaged weights see
-    other activations than the current ones.
+    BatchNorm's running statistics are averaged with the weights: averaged weights have other
+    activations than the current ones.
 
     Args:
         average: the averaged generator, changed in place.
         current: the generator in training, of the same shape.
         images: images in this update.
-        images_seen: images seen so far; early on, the half-life is at most `ramp` times as many.
         half_life: images after which an old state counts half; 0 follows the current one exactly.
-        ramp: share of `images_seen` that bounds the half-life.
 
-    Source: Karras et al. 2020 (arXiv:2006.06676), StyleGAN2-ADA: half-life in images with ramp-up.
+    Source: Karras et al. 2020 (arXiv:2006.06676), StyleGAN2-ADA.
     """
-    half_life = min(half_life, ramp * images_seen)
     keep = 0.5 ** (images / half_life) if half_life > 0 else 0.0
-    averages, currents = _floating_state(average), _floating_state(current)
-    torch._foreach_lerp_(averages, currents, 1 - keep)
+    torch._foreach_lerp_(_floating_state(average), _floating_state(current), 1 - keep)
 
 
-def _floating_state(module: nn.Module) -> list[torch.Tensor]:
+def _floating_state(module: nn.Module) -> list[Tensor]:
     """Parameters and buffers, without BatchNorm's integer count of batches."""
     tensors = (*module.parameters(), *module.buffers())
     return [tensor for tensor in tensors if tensor.is_floating_point()]

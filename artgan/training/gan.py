@@ -1,59 +1,46 @@
 """The Lightning module: two networks, two optimisers, one update of each per batch."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
-import torch.distributed as dist
 from torch import Tensor
+from torch.optim import Optimizer
 
 from artgan import __version__
 from artgan.checkpoint import FORMAT, KEY
 from artgan.errors import UserError
-from artgan.networks.dcgan import Discriminator, Generator
-from artgan.networks.ranks import is_distributed, mean_over_ranks
+from artgan.networks import load_network
+from artgan.networks.ranks import average_over_ranks, mean_over_ranks
 from artgan.options import TrainConfig
-from artgan.training.augment import DRAWS, adapted, augment
+from artgan.training.augment import adapted, augment
+from artgan.training.draws import Batch, draw
 from artgan.training.ema import update_ema
 from artgan.training.graph import CapturedGraph, captures
-from artgan.training.losses import (
-    RELATIVISTIC,
-    confidences,
-    discriminator_loss,
-    generator_loss,
-)
+from artgan.training.losses import LOSSES
 from artgan.training.penalties import gradient_penalty, squared_gradient_norms
 from artgan.training.state import Progress, RunState
+
+Penalty = Callable[[Batch, Tensor, Tensor], Tensor]  # of a batch, images and their logits
 
 
 class GAN(pl.LightningModule):
     """A generator and a discriminator that learn from each other.
 
-    Everything random in a step (latents, flips, augmentation) is drawn from a generator seeded by
-    the seed and the images seen, for the batch of all ranks, of which each takes its part. So a
-    resumed run draws what the uninterrupted one would have drawn, on however many devices.
-
     Args:
         config: the whole configuration of the run.
-        dataset_key: hash of the paintings, kept in checkpoints to notice another dataset.
+        dataset_key: hash of the paintings, kept in checkpoints to detect another dataset.
         state: where the run stands; schedules follow its share of the budget.
-        classes: the name of each class and how many paintings are of it, kept in checkpoints to
-            paint by; none if the networks are not to tell them apart.
+        classes: name of each class and how many paintings it has, kept in checkpoints; none for
+            networks without classes.
     """
 
+    METRICS = ("loss/discriminator", "loss/generator", "gradient norm/generator", "D(x)", "D(G(z))")
     augment_probability: Tensor
-    METRICS = (
-        "loss/discriminator",
-        "loss/generator",
-        "gradient norm/generator",
-        "D(x)",
-        "D(G(z))",
-    )
 
     def __init__(
         self,
@@ -68,74 +55,78 @@ class GAN(pl.LightningModule):
         self.dataset_key = dataset_key
         self.state = state or RunState()
         self.classes = classes or {}
+        self._build_networks()
+        self._choose_objectives()
+        self._choose_updates()
+        # Not buffers: not part of the run's state.
+        self.metric_sums = torch.zeros(len(self.METRICS))
+        self.metric_steps = 0
+        self.learning_rate = torch.tensor(config.model.learning_rate)
+        self.penalty_share = torch.tensor(1.0)  # of R1 and R2
 
-        model = config.model
+    def _build_networks(self) -> None:
+        config, model = self.config, self.config.model
+        network = load_network(getattr(model, "network", "dcgan"))
         inputs = model.latent_dim + len(self.classes)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.generator = Generator(config.resolution, inputs, model.width)
-            self.discriminator = Discriminator(
-                config.resolution,
-                model.width,
-                model.normalization,
-                model.minibatch_std,
-                len(self.classes),
-            )
-        self.generator_ema = Generator(config.resolution, inputs, model.width)
+            self.generator = network.Generator(config.resolution, inputs, model.width)
+            options = (model.width, model.normalization, model.minibatch_std, len(self.classes))
+            self.discriminator = network.Discriminator(config.resolution, *options)
+        self.generator_ema = network.Generator(config.resolution, inputs, model.width)
         self.generator_ema.load_state_dict(self.generator.state_dict())
         self.generator_ema.eval().requires_grad_(False)
-        # The layout that convolutions are fastest in, on CPUs and GPUs alike.
+        # The layout in which convolutions are fastest, on CPUs and GPUs alike.
         self.to(memory_format=torch.channels_last)
-        # Not a buffer: no state of the run.
-        self.metric_sums = torch.zeros(len(self.METRICS))
-        self.metric_steps = 0
-        # Like the sums; shares of the learning rate and of the penalties, by the schedules.
-        self.learning_rate = torch.tensor(model.learning_rate)
-        self.penalty_share = torch.tensor(1.0)
-        if model.augment:
-            first = 0.0 if model.augment_target is not None else model.augment_probability
-            self.register_buffer("augment_probability", torch.tensor(first))
-        self._updates = self._plain_updates()
+
+    def _choose_objectives(self) -> None:
+        """Picks loss, penalties and adaptation by the options, once for all updates."""
+        model = self.config.model
+        self.loss = loss = LOSSES[model.loss]
+        labels = {"smoothing": model.label_smoothing} if loss.labels else {}
+        self.discriminator_loss = partial(loss.discriminator, **labels)
+        # Which of the real and generated images the generator's loss compares.
+        self.compared = slice(0, 2) if loss.relativistic else slice(1, 2)
+        self.penalties: tuple[Penalty, ...] = ()
+        if model.r1 or model.r2:
+            self.penalties += (self._r1_and_r2,)
+        if model.gradient_penalty:
+            self.penalties += (self._gradient_penalty,)
+        adapts = model.augment_target is not None
+        self.adapt = self._adapt if adapts else lambda margin: None
+        probability = torch.tensor(0.0 if adapts else model.augment_probability)
+        self.register_buffer("augment_probability", probability, persistent=bool(model.augment))
+
+    def _choose_updates(self, wrap: Callable[..., Any] = lambda update: update) -> None:
+        """Prepares the updates without and with penalties, for example to be captured."""
+        plain = wrap(partial(self.update, ()))
+        penalized = wrap(partial(self.update, self.penalties)) if self.penalties else plain
+        self._updates = {False: plain, True: penalized}
 
     @property
     def progress(self) -> Progress:
         """How far the run has come."""
         return self.state.progress
 
-    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        model = self.config.model
+    def configure_optimizers(self) -> list[Optimizer]:
+        betas = (self.config.model.beta1, self.config.model.beta2)
         return [
-            torch.optim.Adam(
-                network.parameters(),
-                lr=self.learning_rate,
-                betas=(model.beta1, model.beta2),
-                fused=True,
-            )
+            torch.optim.Adam(network.parameters(), self.learning_rate, betas, fused=True)
             for network in (self.discriminator, self.generator)
         ]
 
-    def on_fit_start(self) -> None:
-        self.metric_sums = self.metric_sums.to(self.device)
-        self.penalty_share = self.penalty_share.to(self.device)
-        if captures(self.config.trainer, self.device):
-            self._updates = {
-                penalized: CapturedGraph(update, self.trainer.optimizers)
-                for penalized, update in self._updates.items()
-            }
-
     def on_train_start(self) -> None:
-        self.learning_rate = self.learning_rate.to(self.device)
-        # A tensor that a captured graph reads anew each time, also where a checkpoint held another.
+        for name in ("metric_sums", "penalty_share", "learning_rate"):
+            setattr(self, name, getattr(self, name).to(self.device))
+        # A tensor that a captured graph reads at each replay, also where a checkpoint held another.
         for optimizer in self.trainer.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = self.learning_rate
+        if captures(self.config.trainer, self.device):
+            self._choose_updates(partial(CapturedGraph, optimizers=self.trainer.optimizers))
 
     def on_fit_end(self) -> None:
-        self._updates = self._plain_updates()  # the graphs' memory goes with them
-
-    def _plain_updates(self) -> dict[bool, Callable[..., None]]:
-        """What an update runs, by whether it is penalised."""
-        return {penalized: partial(self.update, penalized) for penalized in (False, True)}
+        self._choose_updates()  # frees the memory of captured graphs
 
     def train(self, mode: bool = True) -> "GAN":
         super().train(mode)
@@ -143,193 +134,138 @@ class GAN(pl.LightningModule):
         return self
 
     def training_step(self, batches: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Some updates, one after another.
+        """Several updates, one after another.
 
         Args:
-            batches: this rank's parts of them: paintings, uint8 [updates, N, 3, H, W], and their
-                classes, float32 [updates, N, K] one-hot.
+            batches: this rank's paintings, uint8 [updates, N, 3, H, W], and their classes, float32
+                [updates, N, K] one-hot.
             batch_idx: not used; progress is counted in images.
         """
-        model = self.config.model
-        penalties = bool(model.r1 or model.r2 or model.gradient_penalty)
+        model, images = self.config.model, self.config.batch_size
         for paintings, classes in zip(*batches, strict=True):
             self._follow_schedules()
-            update = self.progress.images_seen // self.config.batch_size
-            penalized = penalties and update % model.penalty_every == 0
-            self._updates[penalized](paintings, classes, *self._draw(len(paintings)))
+            penalized = self.progress.images_seen // images % model.penalty_every == 0
+            batch = draw(self.config, self.progress, self.global_rank, paintings, classes)
+            self._updates[penalized](*batch)
             self.metric_steps += 1
-            images = self.config.batch_size
             self.progress.images_seen += images
-            update_ema(
-                self.generator_ema,
-                self.generator,
-                images,
-                self.progress.images_seen,
-                model.ema_half_life,
-                model.ema_ramp,
-            )
+            half_life = min(model.ema_half_life, model.ema_ramp * self.progress.images_seen)
+            update_ema(self.generator_ema, self.generator, images, half_life)
 
     def _follow_schedules(self) -> None:
-        """Sets the learning rate and the penalties to where their cosines stand."""
+        """Sets learning rate and penalties to their values on a cosine over the budget."""
         model = self.config.model
         remaining = (1 + math.cos(math.pi * self.state.used)) / 2
         final = model.learning_rate_final
         self.learning_rate.fill_(model.learning_rate * (final + (1 - final) * remaining))
         self.penalty_share.fill_(model.penalty_final + (1 - model.penalty_final) * remaining)
 
-    def update(
-        self,
-        penalized: bool,
-        paintings: Tensor,
-        classes: Tensor,
-        latents: Tensor,
-        mirrored: Tensor,
-        shares: Tensor,
-        draws: Tensor,
-    ) -> None:
-        """One update of the discriminator and one of the generator.
+    def update(self, penalties: Sequence[Penalty], *tensors: Tensor) -> None:
+        """Updates the discriminator, then the generator.
 
-        Nothing in it waits for the device or depends on anything but tensors, so that it can be
-        captured as a CUDA graph.
-
-        Each generated picture is to be of the class of one painting. So classes are as frequent
-        among the generated as among the paintings, and a relativistic loss, which sets one
-        against the other, compares within a class.
+        Depends on tensors alone and never waits for the device, so it can be captured as a CUDA
+        graph.
 
         Args:
-            penalized: whether the discriminator's gradient is penalised this time.
-            paintings: uint8 [N, 3, H, W].
-            classes: float32 [N, K], the paintings' and the generated pictures', one-hot.
-            latents: float32 [N, latent_dim, 1, 1].
-            mirrored: bool [N, 1, 1, 1], which paintings are shown mirrored.
-            shares: float32 [N, 1, 1, 1], of paintings in the mixtures of the gradient penalty.
-            draws: float32 [3, N, DRAWS], for the augmentation of the paintings, and of the
-                generated pictures as the discriminator and as the generator learn from them.
+            penalties: all of `self.penalties`, or none this time.
+            tensors: those of a `Batch`.
         """
+        batch = Batch(*tensors)
         # Not those that Lightning wraps: their hooks would run once, when the update is captured.
-        discriminator_optimizer, generator_optimizer = self.trainer.optimizers
-        model = self.config.model
-        real = paintings.to(memory_format=torch.channels_last) / 127.5 - 1
-        real = torch.where(mirrored, real.flip(-1), real)
-        fake = self.generator(torch.cat([latents, classes[:, :, None, None]], dim=1))
-        real = self._augmented(real.to(fake.dtype), draws[0])
+        d_optimizer, g_optimizer = self.trainer.optimizers
+        real, fake = self.images(batch)
+        objective, d_loss, margins = self.discriminator_objective(
+            batch, real, fake.detach(), penalties
+        )
+        self.step(d_optimizer, objective)
+        g_loss = self.generator_objective(batch, real, fake)
+        self.step(g_optimizer, g_loss)
+        self.adapt(margins[0])
+        self.record(d_loss, g_loss, *margins)
 
-        both = torch.cat([real, self._augmented(fake.detach(), draws[1])])
-        both.requires_grad_(penalized)
-        of_both = torch.cat([classes, classes])
-        logits = self.discriminator(both, batches=2, classes=of_both).float()
+    def images(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Augmented real images and generated ones, each [N, 3, H, W], in [-1, 1] but for color."""
+        real = batch.paintings.to(memory_format=torch.channels_last) / 127.5 - 1
+        real = torch.where(batch.mirrored, real.flip(-1), real)
+        fake = self.generator(torch.cat([batch.latents, batch.classes[:, :, None, None]], dim=1))
+        return self.augmented(real.to(fake.dtype), batch.augmentation[0]), fake
+
+    def discriminator_objective(
+        self, batch: Batch, real: Tensor, fake: Tensor, penalties: Sequence[Penalty]
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+        """What the discriminator minimises, its loss without the penalties, and its margins.
+
+        The images are [N, 3, H, W], the real ones augmented already.
+        """
+        both = torch.cat([real, self.augmented(fake, batch.augmentation[1])])
+        both.requires_grad_(bool(penalties))
+        logits = self.scores(both, batch.classes)
         real_logits, fake_logits = logits.chunk(2)
-        loss = discriminator_loss(model.loss, real_logits, fake_logits, model.label_smoothing)
-        penalty = self._penalty(logits, both, classes, shares) if penalized else 0.0
-        self._step(discriminator_optimizer, loss + model.penalty_every * penalty)
+        loss = self.discriminator_loss(real_logits, fake_logits)
+        penalty = sum(penalty(batch, both, logits) for penalty in penalties)
+        margins = self.loss.margins(real_logits.detach(), fake_logits.detach())
+        # Weighted to stand for the updates without penalties, too.
+        return loss + self.config.model.penalty_every * penalty, loss, margins
 
-        # The generator's loss has no use for the discriminator's own gradients.
-        self.discriminator.requires_grad_(False)
-        judged = self._augmented(fake, draws[2])
-        if model.loss in RELATIVISTIC:
-            judged = torch.cat([real, judged])
-            logits = self.discriminator(judged, batches=2, classes=of_both).float()
-            real_against, fake_against = logits.chunk(2)
-        else:
-            real_against = None
-            fake_against = self.discriminator(judged, classes=classes).float()
-        against = generator_loss(model.loss, fake_against, real_against)
-        self._step(generator_optimizer, against)
+    def generator_objective(self, batch: Batch, real: Tensor, fake: Tensor) -> Tensor:
+        """What the generator minimises, with the images as in `discriminator_objective`."""
+        self.discriminator.requires_grad_(False)  # its own gradients are not needed
+        shown = [real, self.augmented(fake, batch.augmentation[2])][self.compared]
+        logits = self.scores(torch.cat(shown), batch.classes)
         self.discriminator.requires_grad_(True)
+        *real_logits, fake_logits = logits.chunk(len(shown))
+        return self.loss.generator(fake_logits, *real_logits)
 
-        self._adapt(real_logits, fake_logits)
-        gradients = [p.grad for p in self.generator.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        probabilities = confidences(model.loss, real_logits, fake_logits)
-        # For `mean_metrics`, which reads the sums once in a while.
-        means = (value.detach().mean() for value in (loss, against, norm, *probabilities))
-        self.metric_sums += torch.stack(list(means))
+    def scores(self, images: Tensor, classes: Tensor) -> Tensor:
+        """Logits of one or several batches of the same classes [N, K], each scored by itself."""
+        batches = len(images) // len(classes)
+        classes = classes.repeat(batches, 1)
+        return self.discriminator(images, batches=batches, classes=classes).float()
 
-    def _step(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-        """Moves the weights of an optimiser against the gradient of a loss, averaged over ranks."""
+    def augmented(self, images: Tensor, draws: Tensor) -> Tensor:
+        return augment(images, draws, self.config.model.augment, self.augment_probability)
+
+    def _r1_and_r2(self, batch: Batch, both: Tensor, logits: Tensor) -> Tensor:
+        r1, r2 = self.config.model.r1, self.config.model.r2
+        on_real, on_fake = squared_gradient_norms(logits, both).chunk(2)
+        return (r1 / 2 * on_real + r2 / 2 * on_fake).mean() * self.penalty_share
+
+    def _gradient_penalty(self, batch: Batch, both: Tensor, logits: Tensor) -> Tensor:
+        real, fake = both.detach().chunk(2)
+        discriminator = partial(self.discriminator, classes=batch.classes)
+        distance = gradient_penalty(discriminator, real, fake, batch.shares)
+        return self.config.model.gradient_penalty * distance
+
+    def step(self, optimizer: Optimizer, objective: Tensor) -> None:
+        """Steps against the gradient of an objective, averaged over ranks."""
         optimizer.zero_grad()
-        self.manual_backward(loss)
-        if is_distributed():
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            gradients = [p.grad for p in parameters if p.grad is not None]
-            # As one tensor, for sending many small ones takes longer; each in the order in which it
-            # lies in memory, which is that of its weights.
-            flat = [gradient.as_strided((gradient.numel(),), (1,)) for gradient in gradients]
-            means = torch.cat(flat)
-            dist.all_reduce(means)
-            means /= dist.get_world_size()
-            for gradient, mean in zip(flat, means.split([len(one) for one in flat]), strict=True):
-                gradient.copy_(mean)
+        self.manual_backward(objective)
+        average_over_ranks(p for group in optimizer.param_groups for p in group["params"])
         optimizer.step()
 
-    def _adapt(self, real_logits: Tensor, fake_logits: Tensor) -> None:
-        """Moves the augmentation's probability, where it is to follow how far D overfits."""
-        model = self.config.model
-        if model.augment_target is None:
-            return
-        # In pairs only differences mean something.
-        scores = real_logits - fake_logits if model.loss in RELATIVISTIC else real_logits
-        sign_mean = mean_over_ranks(scores.detach().sign().mean())
-        self.augment_probability.copy_(
-            adapted(
-                self.augment_probability, sign_mean, self.config.batch_size, model.augment_target
-            )
-        )
+    def _adapt(self, margin: Tensor) -> None:
+        """Adapts the augmentation's probability to the discriminator's margin on real images."""
+        target = self.config.model.augment_target
+        assert target is not None
+        sign_mean = mean_over_ranks(margin.sign().mean())
+        images = self.config.batch_size
+        probability = adapted(self.augment_probability, sign_mean, images, target)
+        self.augment_probability.copy_(probability)
 
-    def _augmented(self, images: Tensor, draws: Tensor) -> Tensor:
-        policy = self.config.model.augment
-        return augment(images, draws, policy, self.augment_probability) if policy else images
-
-    def _penalty(self, logits: Tensor, both: Tensor, classes: Tensor, shares: Tensor) -> Tensor:
-        """What is added to the discriminator's loss for its gradient.
-
-        Args:
-            logits: [2N], of `both`.
-            both: [2N, 3, H, W], paintings and generated pictures, that require a gradient.
-            classes: [N, K], of the paintings as of the generated pictures, and so of mixtures.
-            shares: [N, 1, 1, 1], of the paintings in mixtures of both.
-        """
-        model = self.config.model
-        penalty = torch.zeros((), device=logits.device)
-        if model.r1 or model.r2:
-            on_real, on_fake = squared_gradient_norms(logits, both).chunk(2)
-            penalty = (model.r1 / 2 * on_real + model.r2 / 2 * on_fake).mean() * self.penalty_share
-        if model.gradient_penalty:
-            real, fake = both.detach().chunk(2)
-            discriminator = partial(self.discriminator, classes=classes)
-            distance = gradient_penalty(discriminator, real, fake, shares)
-            penalty = penalty + model.gradient_penalty * distance
-        return penalty
-
-    def _draw(self, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """All that is random in this update, as `update` takes it, for this rank's `count` images.
-
-        Half of the paintings are mirrored if `dataset.flip`.
-        """
-        # The zero keeps the draws of runs that have begun with it.
-        key = [self.config.seed, 0, self.progress.images_seen]
-        key += [self.progress.rollbacks] if self.progress.rollbacks else []
-        seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
-        random = torch.Generator(self.device).manual_seed(seed)
-
-        def uniform(*shape: int) -> Tensor:
-            return torch.rand(*shape, generator=random, device=self.device)
-
-        of_all = self.config.batch_size
-        shape = (of_all, self.config.model.latent_dim, 1, 1)
-        latents = torch.randn(shape, generator=random, device=self.device)
-        mirrored = uniform(of_all, 1, 1, 1) < (0.5 if self.config.dataset.flip else 0.0)
-        shares, draws = uniform(of_all, 1, 1, 1), uniform(3, of_all, DRAWS)
-        ours = slice(self.global_rank * count, (self.global_rank + 1) * count)
-        return latents[ours], mirrored[ours], shares[ours], draws[:, ours]
+    def record(self, d_loss: Tensor, g_loss: Tensor, real: Tensor, fake: Tensor) -> None:
+        """Adds the METRICS of an update to their sums, for `mean_metrics`."""
+        gradients = [p.grad for p in self.generator.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        values = (d_loss, g_loss, norm, real.sigmoid(), fake.sigmoid())
+        self.metric_sums += torch.stack([value.detach().mean() for value in values])
 
     def mean_metrics(self) -> dict[str, float]:
-        """Means of the metrics since the last call; every rank must call it at the same step."""
-        mine = self.metric_sums / max(self.metric_steps, 1)
-        means = self.trainer.strategy.reduce(mine, reduce_op="mean").tolist()
+        """Means of the METRICS since the last call; every rank must call it at the same step."""
+        means = self.metric_sums / max(self.metric_steps, 1)
+        values = self.trainer.strategy.reduce(means, reduce_op="mean").tolist()
         self.metric_sums.zero_()
         self.metric_steps = 0
-        return dict(zip(self.METRICS, means, strict=True))
+        return dict(zip(self.METRICS, values, strict=True))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[KEY] = {
@@ -342,28 +278,20 @@ class GAN(pl.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses what would fail later, or take the place of other parts than it was."""
+        """Refuses weights and moments of Adam that do not have the shapes of these networks."""
+        expected = [_shapes(self.state_dict())]
+        for network in (self.discriminator, self.generator):
+            expected += [_shapes(dict(enumerate(network.parameters())))] * 2
         try:
-            fits = self._fits(checkpoint)
+            found = [_shapes(checkpoint["state_dict"])]
+            for optimizer in checkpoint["optimizer_states"]:
+                for moment in ("exp_avg", "exp_avg_sq"):
+                    found.append(_shapes({i: s[moment] for i, s in optimizer["state"].items()}))
         except (AttributeError, LookupError, TypeError, ValueError):
-            fits = False
-        if not fits:
+            found = []
+        if found != expected:
             raise UserError(f"{self.trainer.ckpt_path}: its parts do not fit together.")
 
-    def _fits(self, checkpoint: dict[str, Any]) -> bool:
-        """Whether weights and Adam's moments are shaped as those of the networks."""
-        pairs: list[tuple[Mapping[Any, Tensor], Mapping[Any, Tensor]]]
-        pairs = [(checkpoint["state_dict"], self.state_dict())]
-        optimizers = zip(
-            (self.discriminator, self.generator), checkpoint["optimizer_states"], strict=True
-        )
-        for network, kept in optimizers:
-            parameters = dict(enumerate(network.parameters()))
-            for moment in ("exp_avg", "exp_avg_sq"):
-                moments = {index: state[moment] for index, state in kept["state"].items()}
-                pairs.append((moments, parameters))
-        return all(_shapes(kept) == _shapes(own) for kept, own in pairs)
 
-
-def _shapes(tensors: Mapping[Any, Tensor]) -> dict[Any, torch.Size]:
+def _shapes(tensors: dict[Any, Tensor]) -> dict[Any, torch.Size]:
     return {name: tensor.shape for name, tensor in tensors.items()}

@@ -1,4 +1,4 @@
-"""Is the training going wrong? Measures, and what to tell a person in plain words."""
+"""Warnings of a training that goes wrong."""
 
 import torch
 from torch import Tensor
@@ -11,42 +11,34 @@ LEAST_DIVERSITY = 0.25
 def discriminator_has_won(
     real_probability: float, fake_probability: float, gradient_norm: float
 ) -> str | None:
-    """Warns when the discriminator errs so rarely that the generator has little to learn from.
+    """A warning if the discriminator errs too rarely for the generator to learn from, or None.
 
     Args:
-        real_probability: mean D(x) over recent paintings, in [0, 1].
-        fake_probability: mean D(G(z)) over recent generated pictures, in [0, 1].
+        real_probability: mean D(x) over recent real images, in [0, 1].
+        fake_probability: mean D(G(z)) over recent generated images, in [0, 1].
         gradient_norm: L2 norm of the generator's gradient.
-
-    Returns:
-        The warning, or None while the two are in balance.
 
     Source: Arjovsky and Bottou 2017 (arXiv:1701.04862), sections 2.2 and 2.3, on what a perfect
     discriminator does to the generator's gradient.
     """
     separated = real_probability - fake_probability > SATURATION
-    vanished = gradient_norm < VANISHED_GRADIENT
-    if not (separated or vanished):
+    if not (separated or gradient_norm < VANISHED_GRADIENT):
         return None
     return (
-        "The discriminator has won: it gives paintings a probability of "
-        f"{real_probability:.3f} and generated pictures {fake_probability:.3f} (the generator's "
-        f"gradient is {gradient_norm:.2g}). Longer training will change little unless the "
-        "generator catches up. A smaller model.learning_rate or model.width, or more paintings, "
-        "keep the balance longer."
+        f"The discriminator has won: it rates paintings {real_probability:.3f} and generated "
+        f"images {fake_probability:.3f} (0 is fake, 1 is real; the generator's gradient is "
+        f"{gradient_norm:.2g}). Longer training will change little unless the generator catches "
+        "up. A smaller model.learning_rate or model.width, or more paintings, keep the balance "
+        "longer."
     )
 
 
 def diversity(images: Tensor, reference: Tensor) -> float:
-    """How much pictures differ from each other, as a share of how much the paintings do.
+    """Mean standard deviation of samples, relative to paintings; 0 if all samples are the same.
 
     Args:
-        images: [N, 3, H, W] generated pictures, any range.
+        images: [N, 3, H, W] samples, any range.
         reference: [M, 3, H, W] paintings, in the same range.
-
-    Returns:
-        Ratio of the mean standard deviations over the pictures: 0 if all are the same, about 1
-        if they vary as much as the paintings.
     """
 
     def spread(batch: Tensor) -> Tensor:
@@ -56,11 +48,7 @@ def diversity(images: Tensor, reference: Tensor) -> float:
 
 
 def diversity_has_collapsed(ratio: float) -> str | None:
-    """Warns when the generator paints nearly the same picture whatever the latents.
-
-    Args:
-        ratio: what `diversity` gave.
-    """
+    """A warning if samples hardly differ, by their `diversity`, or None."""
     if ratio >= LEAST_DIVERSITY:
         return None
     return (

@@ -1,100 +1,95 @@
-"""Adversarial losses, as functions of logits.
+"""Adversarial losses, as functions of logits: one entry of `LOSSES` is one loss.
 
-They are written on logits, unbounded scores: -log σ(x) = softplus(-x) neither overflows nor needs a
-sigmoid.
+They take logits, unbounded scores: -log σ(x) = softplus(-x) neither overflows nor needs a sigmoid.
 """
 
-import torch.nn.functional as F
-from torch import Tensor
+from __future__ import annotations
 
-# Whose generator learns from how paintings are scored, too.
-RELATIVISTIC = ("rpgan",)
-# Which make probabilities of logits.
-PROBABILISTIC = ("bce", "rpgan")
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
-def discriminator_loss(
-    name: str, real_logits: Tensor, fake_logits: Tensor, label_smoothing: float = 0.0
-) -> Tensor:
-    """What the discriminator minimises.
+@dataclass(frozen=True)
+class Loss:
+    """An adversarial loss and what it can be combined with.
 
-    Args:
-        name: of the loss:
-            bce: -log σ(real) - log(1 - σ(fake)); Goodfellow et al. 2014 (arXiv:1406.2661),
-                equation 1, negated.
-            hinge: max(0, 1 - real) + max(0, 1 + fake); Lim and Ye 2017 (arXiv:1705.02894),
-                equation 10.
-            lsgan: ½ (real - 1)² + ½ fake²; Mao et al. 2017 (arXiv:1611.04076), equation 9.
-            wgan_gp: fake - real; Gulrajani et al. 2017 (arXiv:1704.00028), equation 3, of which
-                the last term is `gradient_penalty`.
-            rpgan: -log σ(real - fake), each painting against one generated picture;
-                Jolicoeur-Martineau 2018 (arXiv:1807.00734), section 4.1; Huang et al. 2024
-                (arXiv:2501.05441), equation 2, negated.
-        real_logits: [N].
-        fake_logits: [N].
-        label_smoothing: paintings are to be given 1 less this instead of 1, in bce and lsgan;
-            Salimans et al. 2016 (arXiv:1606.03498), section 3.4.
-
-    Returns:
-        Scalar: the means over the batch, summed.
+    Attributes:
+        discriminator: what the discriminator minimises, a scalar mean over the batch, as a
+            function of real_logits [N], fake_logits [N] and, if it has labels, `smoothing`.
+        generator: what the generator minimises, as a function of fake_logits [N] and, if it is
+            relativistic, real_logits [N].
+        labels: whether the label of real images can be smoothed (`model.label_smoothing`).
+        relativistic: whether only the difference between a real and a fake logit has a meaning.
+        probabilistic: whether σ(logit) is a probability.
+        signed: whether a logit above zero means "real", so that augmentation can adapt to it.
+        needs_penalty: whether the loss is unbounded without `model.gradient_penalty`.
     """
-    match name:
-        case "bce":
-            smoothed = F.softplus(-real_logits) + label_smoothing * real_logits
-            return smoothed.mean() + F.softplus(fake_logits).mean()
-        case "hinge":
-            return F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean()
-        case "lsgan":
-            target = 1 - label_smoothing
-            return (real_logits - target).square().mean() / 2 + fake_logits.square().mean() / 2
-        case "wgan_gp":
-            return fake_logits.mean() - real_logits.mean()
-        case "rpgan":
-            return F.softplus(fake_logits - real_logits).mean()
-    raise ValueError(f"there is no loss {name}")
+
+    discriminator: Callable[..., Tensor]
+    generator: Callable[..., Tensor]
+    labels: bool = False
+    relativistic: bool = False
+    probabilistic: bool = False
+    signed: bool = True
+    needs_penalty: bool = False
+
+    def margins(self, real_logits: Tensor, fake_logits: Tensor) -> tuple[Tensor, Tensor]:
+        """How real the real and the generated images seem, each [N]; in pairs, how much more."""
+        if self.relativistic:
+            return real_logits - fake_logits, fake_logits - real_logits
+        return real_logits, fake_logits
 
 
-def generator_loss(name: str, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
-    """What the generator minimises.
+def softplus(logits: Tensor) -> Tensor:
+    """log(1 + eˣ)."""
+    # Imported only here: options are checked against this module before torch is loaded.
+    from torch.nn.functional import softplus
 
-    Args:
-        name: of the loss, with its source in the same place as the discriminator's:
-            bce: -log σ(fake), the non-saturating one of Goodfellow et al. 2014, section 3.
-            hinge, wgan_gp: -fake.
-            lsgan: ½ (fake - 1)².
-            rpgan: -log σ(fake - real).
-        fake_logits: [N].
-        real_logits: [N], for the losses in `RELATIVISTIC`.
-
-    Returns:
-        Scalar mean.
-    """
-    match name:
-        case "bce":
-            return F.softplus(-fake_logits).mean()
-        case "hinge" | "wgan_gp":
-            return -fake_logits.mean()
-        case "lsgan":
-            return (fake_logits - 1).square().mean() / 2
-        case "rpgan":
-            assert real_logits is not None
-            return F.softplus(real_logits - fake_logits).mean()
-    raise ValueError(f"there is no loss {name}")
+    return softplus(logits)
 
 
-def confidences(name: str, real_logits: Tensor, fake_logits: Tensor) -> tuple[Tensor, Tensor]:
-    """How sure the discriminator is, as its loss makes probabilities of logits.
-
-    Args:
-        name: of the loss; for those that do not, sigmoids are taken all the same, to look at.
-        real_logits: [N].
-        fake_logits: [N].
-
-    Returns:
-        Two of [N] in [0, 1]: that the paintings are paintings, and that the generated pictures are.
-        For `rpgan`, that each is rather one than the other of its pair.
-    """
-    if name in RELATIVISTIC:
-        ahead = real_logits - fake_logits
-        return ahead.sigmoid(), (-ahead).sigmoid()
-    return real_logits.sigmoid(), fake_logits.sigmoid()
+LOSSES = {
+    # Goodfellow et al. 2014 (arXiv:1406.2661): equation 1, negated, and the non-saturating
+    # generator of section 3. Smoothing: Salimans et al. 2016 (arXiv:1606.03498), section 3.4.
+    "bce": Loss(
+        lambda real, fake, smoothing=0.0: (
+            (softplus(-real) + smoothing * real).mean() + softplus(fake).mean()
+        ),
+        lambda fake: softplus(-fake).mean(),
+        labels=True,
+        probabilistic=True,
+    ),
+    # Lim and Ye 2017 (arXiv:1705.02894), equation 10.
+    "hinge": Loss(
+        lambda real, fake: (1 - real).relu().mean() + (1 + fake).relu().mean(),
+        lambda fake: -fake.mean(),
+    ),
+    # Mao et al. 2017 (arXiv:1611.04076), equation 9.
+    "lsgan": Loss(
+        lambda real, fake, smoothing=0.0: (
+            (real - (1 - smoothing)).square().mean() / 2 + fake.square().mean() / 2
+        ),
+        lambda fake: (fake - 1).square().mean() / 2,
+        labels=True,
+        signed=False,
+    ),
+    # Gulrajani et al. 2017 (arXiv:1704.00028), equation 3; its last term is `gradient_penalty`.
+    "wgan_gp": Loss(
+        lambda real, fake: fake.mean() - real.mean(),
+        lambda fake: -fake.mean(),
+        signed=False,
+        needs_penalty=True,
+    ),
+    # Jolicoeur-Martineau 2018 (arXiv:1807.00734), section 4.1; Huang et al. 2024
+    # (arXiv:2501.05441), equation 2, negated.
+    "rpgan": Loss(
+        lambda real, fake: softplus(fake - real).mean(),
+        lambda fake, real: softplus(real - fake).mean(),
+        relativistic=True,
+        probabilistic=True,
+    ),
+}

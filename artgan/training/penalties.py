@@ -7,18 +7,17 @@ from torch import Tensor
 
 
 def squared_gradient_norms(logits: Tensor, images: Tensor) -> Tensor:
-    """‖∇D(x)‖² of each picture, itself differentiable.
+    """‖∇D(x)‖² of each image, itself differentiable.
 
-    R1 is γ/2 times its mean over paintings, R2 the same over generated pictures.
+    R1 is γ/2 times its mean over real images, R2 the same over generated ones.
 
     Args:
-        logits: [N], what the discriminator gave for `images`; each must depend on its own picture,
-            which BatchNorm does not hold to. The little that minibatch standard deviation adds from
-            the others is let pass, as it is in StyleGAN2.
+        logits: [N], each of its own image alone, so not with BatchNorm. The little that minibatch
+            standard deviation mixes in is ignored, as in StyleGAN2.
         images: [N, 3, H, W] that require a gradient.
 
     Returns:
-        [N], in float32, or float64 for such pictures.
+        [N] in float32, or float64 for such images.
 
     Source: Mescheder et al. 2018 (arXiv:1801.04406), equations 9 and 10.
     """
@@ -30,13 +29,13 @@ def squared_gradient_norms(logits: Tensor, images: Tensor) -> Tensor:
 def gradient_penalty(
     discriminator: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, shares: Tensor
 ) -> Tensor:
-    """Mean of (‖∇D(x̂)‖ - 1)² on mixtures x̂ of paintings and generated pictures.
+    """Mean of (‖∇D(x̂)‖ - 1)² over mixtures x̂ of real and generated images.
 
     Args:
         discriminator: gives logits [N].
         real: [N, 3, H, W].
         fake: [N, 3, H, W].
-        shares: [N, 1, 1, 1] in [0, 1], of the paintings in the mixtures.
+        shares: [N, 1, 1, 1] in [0, 1], of the real images in the mixtures.
 
     Returns:
         Scalar, to be multiplied by λ.

@@ -5,35 +5,35 @@ import pytest
 import torch
 from torch import Tensor
 
-from artgan.training.augment import DRAWS, TRANSFORMATIONS, adapted, augment
+from artgan.training.augment import TRANSFORMATIONS, adapted, augment, columns
 
 ALL = ("color", "translation", "cutout")
 LAST = 1 - 2**-24  # the largest float32 below 1
 SIDE = 32
-# Where each transformation's amounts stand among the draws; the one before them decides.
+# The columns of each transformation's amounts among the draws; the column before them decides.
 BRIGHTNESS, SATURATION, CONTRAST, DOWN, RIGHT, ROW, COLUMN = 1, 2, 3, 5, 6, 8, 9
 
 
-def pictures(count: int, side: int = SIDE, dtype: torch.dtype = torch.float32) -> Tensor:
+def random_images(count: int, side: int = SIDE, dtype: torch.dtype = torch.float32) -> Tensor:
     random = torch.Generator().manual_seed(1)
     images = torch.rand(count, 3, side, side, generator=random, dtype=torch.float64) * 2 - 1
     return images.to(dtype).to(memory_format=torch.channels_last)
 
 
 def uniform(count: int) -> Tensor:
-    return torch.rand(count, DRAWS, generator=torch.Generator().manual_seed(2))
+    return torch.rand(count, columns(), generator=torch.Generator().manual_seed(2))
 
 
 def drawn(count: int, **amounts: Tensor | float) -> Tensor:
-    """Draws that are 0.5 but for some, by the names above in lower case."""
-    draws = torch.full((count, DRAWS), 0.5)
+    """Draws of 0.5 except some, by the names above in lower case."""
+    draws = torch.full((count, columns()), 0.5)
     for name, amount in amounts.items():
         draws[:, globals()[name.upper()]] = torch.as_tensor(amount)
     return draws
 
 
 def steps(count: int) -> Tensor:
-    """The middles of as many equal parts of [0, 1)."""
+    """The middles of `count` equal parts of [0, 1)."""
     return (torch.arange(count) + 0.5) / count
 
 
@@ -50,10 +50,10 @@ def shifted(image: Tensor, down: int, right: int) -> Tensor:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("probability", [0.0, torch.tensor(0.0)])
-def test_at_probability_0_pictures_are_untouched(
+def test_at_probability_0_images_are_unchanged(
     dtype: torch.dtype, probability: Tensor | float
 ) -> None:
-    images = pictures(8, dtype=dtype)
+    images = random_images(8, dtype=dtype)
     draws = uniform(8)
     draws[0] = 0
     assert torch.equal(augment(images, draws, ALL, probability), images)
@@ -61,7 +61,7 @@ def test_at_probability_0_pictures_are_untouched(
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_transformation_is_applied_where_its_own_draw_is_below_the_probability(name: str) -> None:
-    images, draws = pictures(5), uniform(5)
+    images, draws = random_images(5), uniform(5)
     others = augment(images, draws, [name])
     draws[:, TRANSFORMATIONS[name].slots.start] = torch.tensor([0.0, 0.29, 0.3, 0.31, LAST])
     some = augment(images, draws, [name], torch.tensor(0.3))
@@ -71,7 +71,7 @@ def test_a_transformation_is_applied_where_its_own_draw_is_below_the_probability
 
 
 def test_a_policy_is_its_transformations_one_after_another() -> None:
-    images, draws = pictures(8), uniform(8)
+    images, draws = random_images(8), uniform(8)
     expected = images
     for name in ALL:
         expected = augment(expected, draws, [name], 0.7)
@@ -81,11 +81,11 @@ def test_a_policy_is_its_transformations_one_after_another() -> None:
 
 def test_an_unknown_transformation_is_refused() -> None:
     with pytest.raises(KeyError, match="colour"):
-        augment(pictures(1), uniform(1), ["colour"])
+        augment(random_images(1), uniform(1), ["colour"])
 
 
-def test_a_translation_is_a_shift_with_zeros_behind_it() -> None:
-    images = pictures(9)
+def test_a_translation_is_a_shift_that_leaves_zeros() -> None:
+    images = random_images(9)
     down, right = torch.arange(9), torch.arange(9).flip(0)
     draws = drawn(9, down=(down + 0.3) / 9, right=(right + 0.9) / 9)
     moved = augment(images, draws, ["translation"])
@@ -95,7 +95,7 @@ def test_a_translation_is_a_shift_with_zeros_behind_it() -> None:
 
 @pytest.mark.parametrize("side", [8, 64, 128])
 def test_the_extreme_draws_shift_by_exactly_an_eighth_of_the_side(side: int) -> None:
-    images = pictures(2, side)
+    images = random_images(2, side)
     extremes = torch.tensor([0.0, LAST])
     moved = augment(images, drawn(2, down=extremes, right=extremes.flip(0)), ["translation"])
     reach = side // 8
@@ -122,10 +122,10 @@ def test_all_shifts_are_equally_likely(name: str, axis: int) -> None:
         (5.5 / 33, 30.5 / 33, (0, 13), (22, 32)),
     ],
 )
-def test_a_cutout_is_a_square_of_half_the_side_cut_off_at_the_borders(
+def test_a_cutout_is_a_square_of_half_the_side_clipped_at_the_edges(
     row: float, column: float, rows: tuple[int, int], columns: tuple[int, int]
 ) -> None:
-    images = pictures(1)
+    images = random_images(1)
     expected = images.clone()
     expected[:, :, slice(*rows), slice(*columns)] = 0
     assert torch.equal(augment(images, drawn(1, row=row, column=column), ["cutout"]), expected)
@@ -139,8 +139,8 @@ def test_the_centre_of_a_cutout_is_everywhere_equally_likely() -> None:
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2e-2)])
-def test_colors_are_those_of_the_formulas(dtype: torch.dtype, tolerance: float) -> None:
-    images, draws = pictures(16, dtype=dtype), uniform(16)
+def test_colors_follow_the_formulas(dtype: torch.dtype, tolerance: float) -> None:
+    images, draws = random_images(16, dtype=dtype), uniform(16)
     colored = augment(images, draws, ["color"])
     amounts = draws.double().numpy()
     for index in range(16):
@@ -152,8 +152,8 @@ def test_colors_are_those_of_the_formulas(dtype: torch.dtype, tolerance: float) 
         np.testing.assert_allclose(colored[index].double(), expected, atol=tolerance)
 
 
-def test_a_picture_does_not_depend_on_the_others() -> None:
-    images, draws = pictures(6), uniform(6)
+def test_an_image_does_not_depend_on_the_others() -> None:
+    images, draws = random_images(6), uniform(6)
     first = augment(images, draws, ALL, 0.8)
     images[3:], draws[3:] = images[3:] * 0.5 + 0.1, draws[3:].flip(1)
     second = augment(images, draws, ALL, 0.8)
@@ -163,11 +163,11 @@ def test_a_picture_does_not_depend_on_the_others() -> None:
 
 @pytest.mark.parametrize("policy", [["color"], ["translation"], ["cutout"], ALL])
 def test_first_and_second_derivatives_are_right(policy: list[str]) -> None:
-    images = pictures(3, side=8, dtype=torch.float64).requires_grad_()
+    images = random_images(3, side=8, dtype=torch.float64).requires_grad_()
     draws = drawn(3, down=torch.tensor([0.0, 0.5, LAST]), right=torch.tensor([0.0, 0.1, 0.4]))
     draws[:, 1:4] = uniform(3)[:, 1:4]
 
-    # The cube, so that there is a second derivative to speak of.
+    # The cube, so that the second derivative is not zero.
     def function(given: Tensor) -> Tensor:
         return augment(given, draws, policy).pow(3)[:, :, ::2, ::3]
 
@@ -176,8 +176,8 @@ def test_first_and_second_derivatives_are_right(policy: list[str]) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_type_and_layout_stay_also_of_the_gradient(dtype: torch.dtype) -> None:
-    images = pictures(4, dtype=dtype).requires_grad_()
+def test_dtype_and_layout_are_kept_also_in_the_gradient(dtype: torch.dtype) -> None:
+    images = random_images(4, dtype=dtype).requires_grad_()
     for name in ALL:
         augmented = augment(images, uniform(4), [name])
         (gradient,) = torch.autograd.grad(augmented.float().square().sum(), images)
@@ -187,9 +187,9 @@ def test_type_and_layout_stay_also_of_the_gradient(dtype: torch.dtype) -> None:
             assert tensor.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_nothing_is_decided_by_a_value() -> None:
-    """Tensors on the meta device have none, and reading one raises."""
-    images = pictures(4).to("meta").requires_grad_()
+def test_no_value_is_read() -> None:
+    """A tensor on the meta device has no values, and reading one raises."""
+    images = random_images(4).to("meta").requires_grad_()
     draws, probability = uniform(4).to("meta"), torch.tensor(0.5, device="meta")
     augmented = augment(images, draws, ALL, probability)
     assert augmented.shape == images.shape
@@ -200,8 +200,8 @@ def test_nothing_is_decided_by_a_value() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU on this machine")
 def test_a_captured_augmentation_follows_its_draws_and_probability() -> None:
-    images = pictures(8).cuda().requires_grad_()
-    draws, probability = torch.zeros(8, DRAWS).cuda(), torch.zeros(()).cuda()
+    images = random_images(8).cuda().requires_grad_()
+    draws, probability = torch.zeros(8, columns()).cuda(), torch.zeros(()).cuda()
 
     def both() -> tuple[Tensor, Tensor]:
         augmented = augment(images, draws, ALL, probability)
@@ -234,7 +234,7 @@ def test_a_captured_augmentation_follows_its_draws_and_probability() -> None:
         (0.0, 0.0, 0.0),
     ],
 )
-def test_the_probability_steps_towards_the_target_and_stays_one(
+def test_the_probability_steps_towards_the_target_within_0_and_1(
     probability: float, sign_mean: float, expected: float
 ) -> None:
     before = torch.tensor(probability)
@@ -243,10 +243,10 @@ def test_the_probability_steps_towards_the_target_and_stays_one(
     assert before == probability
 
 
-def test_the_probability_goes_from_0_to_1_in_as_many_images_as_the_speed() -> None:
+def test_the_probability_goes_from_0_to_1_in_500_000_images() -> None:
     probability = torch.tensor(0.0)
     reached = []
     for _ in range(100):
-        probability = adapted(probability, torch.tensor(1.0), 64, target=0.6, speed=6400)
+        probability = adapted(probability, torch.tensor(1.0), 5000, target=0.6)
         reached.append(float(probability))
     torch.testing.assert_close(torch.tensor(reached), torch.arange(1, 101) / 100)

@@ -169,7 +169,7 @@ def adapt_as_rank(rank: int, config: TrainConfig, meeting: str, found: Any) -> N
     module = GAN(config, "key")
     module.augment_probability.fill_(0.5)
     logits = torch.ones(4) if rank == 0 else -torch.ones(4)
-    module._adapt(logits, logits)
+    module.adapt(logits)
     found.put(module.augment_probability.item())
 
 

@@ -14,8 +14,10 @@ from artgan.data.stream import PaintingStream
 from artgan.networks.dcgan import MinibatchStd
 from artgan.options import TrainConfig
 from artgan.training.datamodule import Paintings
+from artgan.training.draws import Batch, draw
 from artgan.training.gan import GAN
 from artgan.training.run import pick_precision
+from artgan.training.state import Progress, RunState
 from tests.helpers import EVERYTHING, assert_same, pack_of
 
 Configure = Callable[..., TrainConfig]
@@ -29,9 +31,14 @@ def paintings(count: int = 8) -> Tensor:
 
 
 def classes_of(module: GAN, count: int) -> Tensor:
-    """float32 [count, K]: one-hot, one class after the other."""
+    """float32 [count, K] one-hot, the classes in turn."""
     known = len(module.classes)
     return torch.eye(known)[torch.arange(count) % max(known, 1)] if known else torch.zeros(count, 0)
+
+
+def draw_for(module: GAN, images: Tensor) -> Batch:
+    """The batch of the next update, of one rank alone."""
+    return draw(module.config, module.progress, 0, images, classes_of(module, len(images)))
 
 
 def one_update(module: GAN, batch: Tensor, precision: Any = "32-true") -> None:
@@ -103,13 +110,11 @@ def test_one_relativistic_update_with_penalties_is_that_written_out(
             model__penalty_final=0.2,
         ),
         "key",
-        max_images=64,
+        RunState(Progress(images_seen=32), max_images=64),  # where 0.2 + 0.8 / 2 of R1, R2 is left
         classes=named,
     )
-    module.progress.images_seen = 32  # half way, where 0.2 + 0.8 / 2 of R1 and R2 are left
     generator, discriminator = copy.deepcopy((module.generator, module.discriminator))
-    latents, _, shares, _ = module._draw(8)
-    classes = classes_of(module, 8)
+    _, classes, latents, _, shares, _ = draw_for(module, paintings())
     one_update(module, paintings())
 
     real = paintings().float() / 127.5 - 1
@@ -140,46 +145,42 @@ def test_one_relativistic_update_with_penalties_is_that_written_out(
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-6)
 
 
-def test_penalties_come_every_so_many_updates(
-    configure: Configure, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    module = GAN(configure(model__r1=1, model__penalty_every=3), "key")
-    module.progress.images_seen = 8  # as if it went on after one update
-    penalized: list[bool] = []
-    module._updates = {one: lambda *_, one=one: penalized.append(one) for one in (False, True)}
-    monkeypatch.setattr(GAN, "_follow_schedules", lambda _: None)
+def test_penalties_come_every_few_updates(configure: Configure) -> None:
+    config = configure(model__r1=1, model__normalization="none", model__penalty_every=3)
+    module = GAN(config, "key", RunState(Progress(images_seen=8)))  # resumed after one update
+    watched: list[bool] = []
+    # A penalty differentiates the logits of both batches with respect to the images.
+    module.discriminator.register_forward_pre_hook(
+        lambda _, inputs: watched.append(inputs[0].requires_grad) if len(inputs[0]) == 16 else None
+    )
     fit(module, paintings(48).view(6, 1, 8, 3, 32, 32), steps=6)
-    assert penalized == [False, False, True, False, False, True]
+    assert watched == [False, False, True, False, False, True]
 
 
-def test_schedules_fall_along_a_cosine_over_the_budget(configure: Configure) -> None:
+def test_schedules_follow_a_cosine_over_the_budget(configure: Configure) -> None:
     config = configure(model__r1=1, model__penalty_final=0.2, model__learning_rate_final=0.1)
-    module = GAN(config, "key", max_images=32)
+    module = GAN(config, "key", RunState(max_images=32))
     seen: list[tuple[float, float]] = []
-    update = module._updates[True]
-
-    def watched(*inputs: Tensor) -> None:
-        seen.append((module.learning_rate.item(), module.penalty_share.item()))
-        update(*inputs)
-
-    module._updates[True] = watched
+    module.generator.register_forward_pre_hook(
+        lambda *_: seen.append((module.learning_rate.item(), module.penalty_share.item()))
+    )
     fit(module, paintings(40).view(5, 1, 8, 3, 32, 32), steps=5)
     cosine = [(1 + np.cos(np.pi * used)) / 2 for used in (0, 0.25, 0.5, 0.75, 1)]
     expected = [(2e-4 * (0.1 + 0.9 * left), 0.2 + 0.8 * left) for left in cosine]
     assert seen == [pytest.approx(pair, rel=1e-5) for pair in expected]
 
 
-def test_schedules_follow_the_clock_where_that_is_the_budget(configure: Configure) -> None:
-    module = GAN(configure(model__learning_rate_final=0), "key")
-    module.time_used = 0.5
+def test_schedules_follow_the_clock_if_the_budget_is_time(configure: Configure) -> None:
+    state = RunState(Progress(seconds=30), max_seconds=60)
+    module = GAN(configure(model__learning_rate_final=0), "key", state)
     one_update(module, paintings())
     assert module.learning_rate.item() == pytest.approx(1e-4)
 
 
-def test_the_learning_rate_is_the_one_that_adam_steps_with(configure: Configure) -> None:
+def test_adam_steps_with_the_scheduled_learning_rate(configure: Configure) -> None:
     """Adam's first step is as long as its learning rate, wherever there is a gradient."""
-    module = GAN(configure(model__learning_rate_final=0), "key", max_images=32)
-    module.progress.images_seen = 16
+    state = RunState(Progress(images_seen=16), max_images=32)
+    module = GAN(configure(model__learning_rate_final=0), "key", state)
     before = copy.deepcopy(module.generator)
     one_update(module, paintings())
     steps = [
@@ -198,34 +199,40 @@ def test_all_that_the_discriminator_sees_is_augmented(configure: Configure) -> N
     one_update(module, torch.full((8, 3, 32, 32), 255, dtype=torch.uint8))
     both, fake = shown
     hidden = (both[:8] == 0).all(dim=1).flatten(1).sum(dim=1)
-    # A square of half the side, of which a quarter is in the picture at the least.
+    # A square of half the side, of which at least a quarter is in the image.
     assert ((hidden >= 8 * 8) & (hidden <= 16 * 16)).all()
-    # Neither paintings, nor generated pictures in the two losses, are cut alike.
+    # Neither real images, nor generated ones in the two losses, are cut alike.
     masks = [(images == 0).all(dim=1) for images in (both[:8], both[8:], fake)]
-    # A generated picture may be 0 elsewhere, too.
+    # A generated image may be 0 elsewhere, too.
     assert all((masks[i] & ~masks[j]).any() for i, j in ((0, 1), (0, 2), (1, 2)))
 
 
-def test_the_augmentation_grows_while_the_discriminator_is_sure(configure: Configure) -> None:
-    module = GAN(configure(model__augment="[cutout]", model__augment_target=0.6), "key")
-    assert module.augment_probability.item() == 0
-    for sign, expected in ((1.0, 8 / 500_000), (-1.0, 0.0)):
-        logits = torch.full((8,), sign)
-        module._adapt(logits, logits)
-        assert module.augment_probability.item() == pytest.approx(expected)
-    assert "augment_probability" in module.state_dict()
-
-
-def test_of_pairs_their_difference_says_whether_the_discriminator_is_sure(
-    configure: Configure,
+@pytest.mark.parametrize(
+    ("loss", "real", "fake", "rises"),
+    [
+        ("bce", 1.0, 2.0, True),
+        ("bce", -1.0, -2.0, False),
+        ("rpgan", 3.0, 2.0, True),
+        ("rpgan", 2.0, 3.0, False),
+    ],
+)
+def test_the_augmentation_adapts_to_logits_or_in_pairs_to_their_difference(
+    configure: Configure, loss: str, real: float, fake: float, rises: bool
 ) -> None:
-    options = {"model__augment": "[cutout]", "model__augment_target": 0.6}
-    module = GAN(configure(**options, model__loss="rpgan"), "key")
-    high, higher = torch.full((8,), 2.0), torch.full((8,), 3.0)
-    module._adapt(higher, high)
-    assert module.augment_probability.item() == pytest.approx(8 / 500_000)
-    module._adapt(high, higher)
+    options = {"model__augment": "[cutout]", "model__augment_target": 0.6, "model__loss": loss}
+    module = GAN(configure(**options), "key")
     assert module.augment_probability.item() == 0
+    module.augment_probability.fill_(0.5)
+    real_logits, fake_logits = torch.full((8,), real), torch.full((8,), fake)
+
+    def logits(_: object, __: object, output: Tensor) -> Tensor:
+        return output * 0 + torch.cat([real_logits, fake_logits])[-len(output) :]
+
+    module.discriminator.register_forward_hook(logits)
+    one_update(module, paintings())
+    expected = 0.5 + (1 if rises else -1) * 8 / 500_000
+    assert module.augment_probability.item() == pytest.approx(expected, abs=1e-7)
+    assert "augment_probability" in module.state_dict()
 
 
 def test_labels_are_smoothed_as_the_option_says(configure: Configure) -> None:
@@ -235,11 +242,11 @@ def test_labels_are_smoothed_as_the_option_says(configure: Configure) -> None:
         module.discriminator.register_forward_hook(lambda _, __, output: logits.append(output))
         one_update(module, paintings())
         losses.append(module.metric_sums[0].item())
-    # Towards the label 1 - s in place of 1, bce has s times the logit more.
+    # With the label 1 - s in place of 1, bce has s times the logit more.
     assert losses[1] - losses[0] == pytest.approx(0.25 * logits[0][:8].mean().item(), abs=1e-6)
 
 
-def test_the_discriminator_sees_the_deviation_where_the_option_says_so(
+def test_the_discriminator_sees_the_deviation_if_the_option_says_so(
     configure: Configure,
 ) -> None:
     for chosen in (False, True):
@@ -247,8 +254,13 @@ def test_the_discriminator_sees_the_deviation_where_the_option_says_so(
         assert chosen == any(isinstance(layer, MinibatchStd) for layer in network.modules())
 
 
-def test_each_update_moves_the_average_towards_the_generator(configure: Configure) -> None:
-    module = GAN(configure(model__ema_half_life=16, model__ema_ramp=100), "key")
+@pytest.mark.parametrize(
+    ("half_life", "ramp"), [(16, 100), (10_000, 2)], ids=["half-life", "ramp: 2 · 8 images seen"]
+)
+def test_each_update_moves_the_average_towards_the_generator(
+    configure: Configure, half_life: float, ramp: float
+) -> None:
+    module = GAN(configure(model__ema_half_life=half_life, model__ema_ramp=ramp), "key")
     before = module.generator_ema.state_dict()["layers.0.weight"].clone()
     one_update(module, paintings())
     after = module.generator.state_dict()["layers.0.weight"]
@@ -264,15 +276,15 @@ def test_in_bfloat16_the_generator_learns_from_the_updated_discriminator(
     logits: list[Tensor] = []
     module.discriminator.register_forward_hook(lambda _, __, output: logits.append(output.detach()))
     one_update(module, paintings(), "bf16-mixed")
-    both, after = logits  # on paintings and fakes, and on the same fakes after its update
+    both, after = logits  # of real and fake images, and of the same fakes after its update
     assert not torch.allclose(both[8:].float(), after.float())
 
 
 def test_one_update_in_bfloat16_is_near_that_in_float32(configure: Configure) -> None:
-    """Wide enough for matrix products, which are no less near than convolutions are.
+    """Wide enough for the matrix products in place of convolutions.
 
-    The bounds are about 1.5 times what eight bits give, through twice as many layers for the
-    generator's gradient.
+    The bounds are about 1.5 times the rounding to eight bits; the generator's gradient passes
+    through twice as many layers.
     """
     gradients, metrics = [], []
     for precision in ("32-true", "bf16-mixed"):
@@ -281,7 +293,7 @@ def test_one_update_in_bfloat16_is_near_that_in_float32(configure: Configure) ->
         metrics.append(module.metric_sums)
         networks = (module.discriminator, module.generator)
         gradients.append(
-            [torch.cat([p.grad.flatten() for p in net.parameters()]) for net in networks]  # type: ignore[union-attr]
+            [torch.cat([p.grad.flatten() for p in net.parameters()]) for net in networks]
         )
     torch.testing.assert_close(metrics[0], metrics[1], rtol=0.02, atol=0.02)
     assert not torch.equal(metrics[0], metrics[1])
@@ -289,21 +301,20 @@ def test_one_update_in_bfloat16_is_near_that_in_float32(configure: Configure) ->
         assert 0 < (exact - rounded).norm() < bound * exact.norm()
 
 
-def test_ranks_share_what_one_would_draw_and_each_step_draws_anew(
-    configure: Configure, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    module = GAN(configure(), "key")
+def test_ranks_share_the_draws_of_one_and_each_update_has_its_own(configure: Configure) -> None:
+    config, images = configure(), paintings()
 
-    def drawn(count: int, rank: int, images_seen: int) -> list[Tensor]:
-        monkeypatch.setattr(GAN, "global_rank", rank)
-        module.progress.images_seen = images_seen
-        *parts, draws = module._draw(count)
-        return [*parts, draws.transpose(0, 1)]
+    def drawn(rank: int, count: int, images_seen: int) -> list[Tensor]:
+        part = images[rank * count : (rank + 1) * count]
+        progress = Progress(images_seen=images_seen)
+        *parts, augmentation = draw(config, progress, rank, part, torch.zeros(count, 0))
+        return [*parts, augmentation.transpose(0, 1)]
 
-    whole = drawn(8, rank=0, images_seen=8)
-    parts = zip(*(drawn(4, rank, images_seen=8) for rank in (0, 1)), strict=True)
+    whole = drawn(0, 8, images_seen=8)
+    parts = zip(*(drawn(rank, 4, images_seen=8) for rank in (0, 1)), strict=True)
     assert_same(whole, [torch.cat(pair) for pair in parts])
-    assert not torch.equal(whole[0], drawn(8, rank=0, images_seen=16)[0])
+    latents = Batch._fields.index("latents")
+    assert not torch.equal(whole[latents], drawn(0, 8, images_seen=16)[latents])
 
 
 def test_each_rank_gets_its_own_paintings_from_where_the_run_stands(
@@ -313,8 +324,7 @@ def test_each_rank_gets_its_own_paintings_from_where_the_run_stands(
     together = PaintingStream(numbers, batch_size=8, seed=0, images_seen=16)
     expected = next(iter(together))[0][0, :, 0, 0, 0].tolist()
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
-    module = GAN(configure(), "key")
-    module.progress.images_seen = 16
+    module = GAN(configure(), "key", RunState(Progress(images_seen=16)))
     trainer.strategy.connect(module)
     datamodule = Paintings(numbers, module.config, max_images=64)
     datamodule.trainer = trainer
@@ -361,16 +371,17 @@ def test_updates_in_one_step_of_lightning_are_those_of_several(configure: Config
 
 
 def test_an_update_draws_nothing_itself(configure: Configure) -> None:
-    """What is captured must follow from its inputs: replayed, it would draw the same again."""
+    """A captured update must depend only on its inputs: replayed, it would repeat its draws."""
     module = GAN(configure(**EVERYTHING), "key", classes=CLASSES)
     one_update(module, paintings())
+    batch = draw_for(module, paintings())
     state = torch.get_rng_state()
-    module.update(True, paintings(), classes_of(module, 8), *module._draw(8))
+    module.update(module.penalties, *batch)
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_an_update_never_waits_for_the_device(configure: Configure) -> None:
-    """On the meta device a tensor has no values: reading one on the way raises."""
+    """A tensor on the meta device has no values, and reading one raises."""
     module = GAN(configure(**EVERYTHING), "key", classes=CLASSES).to("meta")
     module.metric_sums = module.metric_sums.to("meta")
     module.penalty_share = module.penalty_share.to("meta")
@@ -381,8 +392,8 @@ def test_an_update_never_waits_for_the_device(configure: Configure) -> None:
         torch.optim.SGD(network.parameters(), lr=0.1)  # Adam has no meta kernels
         for network in (module.discriminator, module.generator)
     ]
-    inputs = [paintings(), classes_of(module, 8), *GAN(configure(), "key")._draw(8)]
-    module.update(True, *(tensor.to("meta") for tensor in inputs))
+    batch = draw_for(module, paintings())
+    module.update(module.penalties, *(tensor.to("meta") for tensor in batch))
     with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
         module.metric_sums.tolist()
 
@@ -395,8 +406,8 @@ def test_the_same_seed_builds_the_same_networks_whatever_was_drawn_before(
     second = GAN(configure(), "key")
     other = GAN(configure(seed=1), "key")
     weights = [m.generator.layers[0].weight for m in (first, second, other)]
-    assert torch.equal(weights[0], weights[1])  # type: ignore[arg-type]
-    assert not torch.equal(weights[0], weights[2])  # type: ignore[arg-type]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
 
 
 def test_precision_is_named_for_lightning() -> None:

@@ -20,7 +20,7 @@ class FakeStream:
 
 
 class FakeGPU:
-    """What `CapturedGraph` relies on: while capturing nothing happens, replaying repeats."""
+    """What `CapturedGraph` relies on: a capture has no effect, a replay repeats it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, refuses: bool = False) -> None:
         self.total = torch.zeros(2)
@@ -42,7 +42,7 @@ class FakeGPU:
                 yield
             finally:
                 if self.refuses:
-                    # As torch's does on leaving, over what went wrong inside.
+                    # As torch does at the end of a capture, hiding the cause.
                     raise RuntimeError("operation failed due to a previous error during capture")
 
         monkeypatch.setattr(torch.cuda, "Stream", FakeStream)
@@ -90,7 +90,9 @@ def test_the_optimizers_are_capturable_only_while_capturing(
     assert optimizer.param_groups[0]["capturable"] is False
 
 
-def test_what_cannot_be_captured_is_said_with_the_way_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_capture_names_its_cause_and_the_option_to_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     gpu = FakeGPU(monkeypatch, refuses=True)
     graph = CapturedGraph(gpu.add, [])
     for _ in range(3):
@@ -99,7 +101,7 @@ def test_what_cannot_be_captured_is_said_with_the_way_on(monkeypatch: pytest.Mon
         graph(torch.zeros(2))
 
 
-def test_a_batch_of_another_shape_is_not_stretched_to_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_of_another_shape_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = CapturedGraph(FakeGPU(monkeypatch).add, [])
     for _ in range(4):
         graph(torch.zeros(2))
@@ -117,7 +119,7 @@ def test_a_batch_of_another_shape_is_not_stretched_to_fit(monkeypatch: pytest.Mo
         ({"trainer__strategy": "ddp"}, "cuda", False),
     ],
 )
-def test_only_a_gpu_alone_replays(
+def test_only_a_single_gpu_replays(
     configure: Callable[..., TrainConfig], options: dict[str, object], device: str, expected: bool
 ) -> None:
     assert captures(configure(**options).trainer, torch.device(device)) is expected
@@ -126,7 +128,7 @@ def test_only_a_gpu_alone_replays(
 @NO_GPU
 @pytest.mark.parametrize("precision", ["32", "bf16"])
 @pytest.mark.parametrize("model", [{}, EVERYTHING], ids=["plain", "every option"])
-def test_on_a_gpu_replayed_updates_are_those_run_one_operation_at_a_time(
+def test_on_a_gpu_replayed_updates_give_the_bits_of_eager_ones(
     run: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
     precision: str,
@@ -141,7 +143,7 @@ def test_on_a_gpu_replayed_updates_are_those_run_one_operation_at_a_time(
 
 @NO_GPU
 @pytest.mark.parametrize("precision", ["32", "bf16"])
-def test_on_a_gpu_a_resumed_run_goes_on_where_it_was(
+def test_on_a_gpu_a_resumed_run_gives_the_bits_of_an_uninterrupted_one(
     run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)

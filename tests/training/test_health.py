@@ -15,7 +15,7 @@ def test_balance_gives_no_warning() -> None:
 @pytest.mark.parametrize(
     ("real", "fake", "norm"), [(0.995, 0.004, 0.5), (0.6, 0.4, 1e-7)], ids=["logits", "gradient"]
 )
-def test_saturated_logits_or_a_vanished_gradient_are_told(
+def test_saturated_logits_or_a_vanished_gradient_give_a_warning(
     real: float, fake: float, norm: float
 ) -> None:
     warning = discriminator_has_won(real, fake, norm)
@@ -31,7 +31,7 @@ def test_diversity_compares_the_spread_of_samples_with_that_of_paintings() -> No
     assert diversity(paintings[:1].expand(64, -1, -1, -1), paintings) == 0
 
 
-def test_samples_alike_are_told() -> None:
+def test_similar_samples_give_a_warning() -> None:
     assert diversity_has_collapsed(0.6) is None
     warning = diversity_has_collapsed(0.04)
     assert warning is not None

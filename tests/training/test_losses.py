@@ -5,9 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from artgan.training.losses import confidences, discriminator_loss, generator_loss
+from artgan.training.losses import LOSSES, Loss
 
-LOSSES = ["bce", "hinge", "lsgan", "wgan_gp", "rpgan"]
 REAL = torch.tensor([3.0, -1.0, 0.0, 40.0])
 FAKE = torch.tensor([-2.0, 5.0, 0.5, -90.0])
 BCE = F.binary_cross_entropy_with_logits
@@ -22,7 +21,7 @@ def mean(values: list[float]) -> Tensor:
 
 
 PAIRS = list(zip(REAL.tolist(), FAKE.tolist(), strict=True))
-# Written out number by number, from the papers.
+# Written out from the papers, number by number.
 DISCRIMINATOR = {
     "bce": [-log_sigmoid(real) - log_sigmoid(-fake) for real, fake in PAIRS],
     "hinge": [max(0, 1 - real) + max(0, 1 + fake) for real, fake in PAIRS],
@@ -39,29 +38,30 @@ GENERATOR = {
 }
 
 
-@pytest.mark.parametrize("name", LOSSES)
+def generator_loss(loss: Loss, fake_logits: Tensor, real_logits: Tensor) -> Tensor:
+    return loss.generator(fake_logits, *([real_logits] if loss.relativistic else []))
+
+
+@pytest.mark.parametrize("name", DISCRIMINATOR)
 def test_each_loss_is_that_of_its_paper(name: str) -> None:
-    torch.testing.assert_close(discriminator_loss(name, REAL, FAKE), mean(DISCRIMINATOR[name]))
-    torch.testing.assert_close(generator_loss(name, FAKE, REAL), mean(GENERATOR[name]))
+    loss = LOSSES[name]
+    torch.testing.assert_close(loss.discriminator(REAL, FAKE), mean(DISCRIMINATOR[name]))
+    torch.testing.assert_close(generator_loss(loss, FAKE, REAL), mean(GENERATOR[name]))
 
 
 def test_bce_is_binary_cross_entropy_with_labels_1_and_0() -> None:
     ones, zeros = torch.ones(4), torch.zeros(4)
-    torch.testing.assert_close(
-        discriminator_loss("bce", REAL, FAKE), BCE(REAL, ones) + BCE(FAKE, zeros)
-    )
-    torch.testing.assert_close(generator_loss("bce", FAKE), BCE(FAKE, ones))
+    expected = BCE(REAL, ones) + BCE(FAKE, zeros)
+    torch.testing.assert_close(LOSSES["bce"].discriminator(REAL, FAKE), expected)
+    torch.testing.assert_close(LOSSES["bce"].generator(FAKE), BCE(FAKE, ones))
 
 
-def test_smoothed_labels_are_0_9_for_paintings_alone() -> None:
+def test_smoothed_labels_are_0_9_for_real_images_alone() -> None:
     smoothed, zeros = torch.full((4,), 0.9), torch.zeros(4)
-    torch.testing.assert_close(
-        discriminator_loss("bce", REAL, FAKE, 0.1), BCE(REAL, smoothed) + BCE(FAKE, zeros)
-    )
-    torch.testing.assert_close(
-        discriminator_loss("lsgan", REAL, FAKE, 0.1),
-        (F.mse_loss(REAL, smoothed) + F.mse_loss(FAKE, zeros)) / 2,
-    )
+    expected = BCE(REAL, smoothed) + BCE(FAKE, zeros)
+    torch.testing.assert_close(LOSSES["bce"].discriminator(REAL, FAKE, smoothing=0.1), expected)
+    expected = (F.mse_loss(REAL, smoothed) + F.mse_loss(FAKE, zeros)) / 2
+    torch.testing.assert_close(LOSSES["lsgan"].discriminator(REAL, FAKE, smoothing=0.1), expected)
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -69,14 +69,15 @@ def test_the_gradients_are_those_of_finite_differences(name: str) -> None:
     # Away from the corners of the hinge.
     real = torch.tensor([0.3, -1.7, 2.1], dtype=torch.float64, requires_grad=True)
     fake = torch.tensor([-0.2, 1.4, -2.5], dtype=torch.float64, requires_grad=True)
-    torch.autograd.gradcheck(lambda r, f: discriminator_loss(name, r, f), (real, fake))
-    torch.autograd.gradcheck(lambda f: generator_loss(name, f, real.detach()), (fake,))
+    loss = LOSSES[name]
+    torch.autograd.gradcheck(loss.discriminator, (real, fake))
+    torch.autograd.gradcheck(lambda f: generator_loss(loss, f, real.detach()), (fake,))
 
 
 @pytest.mark.parametrize("name", ["bce", "rpgan"])
 def test_a_hopeless_generator_still_has_a_gradient(name: str) -> None:
     logits = torch.full((4,), -200.0, requires_grad=True)
-    generator_loss(name, logits, torch.zeros(4)).backward()
+    generator_loss(LOSSES[name], logits, torch.zeros(4)).backward()
     assert logits.grad is not None
     torch.testing.assert_close(logits.grad, torch.full((4,), -0.25))
 
@@ -84,15 +85,13 @@ def test_a_hopeless_generator_still_has_a_gradient(name: str) -> None:
 def test_in_the_relativistic_loss_only_differences_count() -> None:
     for shift in (-7.0, 30.0):
         torch.testing.assert_close(
-            discriminator_loss("rpgan", REAL + shift, FAKE + shift),
-            discriminator_loss("rpgan", REAL, FAKE),
+            LOSSES["rpgan"].discriminator(REAL + shift, FAKE + shift),
+            LOSSES["rpgan"].discriminator(REAL, FAKE),
         )
 
 
-def test_confidences_are_the_probabilities_that_the_loss_speaks_of() -> None:
-    paintings, fakes = confidences("bce", torch.tensor([0.0, 2.0]), torch.tensor([-2.0, 0.0]))
-    assert paintings.tolist() == pytest.approx([0.5, 1 / (1 + math.exp(-2))])
-    assert fakes.tolist() == pytest.approx([1 / (1 + math.exp(2)), 0.5])
-    paintings, fakes = confidences("rpgan", torch.tensor([7.0]), torch.tensor([5.0]))
-    assert paintings.item() == pytest.approx(1 / (1 + math.exp(-2)))
-    assert paintings.item() + fakes.item() == pytest.approx(1)
+def test_margins_are_logits_or_in_pairs_their_differences() -> None:
+    real, fake = LOSSES["bce"].margins(REAL, FAKE)
+    assert torch.equal(real, REAL) and torch.equal(fake, FAKE)
+    real, fake = LOSSES["rpgan"].margins(torch.tensor([7.0]), torch.tensor([5.0]))
+    assert (real.item(), fake.item()) == (2, -2)

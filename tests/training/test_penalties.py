@@ -9,29 +9,29 @@ WEIGHTS = torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(0))
 
 
 def linear(images: Tensor) -> Tensor:
-    """Its gradient is the weights, wherever it is taken."""
+    """Its gradient is the weights everywhere."""
     return (images * WEIGHTS).sum(dim=(1, 2, 3))
 
 
 def quadratic(images: Tensor) -> Tensor:
-    """Its gradient is the picture itself."""
+    """Its gradient is the image itself."""
     return images.square().sum(dim=(1, 2, 3)) / 2
 
 
-def pictures(count: int, seed: int, side: int = 4) -> Tensor:
+def random_images(count: int, seed: int, side: int = 4) -> Tensor:
     return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(seed))
 
 
 def test_the_gradient_of_a_known_function_has_the_known_norm() -> None:
-    images = pictures(5, 1).requires_grad_()
+    images = random_images(5, 1).requires_grad_()
     norms = squared_gradient_norms(linear(images), images)
     torch.testing.assert_close(norms, WEIGHTS.square().sum().expand(5))
     norms = squared_gradient_norms(quadratic(images), images)
     torch.testing.assert_close(norms, images.square().sum(dim=(1, 2, 3)))
 
 
-def test_the_gradient_penalty_is_taken_on_the_mixtures() -> None:
-    real, fake = pictures(5, 1), pictures(5, 2)
+def test_the_gradient_penalty_is_that_of_the_mixtures() -> None:
+    real, fake = random_images(5, 1), random_images(5, 2)
     shares = torch.linspace(0, 1, 5).view(5, 1, 1, 1)
     mixed = shares * real + (1 - shares) * fake
     expected = (mixed.flatten(1).norm(dim=1) - 1).square().mean()
@@ -42,11 +42,13 @@ def test_the_gradient_penalty_is_taken_on_the_mixtures() -> None:
 
 
 @pytest.mark.parametrize("normalization", ["none", "spectral"])
-def test_penalties_reach_the_weights_as_finite_differences_say(normalization: str) -> None:
-    """The second derivative, through layers as they are in training."""
+def test_a_penalty_has_the_gradients_of_finite_differences(
+    normalization: str,
+) -> None:
+    """The second derivative, through the layers used in training."""
     torch.manual_seed(0)
     network = Discriminator(32, 2, normalization, minibatch_std=True).double().eval()
-    images = pictures(4, 3, side=32).double().requires_grad_()
+    images = random_images(4, 3, side=32).double().requires_grad_()
     name = "parametrizations.weight.original" if normalization == "spectral" else "weight"
     weight = network.get_parameter(f"layers.2.{name}")
 

@@ -3,6 +3,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +19,7 @@ from artgan.options import Recipe, TrainConfig, load_config
 from artgan.sampling import draw_inputs, load_painter, paint, render
 from artgan.training.augment import TRANSFORMATIONS
 from artgan.training.callbacks import FIGURES, Clock, Stopping
+from artgan.training.losses import LOSSES
 from artgan.training.run_folder import AUGMENTATIONS, claim_folder, settle
 from tests.helpers import EVERYTHING, THE_OTHERS, assert_same_state
 
@@ -471,9 +473,8 @@ def test_a_discriminator_that_wins_is_told_once(
     run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A generator that does not learn leaves the field to the discriminator.
-    monkeypatch.setattr(
-        "artgan.training.gan.generator_loss", lambda _, fake_logits, __: 0 * fake_logits.mean()
-    )
+    flat = replace(LOSSES["bce"], generator=lambda fake_logits: 0 * fake_logits.mean())
+    monkeypatch.setitem(LOSSES, "bce", flat)
     run(model__learning_rate=2e-3, max_images=1200)
     assert capsys.readouterr().err.count("The discriminator has won") == 1
 
