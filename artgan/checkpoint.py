@@ -1,9 +1,8 @@
 """What a checkpoint holds, and reading one that may come from anywhere.
 
-A checkpoint is a Lightning checkpoint of tensors and plain values, with one entry of ours:
-`artgan`, which makes it describe itself (format, version, configuration, images seen, dataset,
-classes). An exported file holds the averaged generator alone, as safetensors, and the same
-description in its header.
+A checkpoint is a Lightning checkpoint of tensors and plain values, with one entry more: `artgan`
+describes it (format, version, configuration, images seen, dataset, classes). An exported file holds
+the averaged generator alone, as safetensors, and the same description in its header.
 """
 
 import json
@@ -20,14 +19,14 @@ from safetensors import safe_open
 from artgan.errors import UserError, printable
 from artgan.files import by_number
 
-# Raise when an older artgan could not use a newer checkpoint, or the other way round.
+# Increment when an older artgan could not use a newer checkpoint, or the other way round.
 FORMAT = 1
 KEY = "artgan"
 LAST = "last.ckpt"
 BEST = "best.ckpt"
 EXPORTED = ".safetensors"
 AVERAGED = "generator_ema."
-# All that the pickles of our checkpoints build. Torch allows more, such as arrays of any size.
+# All that the pickles of checkpoints build. Torch allows more, such as arrays of any size.
 PLAIN = re.compile(r"collections OrderedDict|torch\._utils _rebuild_tensor_v2|torch \w+Storage")
 DTYPES = (torch.float32, torch.int64)  # of weights, and of BatchNorm's count of batches
 
@@ -35,19 +34,19 @@ DTYPES = (torch.float32, torch.int64)  # of weights, and of BatchNorm's count of
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Loads a checkpoint onto the CPU; no code in it is run, whatever it holds.
 
-    It takes little more memory than the file is large. All that is read of a `.ckpt` file is
-    verified by the sums in it, so that a single wrong bit is noticed.
+    Takes little more memory than the size of the file. The checksums in a `.ckpt` file are
+    verified, so a single wrong bit is noticed.
 
     Args:
         path: a `.ckpt` file, or a `.safetensors` file that `export.py` wrote.
 
     Returns:
-        The checkpoint, whose tensors may be read from the file only when they are used;
+        The checkpoint; its tensors may be read from the file only when they are used.
         `checkpoint["artgan"]` describes it.
 
     Raises:
-        UserError: the file is missing, torn, damaged, not ours, of another format, or holds code
-            or weights that are not numbers.
+        UserError: the file is missing, torn, damaged, not from artgan, of another format, or holds
+            code or weights that are not finite.
     """
     if not path.is_file():
         raise UserError(f"{path}: there is no such checkpoint.")
@@ -78,10 +77,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 def _read_pickled(path: Path) -> Any:
     # Only the zip format is read: the old bare pickle format has no list of contents to check.
     if not zipfile.is_zipfile(path):
-        raise UserError(f"{path}: is torn, or no checkpoint.")
+        raise UserError(f"{path}: is torn, or not a checkpoint.")
     with zipfile.ZipFile(path) as file:
         entries = file.infolist()
-        # So nothing can unpack to more than the file, and no bytes are read again and again.
+        # So nothing unpacks to more than the file, and no bytes are read twice.
         if sum(entry.file_size for entry in entries) > path.stat().st_size:
             raise ValueError("it declares more than it holds")
         for entry in entries:
@@ -97,16 +96,16 @@ def _read_pickled(path: Path) -> Any:
 
 
 def _read_exported(path: Path) -> dict[str, Any]:
-    """What `export.py` wrote, in the form of a checkpoint."""
+    """An exported file, in the form of a checkpoint."""
     with safe_open(path, "pt") as file:
-        told = file.metadata() or {}
-        if KEY not in told:
+        header = file.metadata() or {}
+        if KEY not in header:
             return {}
-        values = {key: json.loads(value) for key, value in told.items() if key != KEY}
+        values = {key: json.loads(value) for key, value in header.items() if key != KEY}
         weights = {AVERAGED + name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     described = {
         "format": values["format"],
-        "version": told[KEY],
+        "version": header[KEY],
         "config": {"resolution": values["resolution"], "model": values["model"]},
         "classes": values["classes"],
         "progress": {"images_seen": values["images_seen"]},
@@ -115,28 +114,28 @@ def _read_exported(path: Path) -> dict[str, Any]:
 
 
 def _refuse_code(path: Path, content: bytes) -> None:
-    """Refuses a pickle that would call anything but what tensors and plain values are made of."""
+    """Refuses a pickle that would call anything but what builds tensors and plain values."""
     for opcode, argument, _ in pickletools.genops(content):
         named = opcode.name in ("GLOBAL", "STACK_GLOBAL", "INST")
         if named and not PLAIN.fullmatch(str(argument)):
             raise UserError(
                 f"{path}: holds more than tensors and plain values, which could be code. "
-                "Nothing of it was run. artgan does not write such files."
+                "Nothing in it was run. artgan does not write such files."
             )
 
 
 def _fault(tensor: object) -> str | None:
     """What is wrong with a weight."""
     if not isinstance(tensor, torch.Tensor) or tensor.dtype not in DTYPES:
-        return "is no tensor of weights"
-    # Steps of 0 let a few numbers stand for any count of them.
+        return "is not a tensor of weights"
+    # Strides of 0 let a few numbers stand for any count of them.
     if tensor.nbytes > tensor.untyped_storage().nbytes():
-        return f"claims {tensor.nbytes:,} bytes and has {tensor.untyped_storage().nbytes():,}"
+        return f"claims {tensor.nbytes:,} bytes but has {tensor.untyped_storage().nbytes():,}"
     return None if tensor.isfinite().all() else "holds numbers that are not finite"
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The checkpoint meant by a run folder (its newest whole one) or by a file.
+    """The checkpoint that a run folder (its newest whole one) or a file stands for.
 
     Raises:
         UserError: there is none, or none that can be used.
@@ -147,15 +146,14 @@ def find_checkpoint(path: Path) -> Path:
         return path
     newest = newest_checkpoint(path)
     if newest is None:
-        raise UserError(f"{path}: no checkpoint lies here ({LAST} is missing).")
+        raise UserError(f"{path}: there is no checkpoint here ({LAST} is missing).")
     return newest[0]
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The newest checkpoint of a run that can be used, as its file and what `load_checkpoint`
-    gives for it, or None where there is none yet.
+    """The newest usable checkpoint of a run, its file and content; None if there is none yet.
 
-    A newer one that is torn is named on the screen, and left as it is.
+    A newer one that is torn is named on the screen and left as it is.
 
     Raises:
         UserError: there are checkpoints, but none can be used.
@@ -170,7 +168,7 @@ def newest_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
             mistakes.append(str(error))
             continue
         for mistake in mistakes:
-            print(f"{mistake} Going on with {path}.", file=sys.stderr)
+            print(f"{mistake} Using {path} instead.", file=sys.stderr)
         return path, checkpoint
     if mistakes:
         raise UserError("\n".join(mistakes))

@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from artgan.checkpoint import KEY, newest_checkpoint
+from artgan.config import flattened, load_config
 from artgan.data.report import STYLE
 from artgan.errors import UserError, printable
 from artgan.files import atomic_write, by_number
-from artgan.options import MONITORS, ON_FEATURES, TrainConfig, flattened, load_config
+from artgan.options import MONITORS, ON_FEATURES, TrainConfig
 
 PAGE = "comparison.html"
 # Keys that say where a run is, not what it is.

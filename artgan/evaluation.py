@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from artgan.checkpoint import find_checkpoint
+from artgan.config import CONFIG_FILE, config_defaults, replaced, typed
 from artgan.data.pack import FEATURES, FEWEST_PAINTINGS, Pack
 from artgan.data.sources import load_paintings, settle
 from artgan.device import pick_device
@@ -28,17 +29,8 @@ from artgan.metrics.diversity import mean_similarity
 from artgan.metrics.features import Features, load_features
 from artgan.metrics.originality import Copies, nearest, thumbnails
 from artgan.metrics.wasserstein import sliced_wasserstein
-from artgan.options import (
-    CONFIG_FILE,
-    NAMED_FEATURES,
-    ON_FEATURES,
-    DatasetConfig,
-    EvaluateConfig,
-    config_defaults,
-    replaced,
-    typed,
-)
-from artgan.sampling import Painter, draw_inputs, load_painter, paint
+from artgan.options import NAMED_FEATURES, ON_FEATURES, DatasetConfig, EvaluateConfig
+from artgan.painter import Painter, draw_inputs, load_painter, paint
 
 SEED = 1_000_000  # of the first sample
 PAIRS = 16

@@ -11,9 +11,9 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 from torch.utils.tensorboard.summary import hparams
 
+from artgan.config import flattened
 from artgan.errors import UserError, printable
 from artgan.files import is_full
-from artgan.options import flattened
 
 
 def picture(tag: str, image: Tensor, png: bytes) -> Summary:

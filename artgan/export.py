@@ -1,4 +1,4 @@
-"""A generator as a file to hand on: safetensors, whose header says what they are."""
+"""A generator as a file to pass on: safetensors, with a header that describes it."""
 
 import json
 from pathlib import Path
@@ -10,15 +10,14 @@ from artgan.checkpoint import EXPORTED, FORMAT, KEY, find_checkpoint
 from artgan.errors import UserError
 from artgan.files import atomic_write
 from artgan.options import ExportConfig
-from artgan.sampling import load_painter
+from artgan.painter import load_painter
 
 
 def export(config: ExportConfig) -> Path:
-    """Does what one `export.py` command asks.
+    """Writes the averaged generator of a run, under the names of `Generator.state_dict`.
 
-    The file holds the averaged generator, under the names of `Generator.state_dict`, and nothing
-    of the paintings, of the machine or of the discriminator. `sample.py` paints from it as from
-    the checkpoint.
+    The file holds nothing of the paintings, the machine or the discriminator. `sample.py` paints
+    from it as from the checkpoint.
 
     Returns:
         The file written.
@@ -27,7 +26,7 @@ def export(config: ExportConfig) -> Path:
         UserError: the checkpoint cannot be used, or the file cannot be written.
     """
     if config.ckpt is None:
-        raise UserError("ckpt: say which run to export, as in ckpt=checkpoints/RUN")
+        raise UserError("ckpt: which run shall be exported? Add ckpt=checkpoints/RUN")
     painter = load_painter(find_checkpoint(Path(config.ckpt)))
     path = Path(config.out) if config.out else painter.checkpoint.with_suffix(EXPORTED)
     if path.suffix != EXPORTED:

@@ -1,4 +1,4 @@
-"""Writing files so that a final name always holds a whole file."""
+"""Writing files so that a file under its final name is always whole."""
 
 import errno
 import hashlib
@@ -23,11 +23,11 @@ from artgan.errors import UserError, printable
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Opens a temporary file beside `path` and renames it to `path` once it is whole.
 
-    The bytes are synced before the rename, so that not even a power cut leaves a torn file under
-    the final name. If the block raises, `path` stays as it was and the temporary file is removed.
+    The bytes are synced before the rename, so that not even a power cut leaves a torn file. If the
+    block raises, `path` stays as it was and the temporary file is removed.
 
     Args:
-        path: where the file shall lie; missing parent folders are made.
+        path: of the file; missing parent folders are made.
 
     Raises:
         UserError: the disk is full, or the folder cannot be written.
@@ -43,7 +43,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp gives 0600; a result should have the permissions the user's umask asks for.
+        # mkstemp gives 0600; the file should have the permissions that the umask asks for.
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
@@ -56,13 +56,12 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path | None]:
-    """Gives an empty folder to fill, which is renamed to `path` once the block has ended.
+    """Gives an empty folder to fill, and renames it to `path` at the end of the block.
 
-    Of several processes one fills it; the others say that they wait. If the block raises, nothing
-    is left.
+    Of several processes one fills it and the others wait. If the block raises, nothing is left.
 
     Args:
-        path: where the folder shall lie; missing parents are made.
+        path: of the folder; missing parents are made.
 
     Yields:
         The folder to fill; None if another process has just made `path`.
@@ -71,8 +70,8 @@ def atomic_folder(path: Path) -> Iterator[Path | None]:
         UserError: the disk is full, or the folder cannot be written.
     """
     if path.is_mount():
-        raise UserError(f"{path}: is a mount point, and must be a folder below one.")
-    path = path.resolve()  # a link to an empty folder stays, and the folder is filled
+        raise UserError(f"{path}: is a mount point. Give a folder below it.")
+    path = path.resolve()  # a link to an empty folder stays
     scratch = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,12 +79,12 @@ def atomic_folder(path: Path) -> Iterator[Path | None]:
             if path.is_dir() and any(path.iterdir()):
                 yield None
                 return
-            # Left by a process that was killed: under the lock no other one is at work there.
+            # Left by a killed process: under the lock no other one is at work there.
             shutil.rmtree(scratch, ignore_errors=True)
             scratch.mkdir()
             try:
                 yield scratch
-                if hasattr(os, "sync"):  # once for all: thousands of single syncs take minutes
+                if hasattr(os, "sync"):  # once: thousands of single syncs take minutes
                     os.sync()
                 scratch.rename(path)
             finally:
@@ -95,9 +94,9 @@ def atomic_folder(path: Path) -> Iterator[Path | None]:
 
 
 def hold(lock: Path, path: Path) -> AbstractContextManager[object]:
-    """Takes a lock on `path`, and says so where another process has to be waited for.
+    """Takes a lock on `path`; prints a line if it has to wait for another process.
 
-    The system gives the lock back when its holder ends, however it ends.
+    The system releases the lock when its holder ends, however it ends.
     """
     lock_file = FileLock(lock)
     try:
@@ -129,12 +128,12 @@ def read_checked(path: Path) -> Any:
 
 
 def by_number(paths: Iterable[Path]) -> list[Path]:
-    """Files whose names differ in a number of at least some digits, from the least number on."""
+    """Files whose names differ in a zero-padded number, in its order."""
     return sorted(paths, key=lambda path: (len(path.name), path.name))
 
 
 def user_cache() -> Path:
-    """The folder of this user in which what can be had again may be kept."""
+    """The user's folder for what can be computed or downloaded again."""
     return platformdirs.user_cache_path("artgan")
 
 
@@ -145,12 +144,14 @@ def sha256(path: Path) -> str:
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Whether an error says that there is no room left on the disk, or none left for the user."""
+    """Whether an error says that the disk, or the user's quota, is full."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def cannot_write(path: Path, error: OSError) -> UserError:
-    """What to tell a person when `path` cannot be written."""
+    """The message for a `path` that cannot be written."""
     if is_full(error):
-        return UserError(f"{path}: the disk is full. Nothing was lost; free some space and go on.")
+        return UserError(
+            f"{path}: the disk is full. Nothing was lost; free some space and try again."
+        )
     return UserError(f"{path}: cannot be written ({error.strerror}). Choose another place.")

@@ -1,4 +1,4 @@
-"""Pictures on disk: grids, PNGs that know how they were painted, films."""
+"""Images on disk: grids, PNGs with their provenance, GIFs and films."""
 
 import io
 import json
@@ -21,11 +21,11 @@ FRAMES_PER_SECOND = 24
 
 
 def tile(images: Tensor, columns: int) -> Tensor:
-    """Lays pictures side by side in rows, on white.
+    """Lays images side by side in rows, on white.
 
     Args:
         images: uint8 [N, 3, H, W].
-        columns: pictures in a row.
+        columns: images in a row.
 
     Returns:
         uint8 [3, rows · (H + 2) + 2, columns · (W + 2) + 2].
@@ -41,7 +41,7 @@ def tile(images: Tensor, columns: int) -> Tensor:
 
 
 def encode_png(image: Tensor, provenance: dict[str, Any] | None = None) -> bytes:
-    """Makes a PNG of a picture.
+    """Encodes an image as PNG.
 
     Args:
         image: uint8 [3, H, W].
@@ -61,34 +61,34 @@ def encode_png(image: Tensor, provenance: dict[str, Any] | None = None) -> bytes
 
 
 def save_png(image: Tensor, path: Path, provenance: dict[str, Any] | None = None) -> None:
-    """Writes a picture as PNG, whole or not at all; arguments as of `encode_png`."""
+    """Writes an image as PNG, whole or not at all; arguments as of `encode_png`."""
     with atomic_write(path) as file:
         file.write(encode_png(image, provenance))
 
 
 def to_pil(image: Tensor) -> Image.Image:
-    """uint8 [3, H, W] to a Pillow picture."""
+    """uint8 [3, H, W] to a Pillow image."""
     return Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
 
 
 def read_provenance(path: Path) -> dict[str, Any]:
-    """Reads how a picture was painted.
+    """Reads how a sample was painted.
 
     Raises:
-        UserError: the file is no PNG of ours, or its provenance was lost or altered.
+        UserError: the file is not a PNG from artgan, or its provenance was lost or altered.
     """
     try:
         with Image.open(path) as image:
             text = getattr(image, "text", {}).get(PROVENANCE)
         provenance = json.loads(text) if text is not None else None
     except FileNotFoundError:
-        raise UserError(f"from_image: there is no picture {path}.") from None
+        raise UserError(f"from_image: there is no image {path}.") from None
     except (OSError, ValueError, SyntaxError) as error:
         raise UserError(f"from_image: {path} cannot be read ({error}).") from error
     if not isinstance(provenance, dict):
         raise UserError(
-            f"from_image: {path} does not say how it was painted. Only PNG files written by "
-            "sample.py do, as long as no other program has saved them again."
+            f"from_image: {path} does not say how it was painted. Only PNG files of sample.py do, "
+            "if no other program has saved them since."
         )
     return provenance
 
@@ -108,23 +108,20 @@ def save_gif(frames: Tensor, path: Path) -> None:
 
 
 def save_mp4(frames: Iterable[Tensor], path: Path) -> None:
-    """Writes a film in H.264, which every browser plays; one frame after another is held.
+    """Writes a film in H.264, which every browser plays, holding one frame at a time.
 
     Args:
         frames: uint8 [3, H, W] each, H and W even.
-        path: where it shall lie.
+        path: of the film.
     """
-    import imageio.v3 as imageio
+    import av  # only here: most commands write no film
 
-    film = imageio.imwrite(
-        "<bytes>",
-        (frame.permute(1, 2, 0).numpy() for frame in frames),  # type: ignore[call-overload]
-        is_batch=True,
-        extension=".mp4",
-        plugin="FFMPEG",
-        fps=FRAMES_PER_SECOND,
-        quality=9,
-        macro_block_size=2,  # the usual 16 would scale other sizes
-    )
-    with atomic_write(path) as file:
-        file.write(film)
+    with atomic_write(path) as file, av.open(file, "w", "mp4") as film:
+        stream = film.add_stream("libx264", FRAMES_PER_SECOND, {"crf": "16"})
+        stream.pix_fmt = "yuv420p"
+        for number, frame in enumerate(frames):
+            if number == 0:
+                _, stream.height, stream.width = frame.shape
+            pixels = np.ascontiguousarray(frame.permute(1, 2, 0).numpy())
+            film.mux(stream.encode(av.VideoFrame.from_ndarray(pixels)))
+        film.mux(stream.encode())

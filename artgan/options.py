@@ -112,9 +112,8 @@ class ModelConfig:
     conditional: bool = option(False, "learn each subfolder of the dataset as a class")
     latent_dim: int = option(100, "numbers in a latent vector", ge=1, le=2**16)
     width: int = option(64, "channels of the layer nearest the image", ge=1, le=2**12)
-    loss: Literal["bce", "hinge", "lsgan", "wgan_gp", "rpgan"] = option(
-        "bce", "their papers are named in docs/recipes.md"
-    )
+    network: str = option("dcgan", "generator and discriminator, see docs/extending.md")
+    loss: str = option("bce", "bce, hinge, lsgan, wgan_gp, rpgan, see docs/recipes.md")
     label_smoothing: float = option(0.0, "the target for real images is 1 - this", ge=0, le=0.5)
     normalization: Literal["batch", "spectral", "none"] = option(
         "batch", "of the discriminator's layers"

@@ -20,7 +20,8 @@ from typing import Any
 
 import torch
 
-from artgan.options import Command, TrainConfig, launch
+from artgan.config import Command, launch
+from artgan.options import TrainConfig
 from artgan.training.callbacks import Checkpoints, SampleGrids
 from artgan.training.gan import GAN
 from artgan.training.run import train

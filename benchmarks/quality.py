@@ -46,7 +46,7 @@ from artgan.data.pack import FEWEST_PAINTINGS, Cut, load_pack
 from artgan.errors import UserError, plain_errors
 from artgan.files import atomic_folder, atomic_write
 from artgan.metrics.features import load_features
-from artgan.options import CONFIG_FILE
+from artgan.config import CONFIG_FILE
 
 ROOT = Path(__file__).resolve().parent.parent
 HOLDOUT = 0.1

@@ -29,7 +29,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from artgan.images import to_pil
-from artgan.options import CONFIGS, StylizeConfig, register
+from artgan.config import CONFIGS, register
+from artgan.options import StylizeConfig
 from artgan.style.backbone import Backbone
 from artgan.style.gatys import Gatys, from_pil
 from artgan.style.inputs import Region, Style

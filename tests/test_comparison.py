@@ -18,9 +18,10 @@ from artgan.comparison import (
     table,
     write_page,
 )
+from artgan.config import save_config
 from artgan.errors import UserError
 from artgan.evaluation import evaluate
-from artgan.options import TrainConfig, save_config
+from artgan.options import TrainConfig
 from tests.helpers import evaluation_of, succeed
 
 Make = Callable[..., Path]

@@ -17,13 +17,14 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.tensorboard import SummaryWriter
 
 from artgan.checkpoint import load_checkpoint
+from artgan.config import load_config
 from artgan.data.sources import load_paintings
 from artgan.data.stream import PaintingStream
 from artgan.errors import UserError
 from artgan.evaluation import Reference, _rows, evaluate, measure, table
 from artgan.export import export
 from artgan.metrics.features import Features
-from artgan.options import DatasetConfig, ExportConfig, load_config
+from artgan.options import DatasetConfig, ExportConfig
 from artgan.sampling import draw_classes, paint
 from tests.helpers import evaluation_of, pack_of, script, succeed
 

@@ -89,7 +89,7 @@ def test_without_out_the_file_lies_beside_the_checkpoint(tmp_path: Path) -> None
 def test_a_mistake_leaves_no_file(folder: Path, exported: Path, tmp_path: Path) -> None:
     before = exported.read_bytes()
     for ckpt, out, message in (
-        (None, None, "ckpt: say which run to export"),
+        (None, None, "ckpt: which run shall be exported"),
         (str(folder), str(tmp_path / "mine.ckpt"), r"out: .* must end in \.safetensors"),
         (str(tmp_path / "nowhere"), str(exported), "no such run folder"),
         (str(folder), "/dev/null/mine.safetensors", "cannot be written"),
@@ -123,7 +123,7 @@ CHANGES: list[tuple[Callable[[dict[str, Any], dict[str, str]], object], str]] = 
     (lambda weights, _: weights.pop(FIRST), "do not fit together"),
     (lambda weights, _: weights.update(more=torch.zeros(2)), "do not fit together"),
     (lambda weights, _: weights.update({FIRST: torch.zeros(3, 3)}), "do not fit together"),
-    (lambda weights, _: weights.update({FIRST: weights[FIRST].half()}), "no tensor of weights"),
+    (lambda weights, _: weights.update({FIRST: weights[FIRST].half()}), "not a tensor of weights"),
     (lambda _, header: header.clear(), "was not written by artgan"),
     (lambda _, header: header.pop("artgan"), "was not written by artgan"),
     (lambda _, header: header.update(format="99", artgan="9.9"), "by artgan 9.9 in format 99"),

@@ -1,9 +1,8 @@
 import math
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
-import imageio.v3 as imageio
+import av
 import numpy as np
 import pytest
 import torch
@@ -14,18 +13,8 @@ from artgan.errors import UserError
 from artgan.images import read_provenance, save_png
 from artgan.networks.dcgan import Generator
 from artgan.options import Recipe, SampleConfig
-from artgan.sampling import (
-    draw_classes,
-    draw_inputs,
-    draw_latents,
-    load_painter,
-    paint,
-    render,
-    sample,
-    scroll_latents,
-    spherical,
-    walk,
-)
+from artgan.painter import draw_classes, draw_inputs, draw_latents, load, load_painter, paint
+from artgan.sampling import render, sample, scroll_latents, spherical, walk
 from tests.helpers import make_run, sampling_of
 
 Settings = Callable[..., SampleConfig]
@@ -36,19 +25,19 @@ CLASSES = {"figure": 5, "landscape": 10, "river": 1}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """That of a version that knew nothing of classes."""
+    """A run of a version without classes."""
     return make_run(tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture(scope="module")
 def conditional(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """That of a run with classes."""
+    """A run with classes."""
     return str(make_run(tmp_path_factory.mktemp("conditional"), classes=CLASSES))
 
 
 @pytest.fixture
 def settings(folder: Path, tmp_path: Path) -> Settings:
-    return partial(sampling_of, ckpt=folder, out=tmp_path / "out")
+    return lambda **chosen: sampling_of(**{"ckpt": folder, "out": tmp_path / "out"} | chosen)
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -71,12 +60,14 @@ def test_a_seed_gives_the_same_picture_whatever_is_painted_with_it(
     assert alone.read_bytes() == many[4].read_bytes()
 
 
-def test_without_out_pictures_lie_beside_the_checkpoint(settings: Settings, folder: Path) -> None:
+def test_without_out_samples_are_written_beside_the_checkpoint(
+    settings: Settings, folder: Path
+) -> None:
     grid, *_ = sample(settings(out=None))
     assert grid.parent == folder / "painted" / "images-000000012"
 
 
-def test_the_averaged_generator_is_the_default_and_the_raw_one_can_be_had(
+def test_the_averaged_generator_is_the_default_and_the_raw_one_is_available(
     settings: Settings, folder: Path
 ) -> None:
     state = load_checkpoint(folder / "last.ckpt")["state_dict"]
@@ -122,9 +113,9 @@ def test_a_picture_from_before_there_were_classes_can_be_painted_again(
     settings: Settings, tmp_path: Path
 ) -> None:
     picture, *_ = sample(settings(seed=11))
-    told = read_provenance(picture)
-    del told["classes"]
-    save_png(torch.zeros(3, 8, 8, dtype=torch.uint8), tmp_path / "old.png", told)
+    provenance = read_provenance(picture)
+    del provenance["classes"]
+    save_png(torch.zeros(3, 8, 8, dtype=torch.uint8), tmp_path / "old.png", provenance)
     (again,) = sample(settings(ckpt=None, from_image=str(tmp_path / "old.png")))
     assert again.read_bytes() == picture.read_bytes()
 
@@ -140,7 +131,7 @@ def test_a_picture_finds_its_checkpoint_among_others_of_the_run(
         (again,) = sample(settings(ckpt=None, from_image=str(grid)))
         np.testing.assert_array_equal(pixels(again), pixels(grid))
         copy.unlink()
-        with pytest.raises(UserError, match=r"ckpt: the checkpoint that painted this picture"):
+        with pytest.raises(UserError, match=r"ckpt: the checkpoint that painted this image"):
             sample(settings(ckpt=None, from_image=str(grid)))
     finally:
         (folder / "away").rename(folder / "last.ckpt")
@@ -154,7 +145,7 @@ def test_a_picture_of_another_origin_cannot_be_painted_again(
     for name, message in (
         ("other.png", "does not say how it was painted"),
         ("none.png", "cannot be read"),
-        ("missing.png", "there is no picture"),
+        ("missing.png", "there is no image"),
     ):
         with pytest.raises(UserError, match=message):
             sample(settings(from_image=str(tmp_path / name)))
@@ -183,8 +174,13 @@ def test_a_walk_writes_a_gif_and_an_mp4_with_all_frames(settings: Settings) -> N
     with Image.open(gif) as film:
         assert film.n_frames == 12  # type: ignore[attr-defined]
         assert film.size == (32, 32)
-    frames = imageio.imread(mp4, plugin="FFMPEG")
-    assert frames.shape == (12, 32, 32, 3)
+    with av.open(mp4) as film:
+        stream = film.streams.video[0]
+        frames = [frame.to_ndarray(format="rgb24") for frame in film.decode(stream)]
+        assert (len(frames), stream.codec_context.name) == (12, "h264")
+        assert (stream.average_rate, stream.codec_context.pix_fmt) == (24, "yuv420p")
+    _, first, *_ = sample(settings(num=1))
+    assert np.abs(frames[0].astype(int) - pixels(first)).mean() < 25  # an image of high contrast
 
 
 def test_a_walk_without_variety_stays_at_the_mean_picture(settings: Settings, folder: Path) -> None:
@@ -197,7 +193,7 @@ def test_a_walk_without_variety_stays_at_the_mean_picture(settings: Settings, fo
 
 
 def test_a_walk_along_a_scroll_is_refused(settings: Settings) -> None:
-    with pytest.raises(UserError, match="interpolate: walks through single pictures"):
+    with pytest.raises(UserError, match="interpolate: glides through squares"):
         sample(settings(interpolate=2, layout="scroll"))
 
 
@@ -321,7 +317,12 @@ def test_a_scroll_has_the_mean_of_its_class_in_every_column(conditional: str) ->
     features: list[torch.Tensor] = []
     painter.generator.layers[0].register_forward_hook(lambda _, __, seen: features.append(seen))
     for kind in ("scroll", "single"):
-        render(painter, Recipe(kind, 0, 0.0, True, 1, 3.0, ["river"]))
+        render(
+            painter,
+            Recipe(
+                kind=kind, seed=0, truncation=0.0, ema=True, num=1, length=3.0, classes=["river"]
+            ),
+        )
     scroll, square = features
     expected = square.mean(dim=-1, keepdim=True).expand(-1, -1, -1, 12)
     torch.testing.assert_close(scroll[..., 3:-3], expected)
@@ -362,8 +363,23 @@ def test_parts_that_do_not_fit_together_are_refused(settings: Settings, folder: 
 
 
 def test_sampling_needs_a_checkpoint_and_a_device_that_is_there(settings: Settings) -> None:
-    with pytest.raises(UserError, match="ckpt: say which run"):
+    with pytest.raises(UserError, match="ckpt: which run"):
         sample(settings(ckpt=None))
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match="there is no cuda"):
             sample(settings(device="cuda"))
+
+
+def test_a_painter_gives_the_pixels_that_the_command_writes(
+    settings: Settings, conditional: str
+) -> None:
+    _, *files = sample(settings(ckpt=conditional, num=3, seed=5, truncation=0.7))
+    painter = load(conditional)
+    assert (painter.resolution, painter.images_seen, painter.classes) == (32, 12, CLASSES)
+    images = painter.paint(seeds=range(5, 8), truncation=0.7)
+    for image, file in zip(images, files, strict=True):
+        np.testing.assert_array_equal(np.asarray(image), pixels(file))
+    (river,) = painter.paint([5], classes=["river"])
+    _, file = sample(settings(ckpt=conditional, num=1, seed=5, classes=["river"]))
+    np.testing.assert_array_equal(np.asarray(river), pixels(file))
+    assert painter.paint([]) == []

@@ -14,8 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from artgan.errors import UserError
-from artgan.options import not_among
+from artgan.errors import UserError, not_among
 from artgan.weights import SQUEEZENET, Published, read_weights
 
 # Of RGB in [0, 1].

@@ -19,12 +19,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from artgan import __version__
+from artgan.config import composed, stylize_config
 from artgan.data.decode import find_pictures
 from artgan.device import pick_device
-from artgan.errors import UserError, printable
+from artgan.errors import UserError, not_among, printable
 from artgan.images import save_png
 from artgan.memory import is_out_of_memory
-from artgan.options import StylizeConfig, composed, not_among, stylize_config
+from artgan.options import StylizeConfig
 from artgan.style.inputs import Region, Style, Watch, load_style, short_name
 from artgan.style.live import film_of, save_film, snapshots_of, watching
 from artgan.style.photo import (

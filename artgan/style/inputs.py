@@ -171,7 +171,7 @@ def _single(name: str, image: Image.Image) -> Style:
 def _painting_of(run: Path, seed: int) -> Image.Image:
     # Imported only now, since most styles are files, and a start is to be quick.
     from artgan.images import to_pil
-    from artgan.sampling import draw_inputs, load_painter, paint
+    from artgan.painter import draw_inputs, load_painter, paint
 
     painter = load_painter(find_checkpoint(run))
     return to_pil(

@@ -23,12 +23,12 @@ from tqdm import tqdm
 
 from artgan import events
 from artgan.checkpoint import LAST
+from artgan.config import CONFIG_FILE, save_config
 from artgan.data.pack import Pack
 from artgan.errors import UserError
 from artgan.files import atomic_write, by_number
 from artgan.images import encode_png, tile
-from artgan.options import CONFIG_FILE, save_config
-from artgan.sampling import draw_inputs, paint
+from artgan.painter import draw_inputs, paint
 from artgan.training.gan import GAN
 from artgan.training.health import discriminator_has_won, diversity, diversity_has_collapsed
 from artgan.training.launchers import is_first

@@ -22,7 +22,7 @@ from artgan.evaluation import (
     write_figures,
 )
 from artgan.options import ON_FEATURES, TrainConfig
-from artgan.sampling import draw_inputs
+from artgan.painter import draw_inputs
 from artgan.training.callbacks import GivenUp, Stopping, due, refuse_diverged, show, writer
 from artgan.training.gan import GAN
 

@@ -29,6 +29,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException, SI
 from pytorch_lightning.utilities.warnings import PossibleUserWarning
 
 from artgan.checkpoint import BEST, KEY, LAST, load_checkpoint, newest_checkpoint
+from artgan.config import CONFIG_FILE, config_defaults, load_config, save_config
 from artgan.data.classes import count_classes
 from artgan.data.pack import Pack
 from artgan.data.sources import announce, reload_paintings
@@ -36,15 +37,7 @@ from artgan.errors import UserError
 from artgan.events import settings, unwritable_said_once
 from artgan.files import atomic_write, cannot_write
 from artgan.memory import is_out_of_memory, keep_freed_memory
-from artgan.options import (
-    CONFIG_FILE,
-    TrainConfig,
-    TrainerConfig,
-    config_defaults,
-    load_config,
-    save_config,
-    seconds,
-)
+from artgan.options import TrainConfig, TrainerConfig, seconds
 from artgan.training.callbacks import (
     FIGURES,
     Checkpoints,

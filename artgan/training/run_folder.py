@@ -11,21 +11,18 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from artgan.config import CONFIG_FILE, Command, load_config, save_config
 from artgan.data import sources
 from artgan.data.classes import count_classes
 from artgan.data.pack import Pack
 from artgan.errors import UserError
 from artgan.files import cannot_write
 from artgan.options import (
-    CONFIG_FILE,
     NAMED_FEATURES,
     ON_FEATURES,
-    Command,
     ModelConfig,
     TrainConfig,
     TrainerConfig,
-    load_config,
-    save_config,
     seconds,
 )
 from artgan.training.launchers import launched

@@ -8,9 +8,10 @@ from zipfile import ZipFile
 
 import pytest
 
+from artgan.config import CONFIGS
 from artgan.data.sources import load_paintings, settle
 from artgan.errors import UserError
-from artgan.options import CONFIGS, DatasetConfig, TrainConfig
+from artgan.options import DatasetConfig, TrainConfig
 from tests.helpers import ON_CPU, SMALL, script, serving, succeed
 
 Configure = Callable[..., TrainConfig]

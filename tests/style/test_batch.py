@@ -18,9 +18,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 from artgan import inkwash
+from artgan.config import stylize_config
 from artgan.errors import UserError
 from artgan.images import read_provenance
-from artgan.options import StylizeConfig, stylize_config
+from artgan.options import StylizeConfig
 from artgan.style import batch as run
 from artgan.style import live, stylize
 from artgan.style.batch import Method, Scene, repaint
@@ -190,7 +191,7 @@ def test_the_function_refuses_what_the_command_does(options: Any, message: str) 
 def test_each_preset_and_method_is_composed_as_hydra_does(monkeypatch: pytest.MonkeyPatch) -> None:
     from hydra import compose, initialize_config_dir
 
-    from artgan.options import CONFIGS, _choices, register
+    from artgan.config import CONFIGS, _choices, register
 
     register(StylizeConfig)
     given = {"content": "a", "style": "b", "size": 99}

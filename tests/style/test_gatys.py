@@ -16,8 +16,9 @@ from scipy.optimize import fmin_l_bfgs_b
 from torch import Tensor
 
 from artgan import inkwash
+from artgan.config import CONFIGS, check, register
 from artgan.errors import UserError
-from artgan.options import BACKBONES, CONFIGS, StylizeConfig, check, register
+from artgan.options import BACKBONES, StylizeConfig
 from artgan.style import gatys
 from artgan.style.backbone import STAND_INS, layer_names
 from artgan.style.gatys import Average, Gatys, Interrupted, meet, scales

@@ -21,8 +21,9 @@ import torch.distributed as dist
 import yaml
 
 from artgan.checkpoint import load_checkpoint
+from artgan.config import Command, _keys
 from artgan.errors import UserError
-from artgan.options import Command, TrainConfig, _keys
+from artgan.options import TrainConfig
 from artgan.training.distributed import RUN, meet
 from artgan.training.gan import GAN
 from artgan.training.launchers import Place, is_first, launched

@@ -13,11 +13,12 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch import Tensor
 
 from artgan.checkpoint import load_checkpoint
+from artgan.config import CONFIGS, documented_keys
 from artgan.errors import UserError
 from artgan.evaluation import SEED, Reference, evaluate
 from artgan.metrics import features
 from artgan.metrics.features import Features
-from artgan.options import CONFIGS, DatasetConfig, EvaluateConfig, TrainConfig, documented_keys
+from artgan.options import DatasetConfig, EvaluateConfig, TrainConfig
 from artgan.training import measurements
 from artgan.training.callbacks import FIGURES, Clock
 from tests.helpers import assert_same_state, evaluation_of, serving

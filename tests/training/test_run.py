@@ -14,8 +14,9 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from artgan.checkpoint import load_checkpoint
+from artgan.config import load_config
 from artgan.errors import UserError
-from artgan.options import Recipe, TrainConfig, load_config
+from artgan.options import Recipe, TrainConfig
 from artgan.sampling import draw_inputs, load_painter, paint, render
 from artgan.training.augment import TRANSFORMATIONS
 from artgan.training.callbacks import FIGURES, Clock, Stopping
