@@ -79,23 +79,24 @@ def test_a_full_disk_leaves_no_folder(small_disk: Callable[[str], Path]) -> None
 
 
 FILL = """
-import sys, time
+import sys
 from pathlib import Path
 from artgan.files import atomic_folder
 with atomic_folder(Path(sys.argv[1])) as folder:
     print(folder is not None, flush=True)
     if folder is not None:
         (folder / sys.argv[2]).touch()
-        time.sleep(float(sys.argv[3]))
+        sys.stdin.read()
 """
 
 
-def filling(path: Path, name: str, seconds: float) -> subprocess.Popen[str]:
-    """A process that fills the folder with one file."""
+def filling(path: Path, name: str) -> subprocess.Popen[str]:
+    """A process that fills the folder with one file, until its input ends."""
     return subprocess.Popen(
-        [sys.executable, "-c", FILL, str(path), name, str(seconds)],
+        [sys.executable, "-c", FILL, str(path), name],
         cwd=ROOT,
         env=environment(),
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -103,23 +104,25 @@ def filling(path: Path, name: str, seconds: float) -> subprocess.Popen[str]:
 
 
 def test_of_two_processes_one_fills_a_folder_and_the_other_takes_it(tmp_path: Path) -> None:
-    first = filling(tmp_path / "set", "first", 1)
+    first = filling(tmp_path / "set", "first")
     assert first.stdout is not None
     assert first.stdout.readline() == "True\n"
-    second = filling(tmp_path / "set", "second", 0)
+    second = filling(tmp_path / "set", "second")
+    assert second.stderr is not None
     waiting = f"{tmp_path / 'set'}: another process is preparing it; waiting\n"
-    assert second.communicate(timeout=30) == ("False\n", waiting)
-    assert first.wait(timeout=30) == 0
+    assert second.stderr.readline() == waiting
+    first.communicate()
+    assert second.communicate()[0] == "False\n"
     assert [path.name for path in (tmp_path / "set").iterdir()] == ["first"]
 
 
 def test_where_the_process_that_fills_a_folder_is_killed_the_one_that_waits_fills_it(
     tmp_path: Path,
 ) -> None:
-    first = filling(tmp_path / "set", "first", 60)
+    first = filling(tmp_path / "set", "first")
     assert first.stdout is not None
     first.stdout.readline()
-    second = filling(tmp_path / "set", "second", 0)
+    second = filling(tmp_path / "set", "second")
     assert second.stderr is not None
     assert "another process is preparing it; waiting" in second.stderr.readline()
     first.kill()
