@@ -144,7 +144,7 @@ class Job:
 
 
 def _train(config: Any, command: Command) -> float | None:
-    from artgan.training.run import train
+    from artgan.training.start import train
 
     folder, finished = train(config, command)
     if not finished and command.job_number is not None:
