@@ -10,9 +10,9 @@ from tqdm import tqdm
 from artgan import inkwash
 from artgan.data import hub
 from artgan.data.archive import unpack
-from artgan.data.checkup import FOLDER
+from artgan.data.folder import FOLDER, load_pack, open_pack
 from artgan.data.crop import MOST_TILES
-from artgan.data.pack import Cut, Pack, load_pack, open_pack
+from artgan.data.pack import Cut, Pack
 from artgan.download import fetch_archives
 from artgan.errors import UserError, printable
 from artgan.files import atomic_folder
