@@ -103,9 +103,9 @@ class Checkup:
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.reasons.items())
             parts.append(f"{len(self.unusable):,} cannot ({reasons})")
         if self.superfluous:
-            parts.append(f"{len(self.superfluous):,} are duplicates")
+            parts.append(f"{len(self.superfluous):,} duplicates")
         if framed := sum(facts.frame is not None for facts in self.facts):
-            parts.append(f"{framed:,} have a plain border")
+            parts.append(f"{framed:,} with a plain border")
         return f"{printable(str(self.root))}: {'; '.join(parts)}."
 
 
