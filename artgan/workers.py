@@ -7,6 +7,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import pairwise
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
 
@@ -92,7 +93,7 @@ class _Worker(Generic[Item, Result]):
     def _start(self) -> None:
         items, alone = list(self.items), self.suspects
         starts = [*range(alone), *range(alone, len(items), BATCH), len(items)]
-        batches = [items[start:end] for start, end in zip(starts, starts[1:], strict=False)]
+        batches = [items[start:end] for start, end in pairwise(starts)]
         context = multiprocessing.get_context("spawn")
         self.pipe, sender = context.Pipe(duplex=False)
         self.process = context.Process(

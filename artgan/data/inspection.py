@@ -206,7 +206,7 @@ def _mean_color(small: Image.Image) -> tuple[int, int, int]:
     pixels = np.asarray(small, np.float64).reshape(-1, 3)
     red, green, blue = (round(level) for level in pixels.mean(0))
     if pixels.std(0).max() < ONE_COLOR:
-        raise UnusableImage(f"nothing but one colour, #{red:02x}{green:02x}{blue:02x}")
+        raise UnusableImage(f"only one colour, #{red:02x}{green:02x}{blue:02x}")
     return red, green, blue
 
 

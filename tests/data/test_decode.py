@@ -159,8 +159,8 @@ NOISE = Image.effect_noise((99, 99), 50)
     ("content", "reason"),
     [
         (b"", "empty"),
-        (b" <!DOCTYPE html><html></html>", "not a picture but a web page"),
-        (b"rubbish", "^not a picture$"),
+        (b" <!DOCTYPE html><html></html>", "not an image but a web page"),
+        (b"rubbish", "^not an image$"),
         (encoded(Image.new("RGB", (8, 200))), "too small: 8×200"),
         (encoded(NOISE, "JPEG")[:2000], "damaged"),
         (encoded(NOISE, "PNG")[:2000], "damaged"),

@@ -161,7 +161,7 @@ def test_of_many_files_the_page_shows_some_and_the_json_all(tmp_path: Path) -> N
 
 
 def test_every_tag_of_the_page_is_closed(tmp_path: Path) -> None:
-    facts = [usable("a.png"), usable("b.png", 900, 90), unusable("c.png", "not a picture")]
+    facts = [usable("a.png"), usable("b.png", 900, 90), unusable("c.png", "not an image")]
     page, _ = report(tmp_path, facts, [["a.png", "b.png"]])
     assert Parsed(page).open == []
 
@@ -240,13 +240,13 @@ def test_what_there_is_of_an_unusable_picture_is_shown(tmp_path: Path) -> None:
 
 
 def test_the_unusable_are_grouped_by_the_kind_of_their_reason(tmp_path: Path) -> None:
-    reasons = ["not a picture", "not a picture but a web page", "damaged: ab", "damaged: abc"]
+    reasons = ["not an image", "not an image but a web page", "damaged: ab", "damaged: abc"]
     page, _ = report(tmp_path, [unusable(f"{reason}.jpg", reason) for reason in reasons])
     cards = [card.split("<figure>") for card in page.split('<div class="card"><h3>')[1:]]
     assert [(title.split(" <")[0], len(figures)) for title, *figures in cards] == [
         ("damaged", 2),
-        ("not a picture", 1),
-        ("not a picture but a web page", 1),
+        ("not an image", 1),
+        ("not an image but a web page", 1),
     ]
 
 
@@ -267,7 +267,7 @@ def test_a_browser_shows_every_picture_even_on_a_phone(tmp_path: Path) -> None:
         usable("a.png", 400, 300),
         usable("b.png", 400, 300, frame=(40, 30, 360, 270)),
         usable(long, 4000, 200),
-        unusable("c.png", "nothing but one colour, #ff0000"),
+        unusable("c.png", "only one colour, #ff0000"),
     ]
     page, _ = report(tmp_path, facts, [["a.png", "b.png"]])
     shown = len(Parsed(page).pictures)
