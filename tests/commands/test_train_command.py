@@ -223,4 +223,4 @@ def test_the_built_in_set_is_painted_once_and_trained_on(tmp_path: Path) -> None
         _, messages = succeed("train.py", "max_images=64", f"name={name}", cwd=tmp_path)
         assert "Training on 2,000 paintings at 64×64 px" in messages
     assert len(list((tmp_path / "datasets" / "inkwash").glob("*.png"))) == 2000
-    assert len(list((tmp_path / "datasets" / "inkwash" / ".artgan").glob("*.npy"))) == 1
+    assert len(list((tmp_path / "datasets" / "inkwash" / ".artgan").glob("*.pack"))) == 1

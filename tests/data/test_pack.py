@@ -167,7 +167,7 @@ def test_a_copy_of_the_folder_has_the_same_key(root: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("change", ["changed", "added", "removed"])
-def test_other_contents_make_another_pack_and_the_old_one_is_removed(root: Path, change: str) -> None:
+def test_other_contents_make_another_pack_and_remove_the_old_one(root: Path, change: str) -> None:
     before = load(root)
     file = root / before.files[0]
     if change == "changed":
