@@ -27,10 +27,6 @@ LOCAL_HEADER = 30  # bytes at least between the begin of an entry and its data
 ENCRYPTED = 0x1
 
 
-class UnusableArchive(Exception):
-    """An archive that is damaged, unsafe or the wrong one; its text is the reason, for a person."""
-
-
 def download_archives(
     address: str, archives: list[str], folder: Path, largest: float, insecure: bool = False
 ) -> dict[Path, str]:
@@ -50,10 +46,6 @@ def download_archives(
 
     Raises:
         UserError: an archive cannot be downloaded or written, or is not the one expected.
-
-    Example:
-        >>> download_archives("https://example.org/sets", ["monet.zip"], Path("datasets"), 20)
-        {PosixPath('datasets/monet.zip'): 'sha256:…'}
     """
     checksums = {}
     for entry in archives:
@@ -72,10 +64,7 @@ def download_archives(
 def _verify(file: Path, published: str | None) -> str:
     """The checksum of a file: the published one or, if there is none, of a whole archive."""
     if published is None:
-        try:
-            check_archive(file)
-        except UnusableArchive as error:
-            raise WrongFile(str(error)) from error
+        _read_through(file)
         return f"sha256:{sha256(file)}"
     header = b"blob %d\0" % file.stat().st_size
     with file.open("rb") as content:
@@ -85,12 +74,7 @@ def _verify(file: Path, published: str | None) -> str:
     return f"git-blob-sha1:{digest.hexdigest()}"
 
 
-def check_archive(archive: Path) -> None:
-    """Reads all images of a zip archive, as `unpack` would, and writes nothing.
-
-    Raises:
-        UnusableArchive: it is not a zip file, damaged, unsafe to unpack, or without images.
-    """
+def _read_through(archive: Path) -> None:
     images = _images(archive, only=[])
     with byte_bar(f"Checking {archive.name}", _size(images)) as bar, ZipFile(archive) as file:
         for entry in images.values():
@@ -117,7 +101,7 @@ def unpack(archives: list[Path], folder: Path, only: list[str]) -> None:
     """
     contents = {}
     for archive in archives:
-        with _refused(archive):
+        with _refusing(archive):
             contents[archive] = _images(archive, only)
     total = sum(map(_size, contents.values()))
     free = shutil.disk_usage(folder).free
@@ -129,7 +113,7 @@ def unpack(archives: list[Path], folder: Path, only: list[str]) -> None:
     with byte_bar("Unpacking", total) as bar:
         for archive, images in contents.items():
             place = folder / archive.stem if len(contents) > 1 else folder
-            with _refused(archive), ZipFile(archive) as file:
+            with _refusing(archive), ZipFile(archive) as file:
                 for path, entry in images.items():
                     target = place / path
                     target.parent.mkdir(parents=True, exist_ok=True)
@@ -146,24 +130,24 @@ def _images(archive: Path, only: list[str]) -> dict[PurePosixPath, ZipInfo]:
             entries = file.infolist()
     except Exception as error:
         # Not only BadZipFile: damaged directories raise struct.error, ValueError and others.
-        raise UnusableArchive(f"not a whole zip archive ({error})") from error
+        raise WrongFile(f"not a whole zip archive ({error})") from error
     if len(entries) > MOST_ENTRIES:
-        raise UnusableArchive(f"{len(entries):,} entries, more than {MOST_ENTRIES:,}")
+        raise WrongFile(f"{len(entries):,} entries, more than {MOST_ENTRIES:,}")
     for entry in entries:
         if fault := _fault(entry):
-            raise UnusableArchive(f"{entry.orig_filename!r} {fault}")
+            raise WrongFile(f"{entry.orig_filename!r} {fault}")
     for entry, following in pairwise(sorted(entries, key=lambda entry: entry.header_offset)):
         if entry.header_offset + LOCAL_HEADER + entry.compress_size > following.header_offset:
-            raise UnusableArchive(f"{following.filename!r} overlaps another entry")
+            raise WrongFile(f"{following.filename!r} overlaps another entry")
 
     wanted = [entry for entry in entries if _wanted(PurePosixPath(entry.filename), only)]
     if not wanted:
-        raise UnusableArchive("no images" + (f" below {' or '.join(only)}" if only else ""))
+        raise WrongFile("no images" + (f" below {' or '.join(only)}" if only else ""))
     paths = [PurePosixPath(entry.filename) for entry in wanted]
     _refuse_clashes(paths)
     total = sum(entry.file_size for entry in wanted)
     if total > min(LARGEST_TOTAL, LARGEST_RATIO * archive.stat().st_size):
-        raise UnusableArchive(f"unpacks to {total:,} bytes, far more than images would")
+        raise WrongFile(f"unpacks to {total:,} bytes, far more than images would")
 
     # A file at the top has no folder to drop.
     tops = {path.parts[:-1][:1] for path in paths}
@@ -196,16 +180,15 @@ def _wanted(path: PurePosixPath, only: list[str]) -> bool:
 
 def _refuse_clashes(paths: list[PurePosixPath]) -> None:
     """Refuses names that are the same file on some disks, and files named like folders."""
-    folders = {_folded(parent) for path in paths for parent in path.parents}
-    files: set[str] = set()
+
+    def folded(path: PurePosixPath) -> str:
+        return unicodedata.normalize("NFC", str(path)).casefold()
+
+    taken = {folded(parent) for path in paths for parent in path.parents}
     for path in paths:
-        if _folded(path) in files or _folded(path) in folders:
-            raise UnusableArchive(f"{str(path)!r} clashes with another name")
-        files.add(_folded(path))
-
-
-def _folded(path: PurePosixPath) -> str:
-    return unicodedata.normalize("NFC", str(path)).casefold()
+        if folded(path) in taken:
+            raise WrongFile(f"{str(path)!r} clashes with another name")
+        taken.add(folded(path))
 
 
 def _blocks(file: ZipFile, entry: ZipInfo) -> Iterator[bytes]:
@@ -216,7 +199,7 @@ def _blocks(file: ZipFile, entry: ZipInfo) -> Iterator[bytes]:
                 yield block
     except Exception as error:
         # BadZipFile, zlib.error, EOFError, NotImplementedError, OSError from bzip2, ...
-        raise UnusableArchive(f"{entry.filename!r} cannot be read ({error})") from error
+        raise WrongFile(f"{entry.filename!r} cannot be read ({error})") from error
 
 
 def _size(images: dict[PurePosixPath, ZipInfo]) -> int:
@@ -224,10 +207,10 @@ def _size(images: dict[PurePosixPath, ZipInfo]) -> int:
 
 
 @contextmanager
-def _refused(archive: Path) -> Iterator[None]:
+def _refusing(archive: Path) -> Iterator[None]:
     try:
         yield
-    except UnusableArchive as error:
+    except WrongFile as error:
         raise UserError(
             f"{archive}: {error}. Nothing was unpacked. Download it again, or unpack it yourself "
             "and give the folder by dataset=folder dataset.root=PATH."

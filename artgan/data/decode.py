@@ -171,14 +171,8 @@ def load(image: Image.Image, content: bytes) -> None:
         UnusableImage: a part of it is missing. Pillow's own errors are left to `opened`.
     """
     image.load()
-    _refuse_half_decoded(image, content)
-
-
-def _refuse_half_decoded(image: Image.Image, content: bytes) -> None:
-    """Refuses damage that Pillow ignores, showing grey where data is missing.
-
-    In formats without checksums, garbage can still pass for an image.
-    """
+    # Pillow ignores some damage, showing grey where data is missing. In formats without checksums,
+    # garbage can still pass for an image.
     if image.format in ("JPEG", "MPO"):
         try:
             # At an eighth of the size, still every byte is read, which is all that matters.

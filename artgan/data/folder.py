@@ -107,7 +107,7 @@ class _Folder:
         cache: where artgan keeps what it knows of it.
         names: of its image files.
         others: how many other files there are, by their ending.
-        before: what was known the last time.
+        checkup: of the last time, until `finish_check`.
         facts: what is known now, by name.
     """
 
@@ -115,7 +115,7 @@ class _Folder:
     cache: Path
     names: list[str]
     others: dict[str, int]
-    before: Checkup
+    checkup: Checkup
     facts: dict[str, Facts]
 
     @property
@@ -139,13 +139,13 @@ class _Folder:
     def finish_check(self) -> Checkup:
         """Finds duplicates, and writes record and report, if anything has changed."""
         facts = [self.facts[name] for name in self.names]
-        changed = (facts, self.others) != (self.before.facts, self.before.others)
+        changed = (facts, self.others) != (self.checkup.facts, self.checkup.others)
         if changed or not (self.cache / REPORT).exists():
             duplicates = find_duplicates(self.root, facts)
-            self.before = Checkup(self.root, facts, duplicates, self.others)
-            write_record(self.before, self.cache)
-            write_report(self.before, self.cache)
-        return self.before
+            self.checkup = Checkup(self.root, facts, duplicates, self.others)
+            write_record(self.checkup, self.cache)
+            write_report(self.checkup, self.cache)
+        return self.checkup
 
 
 @contextmanager
@@ -179,11 +179,10 @@ def _opened(root: Path) -> Iterator[_Folder]:
     with lock:
         for leftover in cache.glob(".*.tmp"):
             leftover.unlink(missing_ok=True)
-        before = replace(read_record(cache), root=root)
-        known = {facts.file: facts for facts in before.facts}
+        checkup = replace(read_record(cache), root=root)
+        known = {facts.file: facts for facts in checkup.facts if is_current(root, facts)}
         kept = {name: known[name] for name in names if name in known}
-        current = {name: facts for name, facts in kept.items() if is_current(root, facts)}
-        yield _Folder(root, cache, names, others, before, current)
+        yield _Folder(root, cache, names, others, checkup, kept)
 
 
 def _cache_folder(root: Path) -> Path:

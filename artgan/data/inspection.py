@@ -60,6 +60,10 @@ class Facts:
     color: tuple[int, int, int] = (0, 0, 0)
     frame: Box | None = None
 
+    @property
+    def kind_of_reason(self) -> str:
+        return re.split("[:,]", self.reason or "")[0]
+
 
 @dataclass(frozen=True)
 class Checkup:
@@ -93,8 +97,7 @@ class Checkup:
     @property
     def reasons(self) -> dict[str, int]:
         """How many files cannot be used for each kind of reason, the most frequent first."""
-        kinds = Counter(re.split("[:,]", facts.reason)[0] for facts in self.facts if facts.reason)
-        return dict(kinds.most_common())
+        return dict(Counter(facts.kind_of_reason for facts in self.unusable).most_common())
 
     def summary(self) -> str:
         """What is in the folder, as one line."""

@@ -161,9 +161,7 @@ def _reasons(checkup: Checkup) -> list[tuple[str, int, Gallery]]:
     """The most frequent kinds of reason, and the unusable images of each."""
     images: defaultdict[str, list[Facts]] = defaultdict(list)
     for facts in checkup.unusable:
-        # One kind may begin like another: "not an image", "not an image but a web page".
-        kinds = filter((facts.reason or "").startswith, checkup.reasons)
-        images[max(kinds, key=len)].append(facts)
+        images[facts.kind_of_reason].append(facts)
     return [
         (kind, count, _gallery(checkup.root, images[kind], FILES_OF_A_REASON))
         for kind, count in [*checkup.reasons.items()][:REASONS]
