@@ -322,7 +322,7 @@ def test_a_silent_server_is_an_error(
     assert len(server.ranges) == download.ATTEMPTS
 
 
-def test_a_redirect_is_followed_and_the_range_with_it(server: Server, folder: Path) -> None:
+def test_a_redirect_is_followed_with_the_same_range(server: Server, folder: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "data.zip.part").write_bytes(CONTENT[:1000])
     there = {"Location": f"{server.address}/elsewhere", "Content-Length": 0}

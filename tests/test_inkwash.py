@@ -84,7 +84,7 @@ def test_sky_is_paler_than_land(gallery: NDArray[np.uint8]) -> None:
     assert gallery[:, :64].mean() > gallery[:, 96:].mean() + 5
 
 
-def test_about_a_third_bears_colour(gallery: NDArray[np.uint8]) -> None:
+def test_about_a_third_has_colour(gallery: NDArray[np.uint8]) -> None:
     red, green, blue = gallery.astype(int).transpose(3, 0, 1, 2)
     cold = green + blue > 2 * red  # paper and ink are warm, or neutral at the most
     warm = red - green > 20

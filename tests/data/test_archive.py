@@ -105,7 +105,7 @@ def test_each_archive_gets_its_own_folder(make: Callable[..., Path], root: Path)
     assert tree(root) == {"Met-1/1.jpg", "Harvard/1.jpg"}
 
 
-def test_two_archives_of_one_name_never_overwrite(
+def test_two_archives_of_one_name_never_overwrite_each_other(
     make: Callable[..., Path], root: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "other").mkdir()

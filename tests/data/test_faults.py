@@ -128,7 +128,7 @@ def test_a_file_that_may_not_grow_while_packing_is_one_message(root: Path) -> No
     assert len(load(root, 64)) == 40
 
 
-def test_a_folder_made_read_only_since_is_packed_elsewhere(
+def test_a_folder_that_became_read_only_is_packed_elsewhere(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = load(root)

@@ -210,7 +210,7 @@ def test_an_unknown_name_is_refused_with_the_nearest_one(
     assert list((tmp_path / "pictures").iterdir()) == []
 
 
-def test_a_column_to_choose_by_must_be_there(
+def test_a_column_to_filter_by_must_be_there(
     datasets: Any, works: Any, tmp_path: Path, export: Any
 ) -> None:
     works.remove_columns("artist").save_to_disk(tmp_path / "saved")

@@ -23,7 +23,7 @@ def check(root: Path) -> Checkup:
     return check_folder(root)[0]
 
 
-def test_a_file_is_described_as_it_is(tmp_path: Path) -> None:
+def test_a_file_is_described(tmp_path: Path) -> None:
     framed = Image.new("CMYK", (300, 200), (0, 0, 0, 255))
     framed.paste(Image.effect_noise((200, 120), 80).convert("CMYK"), (50, 40))
     framed.save(tmp_path / "a.tif")
@@ -122,7 +122,7 @@ def test_an_image_of_one_colour_is_refused(root: Path) -> None:
     assert facts.reason == "only one colour, #ff0010"
 
 
-def test_strange_files_are_listed_and_not_waited_for(root: Path) -> None:
+def test_pipes_and_broken_links_are_listed_as_unusable(root: Path) -> None:
     os.mkfifo(root / "pipe.jpg")
     (root / "lost.jpg").symlink_to(root / "gone.jpg")
     (root / "ring.jpg").symlink_to(root / "ring.jpg")
@@ -131,7 +131,7 @@ def test_strange_files_are_listed_and_not_waited_for(root: Path) -> None:
     assert set(reasons) == {"pipe.jpg", "lost.jpg", "ring.jpg"}
 
 
-def test_names_in_any_script_and_in_none_are_carried_through(root: Path) -> None:
+def test_file_names_of_any_bytes_are_kept(root: Path) -> None:
     source = min(root.rglob("*.jpg"))
     names = ["山水.jpg", "лес <b>.jpg", os.fsdecode(b"\xff\xfe.jpg"), "a\nb.jpg", "💐.jpg"]
     for name in names:

@@ -247,7 +247,7 @@ def test_a_read_only_folder_is_packed_elsewhere(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(root.parent)
-    # Root may write anywhere, so the answer of the system is what the test has to set.
+    # Root may write anywhere, so the test sets the system's answer.
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     pack = load(root)
     assert Path("datasets/.packs") in pack.report.parents
