@@ -86,15 +86,8 @@ def fetch(download: Download) -> str:
 
 def byte_bar(title: str, total: int | None = None, initial: int = 0) -> "tqdm[NoReturn]":
     """A progress bar of bytes, their rate and the time left; on a terminal only, and not kept."""
-    return tqdm(
-        desc=title,
-        total=total,
-        initial=initial,
-        unit="B",
-        unit_scale=True,
-        leave=False,
-        disable=None,
-    )
+    shown: dict[str, Any] = {"unit": "B", "unit_scale": True, "leave": False, "disable": None}
+    return tqdm(desc=title, total=total, initial=initial, **shown)
 
 
 def _fetch(download: Download) -> str:

@@ -30,6 +30,7 @@ from artgan.errors import UserError, printable
 
 FEATURES = "features"
 SUFFIX = ".pack"
+INDEX = {"starts": np.int64, "lengths": np.int64, "lying": np.bool_}  # arrays beside `rows`
 FEWEST_PAINTINGS = 16
 VERSION = 2  # part of the key: increment when the same files and settings give other pixels
 
@@ -200,9 +201,9 @@ def read_pack(checkup: Checkup, folder: Path, how: Cut) -> Pack:
     """
     path = pack_path(folder, checkup.facts, how)
     cache = read_cache(path, mapped=True, verify=False)
-    rows, *index = cache.arrays.values()
-    starts, lengths, lying = map(np.array, index)  # copies, as those in the file are not aligned
-    files = cache.about["files"]
+    rows, files = cache.arrays["rows"], cache.about["files"]
+    # Copies, as the arrays in the file are not aligned.
+    starts, lengths, lying = (np.array(cache.arrays[name]) for name in INDEX)
     return Pack(rows, starts, lengths, lying, files, path.stem, checkup, folder / REPORT)
 
 
@@ -225,10 +226,9 @@ def write_index(
             f"{checkup.root}: {count} usable paintings; at least {FEWEST_PAINTINGS} are needed. "
             f"{len(checkup.unusable)} files cannot be used.{reasons}"
         )
-    files, starts, lengths, lying = zip(*used, strict=True)
-    writer.append("starts", np.array(starts, np.int64))
-    writer.append("lengths", np.array(lengths, np.int64))
-    writer.append("lying", np.array(lying, bool))
+    files, *index = zip(*used, strict=True)
+    for (name, dtype), values in zip(INDEX.items(), index, strict=True):
+        writer.append(name, np.array(values, dtype))
     writer.about |= {"contents": _contents(checkup.facts), "files": files}
 
 

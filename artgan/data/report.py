@@ -17,8 +17,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
-from jinja2 import Environment, FileSystemLoader
-from markupsafe import Markup
 from PIL import Image, ImageOps
 
 from artgan.data.decode import UnusableImage, decode
@@ -131,6 +129,10 @@ def _shape(facts: Facts) -> str:
 
 
 def _page(checkup: Checkup, facts: Mapping[str, Any]) -> str:
+    # Imported only when a folder has changed.
+    from jinja2 import Environment, FileSystemLoader
+    from markupsafe import Markup
+
     root, usable = checkup.root, checkup.usable
     by_shape = sorted(usable, key=lambda facts: facts.width / facts.height)
     wide = [facts for facts in reversed(by_shape) if facts.width > facts.height]
