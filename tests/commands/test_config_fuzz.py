@@ -263,7 +263,7 @@ def fault_of(outcome: Outcome) -> str | None:
         return None  # it was done, as far as it could be
     if outcome.files:
         return "files before a refusal"
-    lines = [line for line in outcome.said.splitlines() if "pictures can be used" not in line]
+    lines = [line for line in outcome.said.splitlines() if "images can be used" not in line]
     return None if len(lines) == 1 else "not one line"
 
 

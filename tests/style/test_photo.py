@@ -301,7 +301,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "torn.png").write_bytes(buffer.getvalue()[:500])
     for name, reason in [
         ("none.jpg", "there is no picture"),
-        ("text.jpg", "cannot be used: not a picture"),
+        ("text.jpg", "cannot be used: not an image"),
         ("torn.png", "cannot be used: damaged"),
     ]:
         with pytest.raises(UserError, match=f"content: .*{name}.*{reason}|{reason} .*{name}"):
