@@ -111,7 +111,7 @@ def group(
         for candidate in near[np.argsort(far[near], kind="stable")][:MOST_CANDIDATES]:
             other = distinct[position + 1 + candidate]
             one, two = lead(number), lead(other)
-            if one != two and _same(sketch_of(number), sketch_of(other)):
+            if one != two and _alike(sketch_of(number), sketch_of(other)):
                 leader[max(one, two)] = min(one, two)
     groups: dict[int, list[int]] = {}
     for number in range(len(leader)):
@@ -119,7 +119,7 @@ def group(
     return [members for members in groups.values() if len(members) > 1]
 
 
-def _same(first: Sketch | None, second: Sketch | None) -> bool:
+def _alike(first: Sketch | None, second: Sketch | None) -> bool:
     if first is None or second is None:
         return False
     return likeness(first, second) >= ALIKE and likeness(second, first) >= ALIKE

@@ -133,7 +133,7 @@ class _Folder:
         with tqdm(total=len(names), desc=label, unit="img", leave=False, disable=None) as bar:
             for name, result in zip(names, results, strict=True):
                 bar.update()
-                self.facts[name], strips = result or (_given_up(self.root, name), [])
+                self.facts[name], strips = result or (_killed(self.root, name), [])
                 yield from ((name, strip) for strip in strips)
 
     def finish_check(self) -> Checkup:
@@ -201,13 +201,13 @@ def _inspect(root: Path, how: Cut | None, name: str) -> tuple[Facts, list[Strip]
     return facts, cut(inner, how.resolution, how.crop)
 
 
-def _given_up(root: Path, name: str) -> Facts:
-    reason = "ended the process that read it: damaged, or too large for the free memory"
+def _killed(root: Path, name: str) -> Facts:
     size, mtime_ns = -1, 0
     with suppress(OSError):
         status = (root / name).stat()
         # So it is not tried again, perhaps in this process, until it is changed or touched.
         size, mtime_ns = status.st_size, status.st_mtime_ns
+    reason = "killed the process that read it: damaged, or too large for the free memory"
     return Facts(name, size, mtime_ns, "", reason)
 
 
@@ -226,7 +226,8 @@ def _write_pack(folder: _Folder, how: Cut) -> None:
         strips = _append(writer, folder.inspect(folder.stale, how), 0)
         packed = folder.is_packed(how)
         if not packed:
-            strips += _append(writer, folder.inspect(known, how), sum(s.length for s in strips))
+            end = sum(length for _, _, length, _ in strips)
+            strips += _append(writer, folder.inspect(known, how), end)
             write_index(writer, strips, folder.finish_check(), how)
     if packed:
         draft.unlink()
@@ -238,9 +239,9 @@ def _write_pack(folder: _Folder, how: Cut) -> None:
 def _append(
     writer: CacheWriter, strips: Iterator[tuple[str, Strip]], start: int
 ) -> list[IndexEntry]:
-    index = []
+    index: list[IndexEntry] = []
     for file, (rows, lying) in strips:
         writer.append("rows", rows)
-        index.append(IndexEntry(file, start, len(rows), lying))
+        index.append((file, start, len(rows), lying))
         start += len(rows)
     return index

@@ -9,7 +9,6 @@ from collections import Counter
 from dataclasses import astuple, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -130,15 +129,13 @@ def read_record(folder: Path) -> Checkup:
         about = read_cache(folder / RECORD).about
         if about["version"] != VERSION:
             raise ValueError(about["version"])
-        facts = [_facts(*entry) for entry in about["facts"]]
+        facts = [
+            Facts(*others, tuple(color), frame and tuple(frame))  # type: ignore[call-arg]
+            for *others, color, frame in about["facts"]
+        ]
         return Checkup(folder, facts, about["duplicates"], about["others"])
     except (OSError, ValueError, KeyError, TypeError):
         return Checkup(folder, [], [], {})
-
-
-def _facts(*entry: Any) -> Facts:
-    *others, color, frame = entry
-    return Facts(*others, tuple(color), frame and tuple(frame))  # type: ignore[call-arg]
 
 
 def is_current(root: Path, facts: Facts) -> bool:

@@ -34,6 +34,8 @@ INDEX = {"starts": np.int64, "lengths": np.int64, "lying": np.bool_}  # arrays b
 FEWEST_PAINTINGS = 16
 VERSION = 2  # part of the key: increment when the same files and settings give other pixels
 
+IndexEntry = tuple[str, int, int, bool]  # of one strip: file, first row, number of rows, lying
+
 
 class Cut(NamedTuple):
     """How squares are cut from the paintings of a folder.
@@ -156,16 +158,6 @@ class Pack:
         return squares
 
 
-class IndexEntry(NamedTuple):
-    """One strip: the file it came from, where its rows begin, how many there are, and whether they
-    are columns of the painting."""
-
-    file: str
-    start: int
-    length: int
-    lying: bool
-
-
 def pack_path(folder: Path, facts: Iterable[Facts], how: Cut) -> Path:
     """Where the pack of these files is; its stem is the key."""
     described = json.dumps([VERSION, *how, _contents(facts)])
@@ -216,8 +208,8 @@ def write_index(
         UserError: there are fewer than 16 usable paintings.
     """
     left_out = checkup.superfluous if how.deduplicate else set()
-    used = sorted(entry for entry in strips if entry.file not in left_out)
-    count = len({entry.file for entry in used})
+    used = sorted(entry for entry in strips if entry[0] not in left_out)
+    count = len({file for file, *_ in used})
     if count < FEWEST_PAINTINGS:
         reasons = "".join(
             f"\n  {printable(facts.file)}: {facts.reason}" for facts in checkup.unusable[:10]

@@ -84,7 +84,7 @@ def test_a_file_whose_process_is_killed_is_named_and_not_tried_again(
         patch.setattr(folder, "map_in_processes", killed)
         before = check(many)
     assert [facts.file for facts in before.facts] == names
-    assert before.reasons["ended the process that read it"] == 1
+    assert before.reasons["killed the process that read it"] == 1
     assert fatal in {facts.file for facts in before.unusable}
     assert check(many).unusable == before.unusable
     (many / fatal).touch()
