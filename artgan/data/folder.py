@@ -214,20 +214,20 @@ def _killed(root: Path, name: str) -> Facts:
 def _write_pack(folder: _Folder, how: Cut) -> None:
     """Packs the paintings; each file is read once, those that are new or have changed first.
 
-    With these it turns out whether there is a pack already: files that were only touched, or that
-    cannot be used, need no other.
+    Then it is known whether the pack is there already: files that were only touched, or that cannot
+    be used, do not change it.
     """
     if any(folder.cache.glob("*.npy")):
         message = "was packed by an earlier version of artgan; packing it again"
         print(f"{printable(str(folder.root))}: {message}", file=sys.stderr)
     draft = folder.cache / ".pack.tmp"
-    known = [*folder.facts]
+    usable = [name for name, facts in folder.facts.items() if facts.reason is None]
     with new_cache(draft) as writer:
         strips = _append(writer, folder.inspect(folder.stale, how), 0)
         packed = folder.is_packed(how)
         if not packed:
             end = sum(length for _, _, length, _ in strips)
-            strips += _append(writer, folder.inspect(known, how), end)
+            strips += _append(writer, folder.inspect(usable, how), end)
             write_index(writer, strips, folder.finish_check(), how)
     if packed:
         draft.unlink()

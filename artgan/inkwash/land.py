@@ -96,14 +96,12 @@ def mass(
     if not len(columns) or bottom - top < 4:
         return
     left, right = int(columns[0]), int(columns[-1]) + 1
-    slope, flank = np.zeros(SIZE, np.float32), np.zeros(SIZE, np.float32)
-    slope[1:-1] = np.clip((ridge[2:] - ridge[:-2]) / 2, -12, 12)
-    flank[5:-5] = np.clip((ridge[10:] - ridge[:-10]) * (sheet.light / 14), -1, 1)
+    slope = _difference(ridge, 1, 0.5, 12)
+    flank = _difference(ridge, 5, sheet.light / 14, 1)
     pressure = np.maximum(0.5 + 0.5 * sheet.wander(16, 32)[left:right], 0)
     ridge, slope = ridge[left:right], slope[left:right]
     x, y = AXIS[left:right], AXIS[top:bottom, None]
-    cloud = sheet.patch("cloud", bottom - top, right - left)
-    drift = sheet.patch("drift", bottom - top, right - left)
+    cloud, drift = (sheet.patch(name, bottom - top, right - left) for name in ("cloud", "drift"))
 
     # Depth under the skyline, at right angles to it; the paper's tooth frays the edge.
     ragged = (sheet.grain[top:bottom, left:right] - 0.5) * (1.8 - 0.6 * near)
@@ -132,6 +130,14 @@ def mass(
     if sheet.mood == "mineral":
         sheet.lay(COOL, 0.68 * fade * (0.25 + 0.75 * body) * (0.55 + 0.6 * cloud), top, left)
         sheet.lay(WARM, 0.2 * fade * (1 - body), top, left)
+
+
+def _difference(ridge: Array, reach: int, scale: float, limit: float) -> Array:
+    """Scaled difference of the rows `reach` columns to the right and left, within ±limit."""
+    difference = np.zeros(SIZE, np.float32)
+    rise = (ridge[2 * reach :] - ridge[: -2 * reach]) * scale
+    difference[reach:-reach] = np.clip(rise, -limit, limit)
+    return difference
 
 
 def texture_strokes(cun: str, across: Array, depth: Array, cloud: Array, shade: Array) -> Array:
