@@ -414,7 +414,7 @@ def test_out_of_memory_halves_the_tiles(capsys: pytest.CaptureFixture[str]) -> N
 
     assert painter._in_memory(compute) == painter.tile == 256
     told = capsys.readouterr().err.splitlines()
-    assert told == [f"Too little memory: going on in parts of {side} px." for side in (512, 256)]
+    assert told == [f"Too little memory: going on with tiles of {side} px." for side in (512, 256)]
 
     def never(tile: int) -> int:
         raise MemoryError

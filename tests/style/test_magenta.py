@@ -318,7 +318,7 @@ def test_too_little_memory_is_gone_on_with_in_smaller_parts(
     painted = painter.paint(picture(96, 96), [region(1)])
     torch.testing.assert_close(painted, expected, atol=1e-4, rtol=0)
     said = capsys.readouterr().err.splitlines()
-    assert said == [f"Too little memory: going on in parts of {n} px." for n in (128, 64, 32)]
+    assert said == [f"Too little memory: going on with tiles of {n} px." for n in (128, 64, 32)]
     enough = 0
     with pytest.raises(RuntimeError, match="can't allocate memory"):
         painter.paint(picture(96, 96), [region(1)])
