@@ -38,9 +38,9 @@ def augment(
     """Applies each transformation of a policy, in its order, to some of the images.
 
     The images are [N, 3, H, W] in [-1, 1], of any floating dtype, channels_last, and stay so, but
-    colours may leave [-1, 1]; blank is 0. The draws are float32 [N, `columns()`], uniform in [0, 1).
-    Each transformation is applied to each image with a probability, of which a tensor [] can change
-    in a captured CUDA graph. It can be differentiated any number of times.
+    colours may leave [-1, 1]; blank is 0. The draws are float32 [N, `columns()`], uniform in
+    [0, 1). Each transformation is applied to each image with a probability, of which a tensor []
+    can change in a captured CUDA graph. It can be differentiated any number of times.
 
     Source: Zhao et al. 2020 (arXiv:2006.10738), section 3; the probability: Karras et al. 2020
     (arXiv:2006.06676), section 2.3, who decide on brightness, saturation and contrast separately.
