@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 from torchvision.models.vgg import cfgs, make_layers
 
 from artgan.checkpoint import load_checkpoint
@@ -96,8 +95,7 @@ def test_the_readme_s_set_of_one_file_can_be_trained_on(web: str, tmp_path: Path
 def networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Networks for style, never trained: VGG's under their published names, and Magenta's where
     it is kept once it has been fetched."""
-    from artgan.style.magenta import Network
-    from artgan.style.tflite import PUBLISHED
+    from tests.style.magenta_weights import keep_untrained_weights
 
     torch.manual_seed(0)
     folder = tmp_path / "networks"
@@ -109,10 +107,7 @@ def networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for name in names:
             torch.save(weights, folder / f"{name}.pth")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    kept = "-".join(published.digest[:16] for published in PUBLISHED)
-    path = tmp_path / "cache" / "artgan" / "magenta" / f"{kept}.safetensors"
-    path.parent.mkdir(parents=True)
-    save_file(Network().state_dict(), path)
+    keep_untrained_weights()
     return folder
 
 
