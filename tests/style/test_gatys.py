@@ -114,9 +114,9 @@ def udacity(features: dict[str, dict[str, Tensor]], _: Tensor) -> Tensor:
     style_weights = {"conv1_1": 1.0, "conv2_1": 0.8, "conv3_1": 0.5, "conv4_1": 0.3, "conv5_1": 0.1}
     painted = features["painted"]
     content_loss = torch.mean((painted["conv4_2"] - features["content"]["conv4_2"]) ** 2)
-    style_loss: Any = torch.tensor(0.0)
+    style_loss: Tensor = torch.tensor(0.0)
     for layer, weight in style_weights.items():
-        _, d, h, w = map(int, painted[layer].shape)
+        d, h, w = painted[layer].shape[1:]
         target_gram, style_gram = (
             torch.mm(one[layer].reshape(d, h * w), one[layer].reshape(d, h * w).t())
             for one in (painted, features["style"])
