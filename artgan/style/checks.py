@@ -45,11 +45,10 @@ def refuse_mistakes(config: StylizeConfig, given: Collection[str], styles: int, 
     Args:
         config: of the whole command.
         given: names of the options that the user gave.
-        styles: how many there are.
-        masks: how many there are.
+        styles, masks: number of them.
 
     Raises:
-        UserError: naming the first mistake.
+        UserError: there is a mistake.
     """
     for key in sorted(of_another_method(config) & set(given)):
         other = "gatys" if config.method == "magenta" else "magenta"
@@ -95,11 +94,7 @@ def single_file(path: Path) -> Path:
 
 
 def refuse_existing(files: list[Path], config: StylizeConfig) -> None:
-    """Checks that results can be written where they are to be.
-
-    Args:
-        files: of the results.
-        config: says what else is written for each, and whether files may be replaced.
+    """Checks that results can be written to these files, with their snapshots and films.
 
     Raises:
         UserError: a file exists, or the folder cannot be written to.

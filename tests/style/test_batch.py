@@ -21,7 +21,7 @@ from artgan import inkwash
 from artgan.errors import UserError
 from artgan.images import read_provenance
 from artgan.options import CONFIGS, StylizeConfig, register, stylize_config
-from artgan.style import api, batch, job, live, stylize
+from artgan.style import api, batch, live, photo, stylize
 from artgan.style.batch import repaint
 from artgan.style.inputs import Region
 from artgan.style.job import Method, Scene
@@ -546,7 +546,7 @@ NO_MEMORY = [
 def test_with_too_little_memory_for_one_image_the_others_are_painted(
     painter: type[Inverting], monkeypatch: pytest.MonkeyPatch, error: Exception, where: str
 ) -> None:
-    paint, read = painter.paint, job.read_content
+    paint, read = painter.paint, photo.read_content
 
     def failing_paint(self: Inverting, scene: Scene, watch: Watch) -> tuple[Tensor, bool]:
         if scene.image.shape[-1] == 60:
@@ -562,7 +562,7 @@ def test_with_too_little_memory_for_one_image_the_others_are_painted(
     if where == "paint":
         monkeypatch.setattr(painter, "paint", failing_paint)
     else:
-        monkeypatch.setattr(job, "read_content", failing_read)
+        monkeypatch.setattr(photo, "read_content", failing_read)
     message = "size: there is too little memory for photos/a.png. Give a smaller size="
     for function in (command, lambda: stylize("photos/a.png", "sea.png")):
         with pytest.raises(UserError, match=f"^{message}$"):
