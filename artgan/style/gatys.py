@@ -168,11 +168,7 @@ class Gatys:
     def objective(
         self, content: Tensor, regions: Sequence[Region], size: tuple[int, int], bf16: bool
     ) -> Objective:
-        """What is minimised at one size, (height, width); content and regions as for `paint`.
-
-        Raises:
-            UserError: all masks are black.
-        """
+        """What is minimised at a size (height, width); content and regions as for `paint`."""
         features = TiledBackbone(self.backbone, bf16)
         small = resize(content, size).clamp(0, 1).to(self.device)
         layers = self.config.content_layers

@@ -113,11 +113,7 @@ def short_name(source: Source, seed: int = 0) -> str:
 
 
 def load_style(source: Source, seed: int) -> Style:
-    """Loads a style.
-
-    Args:
-        source: an image, a folder of paintings, or a run or checkpoint, which paints a sample.
-        seed: of that sample.
+    """Loads the style of an image, a folder of paintings, or a run's sample of a seed.
 
     Raises:
         UserError: it is missing, or none of these.

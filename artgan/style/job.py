@@ -50,11 +50,7 @@ class Scene:
 
 
 def read_scene(job: Job) -> Scene:
-    """Reads the content of a result, and places the styles in it.
-
-    Raises:
-        UserError: the content cannot be read, the masks do not fit, or the result is too large.
-    """
+    """Reads the content of a result, and places the styles in it; UserError if it cannot."""
     config = job.config
     content = photo.read_content(job.content, config.size)
     size = content.image.size
@@ -108,11 +104,7 @@ class Method:
         return self.magenta.key if self.config.method == "magenta" else self.gatys.backbone.name
 
     def paint(self, scene: Scene, watch: Watch) -> tuple[Tensor, bool]:
-        """Paints a scene.
-
-        Returns:
-            float32 [1, 3, H, W] in [0, 1], and whether it is finished; it is not after Ctrl-C.
-        """
+        """Paints float32 [1, 3, H, W] in [0, 1], and says whether it was not stopped by Ctrl-C."""
         if self.config.method == "magenta":
             return self.magenta.paint(scene.image, scene.regions), True
         from artgan.style.gatys import Interrupted

@@ -40,7 +40,6 @@ class TiledBackbone:
             return self.backbone(image)
 
     def tiles(self, image: Tensor, tile: int) -> list[Tile]:
-        """The tiles of an image."""
         rows, columns = (
             spans(length, tile, self.backbone.stride, self.backbone.halo, SMALLEST)
             for length in image.shape[-2:]
@@ -125,8 +124,7 @@ class Objective:
     ) -> None:
         self.config = config
         self.formula = FORMULAS[config.losses]
-        self.features = features
-        self.backbone = features.backbone
+        self.features, self.backbone = features, features.backbone
         self.content = content
         self.content_scales = {layer: self.formula.content(one) for layer, one in content.items()}
         self.targets = targets

@@ -102,27 +102,19 @@ def read_content(source: Source, size: int | None = None) -> Content:
 
 
 def read_image(source: Source, option: str) -> Image.Image:
-    """Reads the image of an option as RGB, in sRGB, upright and at full size, on white.
-
-    Raises:
-        UserError: it cannot be read.
-    """
+    """Reads the image of an option as RGB, in sRGB, upright, on white; UserError if it cannot."""
     return on_white(to_rgb(_read(source, option)))
 
 
 def read_mask(source: Source) -> Image.Image:
-    """Reads a mask as L, upright and at full size; transparency becomes black.
-
-    Raises:
-        UserError: it cannot be read.
-    """
+    """Reads a mask as L, upright, on black; UserError if it cannot."""
     image = to_rgb(_read(source, "mask")).convert("RGBA")
     black = Image.new("RGBA", image.size, "black")
     return Image.alpha_composite(black, image).convert("L")
 
 
 def decode_upright(content: bytes) -> Image.Image:
-    """Decodes an image file, upright, in its own mode, colours and size; its EXIF is in `info`.
+    """Decodes an image file, upright, in its own mode and colours; its EXIF is in `info`.
 
     Raises:
         UnusableImage: it is not an image, is damaged, or is too small or too large.
@@ -133,11 +125,7 @@ def decode_upright(content: bytes) -> Image.Image:
 
 
 def fit(image: Image.Image, size: tuple[int, int], option: str) -> Image.Image:
-    """Resizes the image of an option to the content's size (width, height).
-
-    Raises:
-        UserError: its aspect ratio is not the content's.
-    """
+    """Resizes the image of an option to (width, height); UserError if its aspect ratio differs."""
     # Equal up to the rounding to whole pixels in the smaller of the two.
     excess = abs(image.width * size[1] - image.height * size[0])
     if excess > max(*size, *image.size):
@@ -199,11 +187,7 @@ def finish(
 
 
 def format_of(path: Path) -> Format:
-    """The format of a result, by the suffix of its name.
-
-    Raises:
-        UserError: there is none of this suffix.
-    """
+    """The format of a result, by the suffix of its name; UserError if there is none."""
     if path.suffix.lower() not in FORMATS:
         raise UserError(f"out: {path} must end in one of {', '.join(FORMATS)}.")
     return FORMATS[path.suffix.lower()]
