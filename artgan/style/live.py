@@ -53,7 +53,7 @@ class Live:
             self.frames.append(self.folder / f"{step:06d}.png")
             save_png(snapshot, self.frames[-1])
             if self.writer:
-                self.writer.add_image("picture", snapshot, step)
+                self.writer.add_image("image", snapshot, step)
 
 
 @contextmanager

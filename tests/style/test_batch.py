@@ -381,7 +381,7 @@ def test_snapshots_events_and_a_film_show_the_progress() -> None:
     events.Reload()
     points = [(event.step, event.value) for event in events.Scalars("loss/style")]
     assert points == [(step, pytest.approx(1 / step)) for step in range(1, STEPS + 1)]
-    assert [event.step for event in events.Images("picture")] == [2, 4, 6]
+    assert [event.step for event in events.Images("image")] == [2, 4, 6]
     film = imageio.imread(path.with_suffix(".mp4"), plugin="FFMPEG")
     assert film.shape == (4, 34, 52, 3)
     assert np.abs(film[0].astype(int) - 128).max() < 8
