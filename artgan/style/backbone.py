@@ -44,17 +44,11 @@ ADVICE = (
 
 @dataclass(frozen=True)
 class Architecture:
-    """A network for features.
+    """A network for features."""
 
-    Attributes:
-        shape: vgg16, vgg19 or squeezenet.
-        weights: as published; None for random ones.
-        caffe: whether it takes BGR in 0…255 minus the mean, not normalised RGB.
-    """
-
-    shape: str
-    weights: Published | None
-    caffe: bool = False
+    shape: str  # vgg16, vgg19 or squeezenet
+    weights: Published | None  # None for random ones
+    caffe: bool = False  # whether it takes BGR in 0…255 minus the mean, not normalised RGB
 
 
 def _vgg_weights(site: str, name: str) -> Published:

@@ -18,11 +18,7 @@ INITS = ("content", "noise", "magenta")  # or a file
 
 
 def listed(option: str, value: Any) -> list[Any]:
-    """The names or images of an option, which is one or a list of them; no mask is none.
-
-    Raises:
-        UserError: one of them is something else, or there are none.
-    """
+    """The names or images of an option, which may be one or a list; UserError for anything else."""
     if value is None and option == "mask":
         return []
     values = list(value) if isinstance(value, list | tuple) else [value]
@@ -41,11 +37,10 @@ def refuse_mistakes(config: StylizeConfig, given: Collection[str], styles: int, 
     Args:
         config: of the whole command.
         given: names of the options that the user gave.
-        styles: how many there are.
-        masks: how many there are.
+        styles, masks: number of them.
 
     Raises:
-        UserError: naming the first mistake.
+        UserError: there is a mistake.
     """
     for key in sorted(of_another_method(config) & set(given)):
         other = "gatys" if config.method == "magenta" else "magenta"
@@ -78,11 +73,7 @@ def of_another_method(config: StylizeConfig) -> set[str]:
 
 
 def single_file(path: Path) -> Path:
-    """The file of a single result.
-
-    Raises:
-        UserError: it is a folder, or its suffix is of no format.
-    """
+    """The file of a single result; UserError if it is a folder, or its suffix is of no format."""
     path = path.expanduser()
     if path.is_dir():
         raise UserError(f"out: {path} is a folder. Name a file, such as {path / 'result.png'}")
@@ -91,15 +82,7 @@ def single_file(path: Path) -> Path:
 
 
 def refuse_existing(files: list[Path], config: StylizeConfig) -> None:
-    """Checks that results can be written where they are to be.
-
-    Args:
-        files: of the results.
-        config: says what else is written for each, and whether files may be replaced.
-
-    Raises:
-        UserError: a file exists, or the folder cannot be written to.
-    """
+    """Refuses results, snapshots and films that exist, and a folder that cannot be written to."""
     results = [*files]
     results += [snapshots_of(file) for file in files if config.snapshot_every]
     results += [film_of(file) for file in files if config.animation]

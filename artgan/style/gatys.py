@@ -33,11 +33,7 @@ RESTARTS = 3  # with safer settings, when a loss is not finite
 
 
 class Interrupted(Exception):
-    """Ctrl-C while painting.
-
-    Attributes:
-        image: as it was, float32 [1, 3, H, W] in [0, 1] of the result's size.
-    """
+    """Ctrl-C while painting; `image` is what was painted so far, as `Gatys.paint` returns it."""
 
     def __init__(self, image: Tensor) -> None:
         super().__init__()
@@ -52,8 +48,7 @@ class Gatys:
     """Paints by optimisation, with a network that is loaded once.
 
     Args:
-        config: `backbone`, `weights_dir`, `seed` and `precision` choose the network; the other
-            options of the method say how it paints.
+        config: all options of the method.
         device: to compute on.
 
     Raises:
@@ -173,17 +168,7 @@ class Gatys:
     def objective(
         self, content: Tensor, regions: Sequence[Region], size: tuple[int, int], bf16: bool
     ) -> Objective:
-        """What is minimised at one size.
-
-        Args:
-            content: as for `paint`.
-            regions: as for `paint`.
-            size: height and width in pixels.
-            bf16: whether to compute in bfloat16.
-
-        Raises:
-            UserError: all masks are black.
-        """
+        """What is minimised at a size (height, width); content and regions as for `paint`."""
         features = TiledBackbone(self.backbone, bf16)
         small = resize(content, size).clamp(0, 1).to(self.device)
         layers = self.config.content_layers

@@ -29,20 +29,13 @@ Statistics = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Style:
-    """What an image is to be painted like.
+    """What an image is to be painted like."""
 
-    Attributes:
-        name: short, fit for a file name.
-        key: SHA-256 of its pixels, or of the names, sizes and times of the files of a folder.
-        count: number of images.
-        images: gives them at each call: upright RGB, sRGB, at full size.
-        computed: statistics computed so far, also those in grey, by the keys of both.
-    """
-
-    name: str
-    key: str
-    count: int
-    images: Callable[[], Iterator[Image.Image]]
+    name: str  # short, fit for a file name
+    key: str  # SHA-256 of its pixels, or of a folder's file names, sizes and times
+    count: int  # of its images
+    images: Callable[[], Iterator[Image.Image]]  # upright RGB, sRGB, at full size
+    # Statistics computed so far, by the key of the style, also in grey, and of the statistics.
     computed: dict[tuple[str, str], Statistics] = field(default_factory=dict)
 
     def in_grey(self) -> "Style":
@@ -56,18 +49,11 @@ class Style:
 
 @dataclass(frozen=True)
 class Region:
-    """A style, and where it is painted.
-
-    Attributes:
-        style: that is painted.
-        weight: among the styles that are blended; those of all regions sum to 1.
-        mask: float32 [1, 1, H, W] in [0, 1] at the size of the content, 1 where it is painted; None
-            for everywhere.
-    """
+    """A style, and where it is painted."""
 
     style: Style
-    weight: float
-    mask: Tensor | None
+    weight: float  # among the styles; those of all regions sum to 1
+    mask: Tensor | None  # [1, 1, H, W] in [0, 1], 1 where it is painted; None for everywhere
 
 
 def partition(
@@ -97,12 +83,10 @@ def partition(
         yield groups[0], None, 1.0
         return
     (size,) = {mask.shape for mask in masks if mask is not None}
-    each = torch.stack(
-        [torch.ones(size) if m is None else m for m in (masks[g[0]] for g in groups)]
-    )
-    weighted = (
-        each * torch.tensor([sum(weights[i] for i in group) for group in groups])[:, None, None]
-    )
+    firsts = [masks[group[0]] for group in groups]
+    each = torch.stack([torch.ones(size) if mask is None else mask for mask in firsts])
+    totals = torch.tensor([sum(weights[index] for index in group) for group in groups])
+    weighted = each * totals[:, None, None]
     shares = weighted / weighted.sum(0).clamp(min=1e-12) * each.amax(0)
     for group, share in zip(groups, shares, strict=True):
         if share.any():
@@ -116,12 +100,7 @@ def _equal(one: Tensor | None, other: Tensor | None) -> bool:
 
 
 def short_name(source: Source, seed: int = 0) -> str:
-    """The name of a content or style within file names.
-
-    Args:
-        source: an image, a folder, or a run, which paints a sample.
-        seed: of that sample.
-    """
+    """The name of a content or style within file names; `seed` is that of a run's sample."""
     if isinstance(source, Image.Image):
         return "image"
     path = Path(source).expanduser().absolute()
@@ -134,11 +113,7 @@ def short_name(source: Source, seed: int = 0) -> str:
 
 
 def load_style(source: Source, seed: int) -> Style:
-    """Loads a style.
-
-    Args:
-        source: an image, a folder of paintings, or a run or checkpoint, which paints a sample.
-        seed: of that sample.
+    """Loads the style of an image, a folder of paintings, or a run's sample of a seed.
 
     Raises:
         UserError: it is missing, or none of these.
@@ -209,9 +184,8 @@ def _sample(run: Path, seed: int) -> Image.Image:
     from artgan.painter import draw_inputs, load_painter, paint
 
     painter = load_painter(find_checkpoint(run))
-    return to_pil(
-        paint(painter.generator, draw_inputs(seed, 1, painter.latent_dim, painter.classes))[0]
-    )
+    inputs = draw_inputs(seed, 1, painter.latent_dim, painter.classes)
+    return to_pil(paint(painter.generator, inputs)[0])
 
 
 def _folder(name: str, folder: Path) -> Style:

@@ -17,22 +17,11 @@ from artgan.device import pick_device
 from artgan.errors import UserError
 from artgan.memory import is_out_of_memory
 from artgan.options import StylizeConfig
+from artgan.style import photo
 from artgan.style.checks import of_another_method
 from artgan.style.inputs import Region, Style
 from artgan.style.live import Watch, film_of, save_film, watching
-from artgan.style.photo import (
-    Content,
-    Source,
-    finish,
-    fit,
-    format_of,
-    name_of,
-    read_content,
-    read_image,
-    save,
-    to_grey,
-    to_tensor,
-)
+from artgan.style.photo import Source, to_tensor
 
 # Options that do not change the result.
 UNRECORDED = {"out", "overwrite", "gallery", "weights_dir"}
@@ -41,50 +30,31 @@ UNRECORDED |= {"snapshot_every", "animation", "tensorboard"}
 
 @dataclass(frozen=True)
 class Job:
-    """One result that is asked for.
-
-    Attributes:
-        content: that is repainted.
-        styles: that are blended in it.
-        masks: L, of any size; none, one for all styles, or one for each.
-        out: file to write; None for none.
-        config: with the content and style of this result alone.
-    """
+    """One result that is asked for."""
 
     content: Source
-    styles: list[Style]
-    masks: list[Image.Image]
-    out: Path | None
-    config: StylizeConfig
+    styles: list[Style]  # blended
+    masks: list[Image.Image]  # L, of any size; none, one for all styles, or one for each
+    out: Path | None  # file to write, if any
+    config: StylizeConfig  # with the content and style of this result alone
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What a method paints.
+    """What a method paints."""
 
-    Attributes:
-        content: that is repainted.
-        image: float32 [1, 3, H, W] in [0, 1], the content as the method sees it.
-        regions: styles, and where each is painted.
-        mask: L, the union of their masks; None for everywhere.
-    """
-
-    content: Content
-    image: Tensor
+    content: photo.Content
+    image: Tensor  # the content as the method sees it, float32 [1, 3, H, W] in [0, 1]
     regions: list[Region]
-    mask: Image.Image | None
+    mask: Image.Image | None  # L, the union of the regions' masks; None for everywhere
 
 
 def read_scene(job: Job) -> Scene:
-    """Reads the content of a result, and places the styles in it.
-
-    Raises:
-        UserError: the content cannot be read, the masks do not fit, or the result is too large.
-    """
+    """Reads the content of a result, and places the styles in it; UserError if it cannot."""
     config = job.config
-    content = read_content(job.content, config.size)
+    content = photo.read_content(job.content, config.size)
     size = content.image.size
-    largest = format_of(job.out).largest if job.out else max(size)
+    largest = photo.format_of(job.out).largest if job.out else max(size)
     if max(size) > largest:
         raise UserError(
             f"out: {job.out} would have {size[0]}×{size[1]} pixels; its format allows {largest:,} "
@@ -93,7 +63,7 @@ def read_scene(job: Job) -> Scene:
     weights = config.weights or [1.0] * len(job.styles)
     # A style without weight is painted nowhere, whatever its mask.
     used = job.masks if len(job.masks) == 1 else itertools.compress(job.masks, weights)
-    masks = [fit(mask, size, "mask") for mask in used]
+    masks = [photo.fit(mask, size, "mask") for mask in used]
     union = reduce(ImageChops.add, masks) if masks else None
     if union and union.getextrema() == (0, 0):
         raise UserError("mask: is black all over. Make it white where the image is repainted.")
@@ -108,7 +78,7 @@ def read_scene(job: Job) -> Scene:
         Region(style, weight / sum(weights), place)
         for style, weight, place in zip(styles, weights, places, strict=True)
     ]
-    shown = to_grey(content.image) if in_grey else content.image
+    shown = photo.to_grey(content.image) if in_grey else content.image
     return Scene(content, to_tensor(shown), regions, union)
 
 
@@ -134,11 +104,7 @@ class Method:
         return self.magenta.key if self.config.method == "magenta" else self.gatys.backbone.name
 
     def paint(self, scene: Scene, watch: Watch) -> tuple[Tensor, bool]:
-        """Paints a scene.
-
-        Returns:
-            float32 [1, 3, H, W] in [0, 1], and whether it is finished; it is not after Ctrl-C.
-        """
+        """Paints float32 [1, 3, H, W] in [0, 1], and says whether it was not stopped by Ctrl-C."""
         if self.config.method == "magenta":
             return self.magenta.paint(scene.image, scene.regions), True
         from artgan.style.gatys import Interrupted
@@ -161,8 +127,8 @@ class Method:
                     return painted
                 return torch.lerp(scene.image, painted, to_tensor(scene.mask))
             case file:
-                image = read_image(file, "init")
-                return to_tensor(fit(image, scene.content.image.size, "init"))
+                image = photo.read_image(file, "init")
+                return to_tensor(photo.fit(image, scene.content.image.size, "init"))
 
 
 def paint(job: Job, scene: Scene, method: Method) -> tuple[Image.Image, bool]:
@@ -170,9 +136,9 @@ def paint(job: Job, scene: Scene, method: Method) -> tuple[Image.Image, bool]:
     config = job.config
     with watching(job.out, config) as live:
         painted, is_finished = method.paint(scene, live)
-    image = finish(scene.content, painted, config.color == "content", scene.mask)
+    image = photo.finish(scene.content, painted, config.color == "content", scene.mask)
     if job.out:
-        save(image, job.out, _settings(config, method.network))
+        photo.save(image, job.out, _settings(config, method.network))
         if config.animation:
             save_film(live.frames, image, film_of(job.out))
     return image, is_finished
@@ -194,5 +160,5 @@ def enough_memory(content: Source) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise UserError(
-            f"size: there is too little memory for {name_of(content)}. Give a smaller size="
+            f"size: there is too little memory for {photo.name_of(content)}. Give a smaller size="
         ) from error

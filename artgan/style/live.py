@@ -1,7 +1,8 @@
 """Progress of a painting: a bar with the losses, snapshots, TensorBoard, and a film."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,27 +29,15 @@ FILM_SIDE = 1024  # largest side of a film in pixels
 Watch = Callable[[int, int, dict[str, float], Callable[[], Tensor]], None]
 
 
+@dataclass
 class Live:
-    """Shows the progress of one image; it is a `Watch`.
+    """Shows the progress of one image; it is a `Watch`."""
 
-    Attributes:
-        frames: snapshots written so far.
-
-    Args:
-        out: file of the result, beside which snapshots are written; None for none.
-        every: steps between snapshots; None for none.
-        bar: that shows the losses.
-        writer: of TensorBoard's events, if any.
-    """
-
-    def __init__(
-        self, out: Path | None, every: int | None, bar: "tqdm[Any]", writer: "SummaryWriter | None"
-    ) -> None:
-        self.out, self.every, self.bar, self.writer = out, every, bar, writer
-        self.frames: list[Path] = []
-        if out and every:
-            for earlier in snapshots_of(out).glob("*.png"):  # of a result that is replaced
-                earlier.unlink()
+    folder: Path | None  # of the snapshots, if any
+    every: int  # steps between snapshots
+    bar: "tqdm[Any]"
+    writer: "SummaryWriter | None"  # of TensorBoard's events
+    frames: list[Path] = field(default_factory=list)  # snapshots written so far
 
     def __call__(
         self, step: int, steps: int, losses: dict[str, float], image: Callable[[], Tensor]
@@ -59,37 +48,33 @@ class Live:
         if self.writer:
             for name, value in losses.items():
                 self.writer.add_scalar(f"loss/{name}", value, step)
-        if self.out and self.every and step % self.every == 0:
+        if self.folder and step % self.every == 0:
             snapshot = to_uint8(image())
-            self.frames.append(snapshots_of(self.out) / f"{step:06d}.png")
+            self.frames.append(self.folder / f"{step:06d}.png")
             save_png(snapshot, self.frames[-1])
             if self.writer:
-                self.writer.add_image("picture", snapshot, step)
+                self.writer.add_image("image", snapshot, step)
 
 
 @contextmanager
 def watching(out: Path | None, config: StylizeConfig) -> Iterator[Live]:
-    """Shows the progress of an image while the block runs.
-
-    Args:
-        out: file of the result; None if it is not written.
-        config: `snapshot_every` and `tensorboard` say what is shown.
+    """Shows the progress of an image, whose result is written to `out`, while the block runs.
 
     Raises:
         UserError: TensorBoard's events cannot be written.
     """
     name = out.stem if out else "image"
-    folder = Path(config.tensorboard).expanduser() / name if config.tensorboard else None
+    snapshots = snapshots_of(out) if out and config.snapshot_every else None
+    for earlier in snapshots.glob("*.png") if snapshots else ():  # of a result that is replaced
+        earlier.unlink()
+    events = config.tensorboard and Path(config.tensorboard).expanduser() / name
     shown = tqdm(desc=f"Painting {name}", unit="it", leave=False, disable=None)
-    with shown as bar, _events(folder) as writer:
-        yield Live(out, config.snapshot_every, bar, writer)
+    with shown as bar, _events(events) if events else nullcontext() as writer:
+        yield Live(snapshots, config.snapshot_every, bar, writer)
 
 
 @contextmanager
-def _events(folder: Path | None) -> Iterator["SummaryWriter | None"]:
-    if not folder:
-        yield None
-        return
+def _events(folder: Path) -> Iterator["SummaryWriter"]:
     from torch.utils.tensorboard import SummaryWriter
 
     from artgan.events import report_write_errors

@@ -16,15 +16,10 @@ FLATTEST = 1e-6  # least squared norm of a covariance, relative to the Gram matr
 
 
 class Moments(NamedTuple):
-    """The first two moments of features, or what a tile adds to them.
+    """The first two moments of features, or what a tile adds to them."""
 
-    Attributes:
-        mean: [C], of each channel.
-        second: [C, C], mean product of each pair of channels: the Gram matrix.
-    """
-
-    mean: Tensor
-    second: Tensor
+    mean: Tensor  # [C], of each channel
+    second: Tensor  # [C, C], mean product of each pair of channels: the Gram matrix
 
 
 def moments(features: Tensor, share: float | Tensor) -> Moments:
@@ -119,19 +114,13 @@ def total_variation(images: Tensor, power: float) -> Tensor:
 
 @dataclass(frozen=True)
 class Formula:
-    """The factors of a source's losses, so that its weights mean the same here.
+    """The factors of a source's losses, so that its weights mean the same here."""
 
-    Attributes:
-        style: loss of a layer, from the moments painted and wanted, its positions, and the pixels.
-        content: factor of the sum of squared differences, from the content's features.
-        power: of the total variation.
-        variation: factor of the total variation, from its number of terms.
-    """
-
+    # Loss of a layer, from the moments painted and wanted, its positions, and the pixels.
     style: Callable[[Moments, Moments, int, int], Tensor]
-    content: Callable[[Tensor], float]
-    power: float
-    variation: Callable[[int], float]
+    content: Callable[[Tensor], float]  # factor of the loss, from the content's features
+    power: float  # of the total variation
+    variation: Callable[[int], float]  # factor of the total variation, from its number of terms
 
 
 def _udacity_style(painted: Moments, style: Moments, positions: int, pixels: int) -> Tensor:

@@ -14,31 +14,21 @@ from artgan.style.tiles import Span, spans
 
 Losses = dict[str, float]
 Tile = tuple[Span, Span]  # rows and columns
+# Weight of each position of a layer, [h, w] with a sum of 1; no entry if all are equal.
 Shares = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Target:
-    """The style that an image, or a region of it, is to have.
+    """The style that an image, or a region of it, is to have."""
 
-    Attributes:
-        moments: of each layer.
-        shares: weight of each position of a layer, [h, w] with a sum of 1; empty if all are equal.
-        weight: of the loss.
-    """
-
-    moments: dict[str, Moments]
+    moments: dict[str, Moments]  # of each layer
     shares: Shares
-    weight: float
+    weight: float  # of the loss
 
 
 class TiledBackbone:
-    """The features of images of any size.
-
-    Args:
-        backbone: that gives the features.
-        bf16: whether it computes in bfloat16.
-    """
+    """The features of images of any size, computed in float32 or bfloat16."""
 
     def __init__(self, backbone: Backbone, bf16: bool) -> None:
         self.backbone = backbone
@@ -50,7 +40,6 @@ class TiledBackbone:
             return self.backbone(image)
 
     def tiles(self, image: Tensor, tile: int) -> list[Tile]:
-        """The tiles of an image."""
         rows, columns = (
             spans(length, tile, self.backbone.stride, self.backbone.halo, SMALLEST)
             for length in image.shape[-2:]
@@ -135,8 +124,7 @@ class Objective:
     ) -> None:
         self.config = config
         self.formula = FORMULAS[config.losses]
-        self.features = features
-        self.backbone = features.backbone
+        self.features, self.backbone = features, features.backbone
         self.content = content
         self.content_scales = {layer: self.formula.content(one) for layer, one in content.items()}
         self.targets = targets

@@ -19,15 +19,10 @@ Report = Callable[[int, Losses], None]  # called with each evaluation's number a
 
 @dataclass
 class Canvas:
-    """An image in the making, from scale to scale.
+    """An image in the making, from scale to scale."""
 
-    Attributes:
-        result: gives the image so far, float32 [1, 3, h, w] in [0, 1], at the present scale.
-        adam: state of Adam after the last scale; None before the first, and with L-BFGS.
-    """
-
-    result: Callable[[], Tensor]
-    adam: dict[str, Tensor] | None = None
+    result: Callable[[], Tensor]  # the image so far, float32 [1, 3, h, w] in [0, 1]
+    adam: dict[str, Tensor] | None = None  # state of Adam after the last scale, if any
 
 
 class Average:
@@ -62,13 +57,10 @@ def adam(
     averaging: float,
     report: Report,
 ) -> None:
-    """Optimises an image with Adam.
+    """Optimises an image [1, 3, H, W] in [0, 1], in place, with Adam.
 
     Args:
-        evaluate: gives losses and gradient.
-        canvas: its `adam` is continued from, resized, and replaced; its `result` is the average.
-        image: float32 [1, 3, H, W] in [0, 1] to begin from; changed in place.
-        iterations: number of steps.
+        canvas: its `adam` is continued, resized, and replaced; its `result` is set to the average.
         rate: learning rate.
         averaging: decay of the average of the iterates.
         report: called after each step.
@@ -98,12 +90,10 @@ def adam(
 def lbfgs(
     evaluate: Evaluate, canvas: Canvas, image: Tensor, iterations: int, report: Report
 ) -> None:
-    """Optimises an image with L-BFGS; the canvas's `result` is the iterate of the least loss.
+    """Optimises an image [1, 3, H, W] in [0, 1], in place, with L-BFGS.
 
     Args:
-        evaluate: gives losses and gradient.
-        canvas: whose `result` is replaced.
-        image: float32 [1, 3, H, W] in [0, 1] to begin from; changed in place.
+        canvas: its `result` is set to the iterate of the least loss.
         iterations: number of evaluations.
         report: called after each evaluation.
     """

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps
+from PIL.ExifTags import IFD, Base
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
@@ -25,11 +26,11 @@ Source = str | Path | Image.Image
 
 @dataclass(frozen=True)
 class Format:
-    """A format of results: Pillow's name and options, and the largest side in pixels."""
+    """A format of results."""
 
-    name: str
+    name: str  # Pillow's
     options: dict[str, Any]
-    largest: int = 2**31
+    largest: int = 2**31  # side in pixels
 
 
 JPEG = Format("JPEG", {"quality": 95, "subsampling": 0}, 65_500)
@@ -44,19 +45,12 @@ FORMATS = {
 }
 # Most tags below 600 describe the layout of a TIFF file; these describe the image.
 DESCRIPTIVE = {
-    ExifTags.Base.ImageDescription,
-    ExifTags.Base.Make,
-    ExifTags.Base.Model,
-    ExifTags.Base.XResolution,
-    ExifTags.Base.YResolution,
-    ExifTags.Base.ResolutionUnit,
-    ExifTags.Base.DateTime,
-    ExifTags.Base.Artist,
-    ExifTags.Base.HostComputer,
+    *(Base.ImageDescription, Base.Make, Base.Model, Base.DateTime, Base.Artist, Base.HostComputer),
+    *(Base.XResolution, Base.YResolution, Base.ResolutionUnit),
 }
 # Tags that point to other parts, and the profile, which is kept by itself.
-OTHER = {ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo, 34675}
-OF_PIXELS = (ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight, ExifTags.IFD.Interop)
+OTHER = {IFD.Exif, IFD.GPSInfo, 34675}
+OF_PIXELS = (Base.ExifImageWidth, Base.ExifImageHeight, IFD.Interop)
 JPEG_EXIF = 65_533  # bytes that a JPEG has room for
 LARGEST_EXIF = 60_000  # bytes that are kept, which leaves room for the settings
 LONGEST_SETTING = 500  # characters of one setting where there is too little room
@@ -65,21 +59,13 @@ EXIF, ICC = "exif", "icc_profile"  # keys of Pillow's `info`
 
 @dataclass(frozen=True)
 class Content:
-    """An image to repaint, upright.
+    """An image to repaint, upright, with what its result keeps."""
 
-    Attributes:
-        image: RGB, in sRGB; white where it is fully transparent.
-        original: RGB, in the colours of its profile.
-        profile: ICC profile for the result; None for sRGB.
-        alpha: L; None if the image has no transparency.
-        exif: of the file, without what is not true of the result.
-    """
-
-    image: Image.Image
-    original: Image.Image
-    profile: bytes | None
-    alpha: Image.Image | None
-    exif: bytes
+    image: Image.Image  # RGB, in sRGB; white where it is fully transparent
+    original: Image.Image  # RGB, in the colours of its profile
+    profile: bytes | None  # ICC; None for sRGB
+    alpha: Image.Image | None  # L; None if the image has no transparency
+    exif: bytes  # without what is not true of the result
 
 
 def read_content(source: Source, size: int | None = None) -> Content:
@@ -116,31 +102,19 @@ def read_content(source: Source, size: int | None = None) -> Content:
 
 
 def read_image(source: Source, option: str) -> Image.Image:
-    """Reads an image as RGB, in sRGB, upright and at full size; transparency becomes white.
-
-    Args:
-        source: the image.
-        option: that names it, for messages.
-
-    Raises:
-        UserError: it cannot be read.
-    """
+    """Reads the image of an option as RGB, in sRGB, upright, on white; UserError if it cannot."""
     return on_white(to_rgb(_read(source, option)))
 
 
 def read_mask(source: Source) -> Image.Image:
-    """Reads a mask as L, upright and at full size; transparency becomes black.
-
-    Raises:
-        UserError: it cannot be read.
-    """
+    """Reads a mask as L, upright, on black; UserError if it cannot."""
     image = to_rgb(_read(source, "mask")).convert("RGBA")
     black = Image.new("RGBA", image.size, "black")
     return Image.alpha_composite(black, image).convert("L")
 
 
 def decode_upright(content: bytes) -> Image.Image:
-    """Decodes an image file, upright, in its own mode, colours and size; its EXIF is in `info`.
+    """Decodes an image file, upright, in its own mode and colours; its EXIF is in `info`.
 
     Raises:
         UnusableImage: it is not an image, is damaged, or is too small or too large.
@@ -151,16 +125,7 @@ def decode_upright(content: bytes) -> Image.Image:
 
 
 def fit(image: Image.Image, size: tuple[int, int], option: str) -> Image.Image:
-    """Resizes an image to the size of the content.
-
-    Args:
-        image: of any size.
-        size: width and height of the content in pixels.
-        option: that names the image, for messages.
-
-    Raises:
-        UserError: its aspect ratio is not the content's.
-    """
+    """Resizes the image of an option to (width, height); UserError if its aspect ratio differs."""
     # Equal up to the rounding to whole pixels in the smaller of the two.
     excess = abs(image.width * size[1] - image.height * size[0])
     if excess > max(*size, *image.size):
@@ -222,11 +187,7 @@ def finish(
 
 
 def format_of(path: Path) -> Format:
-    """The format of a result, by the suffix of its name.
-
-    Raises:
-        UserError: there is none of this suffix.
-    """
+    """The format of a result, by the suffix of its name; UserError if there is none."""
     if path.suffix.lower() not in FORMATS:
         raise UserError(f"out: {path} must end in one of {', '.join(FORMATS)}.")
     return FORMATS[path.suffix.lower()]
@@ -238,7 +199,7 @@ def save(image: Image.Image, path: Path, settings: dict[str, Any]) -> None:
     The settings are in its EXIF, as the user's comment, and in a PNG also in a text chunk.
 
     Args:
-        image: as `finish` gives it.
+        image: as `finish` returns it.
         path: of the file.
         settings: plain values, which record how it was painted.
 
@@ -295,8 +256,8 @@ def _read(source: Source, option: str) -> Image.Image:
 
 
 def _with_settings(exif: Image.Exif, text: str) -> bytes:
-    exif[ExifTags.Base.Software] = f"artgan {__version__}"
-    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = b"ASCII\0\0\0" + text.encode()
+    exif[Base.Software] = f"artgan {__version__}"
+    exif.get_ifd(IFD.Exif)[Base.UserComment] = b"ASCII\0\0\0" + text.encode()
     return exif.tobytes()
 
 
@@ -314,10 +275,10 @@ def _kept_exif(image: Image.Image) -> bytes:
         for tag, value in exif.items():
             if tag in DESCRIPTIVE or (tag >= 600 and tag not in OTHER):
                 kept[tag] = value
-        for part in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
+        for part in (IFD.Exif, IFD.GPSInfo):
             kept.get_ifd(part).update(exif.get_ifd(part))
         for tag in OF_PIXELS:
-            kept.get_ifd(ExifTags.IFD.Exif).pop(tag, None)
+            kept.get_ifd(IFD.Exif).pop(tag, None)
         content = kept.tobytes()
     except Exception:  # cameras and programs damage it in many ways
         return b""

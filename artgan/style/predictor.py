@@ -36,14 +36,7 @@ class Same(nn.Conv2d):
 
 
 class Bottleneck(nn.Module):
-    """MobileNetV2's block: expansion, depthwise convolution, projection.
-
-    Args:
-        inputs: channels in.
-        expansion: factor of the channels between.
-        outputs: channels out.
-        stride: of the depthwise convolution.
-    """
+    """MobileNetV2's block: expansion, depthwise convolution, projection."""
 
     def __init__(self, inputs: int, expansion: int, outputs: int, stride: int) -> None:
         super().__init__()

@@ -80,11 +80,15 @@ def load_weights(
     if weights_dir:
         folder = Path(weights_dir).expanduser()
         files = [published.find(folder) for published in PARTS.values()]
-    path = cache_path([_digest(file) for file in files or []])
+    try:
+        path = cache_path([sha256(file) for file in files or []])
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror}).") from error
     with suppress(OSError, ValueError):  # missing or damaged
         arrays = read_cache(path).arrays
         if {name: array.shape for name, array in arrays.items()} == shapes:
-            return {name: torch.from_numpy(array) for name, array in arrays.items()}, path.stem
+            # Cloned, since the alignment in memory decides how convolutions round.
+            return {name: torch.tensor(array) for name, array in arrays.items()}, path.stem
     files = files or [published.download(ADVICE) for published in PARTS.values()]
     tensors: dict[str, Tensor] = {}
     for part, file in zip(PARTS, files, strict=True):
@@ -178,10 +182,3 @@ def _tensor(name: str, entry: Any, data: Any, is_depthwise: bool, wanted: torch.
     if not np.isfinite(real).all():
         raise ValueError(f"{name} is not finite")
     return torch.from_numpy(real).permute(*order).contiguous()
-
-
-def _digest(file: Path) -> str:
-    try:
-        return sha256(file)
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror}).") from error

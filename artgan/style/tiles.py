@@ -7,12 +7,7 @@ from artgan.memory import Computed, in_parts
 
 
 class TileSize:
-    """The side of tiles that fit into memory; once memory runs out, it stays smaller.
-
-    Args:
-        side: of the tiles to begin with, in pixels.
-        smallest: side below which running out of memory is an error.
-    """
+    """The side of tiles that fit into memory, in pixels; once memory runs out, it stays smaller."""
 
     def __init__(self, side: int, smallest: int) -> None:
         self.side = side

@@ -36,11 +36,6 @@ class Convolution(nn.Conv2d):
     """A convolution of a tile, which comes with a margin of pixels on each side.
 
     Args:
-        inputs: channels in.
-        outputs: channels out.
-        kernel: side in pixels, odd.
-        stride: in pixels.
-        bias: whether it has one.
         abreast: pixels of a row computed as if they were channels of one pixel, which fills a CPU's
             registers where there are few channels.
 
@@ -81,11 +76,7 @@ class Convolution(nn.Conv2d):
 
 
 class Contraction(Convolution):
-    """A convolution and ReLU; BatchNorm is folded into the weights of the published file.
-
-    Args:
-        inputs, outputs, kernel, stride, abreast: see `Convolution`.
-    """
+    """A convolution and ReLU; BatchNorm is folded into the weights of the published file."""
 
     def __init__(
         self, inputs: int, outputs: int, kernel: int, stride: int = 1, abreast: int = 1
@@ -98,22 +89,13 @@ class Contraction(Convolution):
 
 
 class Conditioned(Convolution):
-    """A convolution followed by conditional instance normalisation.
-
-    Args:
-        inputs, outputs, kernel, abreast: see `Convolution`.
-        activation: that follows the normalisation; it may work in place.
+    """A convolution followed by conditional instance normalisation and an activation, in place.
 
     Source: Ghiasi et al. 2017, equation 5.
     """
 
     def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        kernel: int,
-        activation: Pixelwise,
-        abreast: int = 1,
+        self, inputs: int, outputs: int, kernel: int, activation: Pixelwise, abreast: int = 1
     ) -> None:
         super().__init__(inputs, outputs, kernel, abreast=abreast)
         self.activation = activation
@@ -126,9 +108,6 @@ class Conditioned(Convolution):
         Args:
             parts: of the result, each [1, outputs, h, w], which together cover the image.
             style: [1, 100, 1, 1].
-
-        Returns:
-            A function of a part.
         """
         counts, means, variances = [], [], []
         for part in parts:
@@ -183,10 +162,7 @@ class Layered:
     """
 
     def __init__(
-        self,
-        layer: Convolution,
-        source: "Tensor | Layered",
-        before: Pixelwise = UNCHANGED,
+        self, layer: Convolution, source: "Tensor | Layered", before: Pixelwise = UNCHANGED
     ) -> None:
         self.layer, self.source, self.before = layer, source, before
         sides = (round(layer.scale * side) for side in source.shape[2:])

@@ -110,7 +110,7 @@ def transcribed_style(weights: dict[str, Tensor], images: Tensor) -> Tensor:
     return convolve("style", features.mean((2, 3), keepdim=True))
 
 
-def transcribed_picture(weights: dict[str, Tensor], content: Tensor, style: Tensor) -> Tensor:
+def transcribed_image(weights: dict[str, Tensor], content: Tensor, style: Tensor) -> Tensor:
     """The transformer as in the table of the paper, without tiles."""
 
     def convolve(name: str, features: Tensor, stride: int = 1) -> Tensor:
@@ -162,7 +162,7 @@ def test_the_transformer_equals_the_published_one(
     style = torch.randn(1, 100, 1, 1, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         painted = network.transformer(image(*size), style, tile)
-        expected = transcribed_picture(network.state_dict(), image(*size), style)
+        expected = transcribed_image(network.state_dict(), image(*size), style)
     # In a layer of only four pixels, normalisation amplifies rounding errors.
     torch.testing.assert_close(painted, expected, atol=1e-3, rtol=0)
 

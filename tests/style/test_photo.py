@@ -282,7 +282,7 @@ def test_a_full_disk_is_one_clear_message(
 
 
 def test_unreadable_images_are_named(tmp_path: Path) -> None:
-    (tmp_path / "text.jpg").write_text("Not a picture.")
+    (tmp_path / "text.jpg").write_text("text")
     buffer = io.BytesIO()
     photo().save(buffer, "PNG")
     (tmp_path / "torn.png").write_bytes(buffer.getvalue()[:500])
