@@ -22,7 +22,7 @@ from artgan.config import CONFIGS, compose
 from artgan.errors import UserError
 from artgan.images import read_provenance
 from artgan.options import StylizeConfig
-from artgan.style import api, batch, job, live, stylize
+from artgan.style import api, batch, live, photo, stylize
 from artgan.style.batch import repaint
 from artgan.style.inputs import Region
 from artgan.style.job import Method, Scene
@@ -384,7 +384,7 @@ def test_snapshots_events_and_a_film_show_the_progress() -> None:
     events.Reload()
     points = [(event.step, event.value) for event in events.Scalars("loss/style")]
     assert points == [(step, pytest.approx(1 / step)) for step in range(1, STEPS + 1)]
-    assert [event.step for event in events.Images("picture")] == [2, 4, 6]
+    assert [event.step for event in events.Images("image")] == [2, 4, 6]
     with av.open(path.with_suffix(".mp4")) as film:
         frames = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
     assert [frame.shape for frame in frames] == [(34, 52, 3)] * 4
@@ -550,7 +550,7 @@ NO_MEMORY = [
 def test_with_too_little_memory_for_one_image_the_others_are_painted(
     painter: type[Inverting], monkeypatch: pytest.MonkeyPatch, error: Exception, where: str
 ) -> None:
-    paint, read = painter.paint, job.read_content
+    paint, read = painter.paint, photo.read_content
 
     def failing_paint(self: Inverting, scene: Scene, watch: Watch) -> tuple[Tensor, bool]:
         if scene.image.shape[-1] == 60:
@@ -566,7 +566,7 @@ def test_with_too_little_memory_for_one_image_the_others_are_painted(
     if where == "paint":
         monkeypatch.setattr(painter, "paint", failing_paint)
     else:
-        monkeypatch.setattr(job, "read_content", failing_read)
+        monkeypatch.setattr(photo, "read_content", failing_read)
     message = "size: there is too little memory for photos/a.png. Give a smaller size="
     for function in (command, lambda: stylize("photos/a.png", "sea.png")):
         with pytest.raises(UserError, match=f"^{message}$"):
