@@ -5,7 +5,6 @@ name of the network and the first digits of its weights' SHA-256.
 """
 
 import io
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,13 @@ SQUEEZENET_SCALE = 12
 CHOICES = "features takes inception, squeezenet, the file of a state dict of one of them, or none"
 WITHOUT = "metrics that need no weights run with features=none"
 OTHERWISE = f"give the file by features=PATH; {WITHOUT}"
+INCEPTION = Published(
+    "weights-inception-2015-12-05-6726825d.pth",
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
+    "weights-inception-2015-12-05-6726825d.pth",
+    "6726825d",
+)
+PUBLISHED = {"inception": INCEPTION, "squeezenet": SQUEEZENET}
 
 # A tensor that tells the state dict of each network, and its shape.
 MARKS = {
@@ -121,13 +127,9 @@ def load_features(features: str, device: str = "cpu") -> Features:
         torch.Size([16, 512])
     """
     if features == "inception":
-        url = _inception_module().URL_INCEPTION_V3
-        name = url.rpartition("/")[2]
-        path = Published(name, url, re.findall(r"-([0-9a-f]{8,})\.", name)[-1]).download(OTHERWISE)
-    elif features == "squeezenet":
-        path = SQUEEZENET.download(OTHERWISE)
-    else:
-        path = Path(features)
+        _inception_module()  # before the download
+    published = PUBLISHED.get(features)
+    path = published.download(OTHERWISE) if published else Path(features)
     state, digest = read_weights(path, CHOICES)
     architecture = _architecture(path, state)
     build, dimension = {
