@@ -172,15 +172,14 @@ def test_inception_is_that_of_torch_fidelity(inception: Path) -> None:
     assert torch.equal(computed, reference(images)[0])
 
 
-def test_inception_by_name_is_fetched_and_verified(
+def test_inception_by_name_is_downloaded_and_verified(
     inception: Path, web: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from torch_fidelity import feature_extractor_inceptionv3
-
     folder, address = web
     name = f"weights-inception-2015-12-05-{digest(inception)}.pth"
     (folder / name).symlink_to(inception)
-    monkeypatch.setattr(feature_extractor_inceptionv3, "URL_INCEPTION_V3", f"{address}/{name}")
+    published = Published(name, f"{address}/{name}", digest(inception))
+    monkeypatch.setitem(features.PUBLISHED, "inception", published)
     assert load_features("inception").name == f"inception-{digest(inception)}"
     assert (folder.parent / "torch" / "hub" / "checkpoints" / name).is_file()
 
@@ -254,7 +253,7 @@ def test_hostile_weights_are_refused_and_run_nothing(tmp_path: Path, form: str) 
         ({"weight": torch.zeros(2)}, "is a state dict of neither"),
         ({"features.0.weight": torch.zeros(64, 3, 3, 3)}, "is a state dict of neither"),
         ({"features.0.weight": torch.zeros(96, 3, 7, 7)}, "do not fit squeezenet1_0"),
-        (torch.zeros(2), "holds other things"),
+        (torch.zeros(2), "holds more than a state dict"),
     ],
 )
 def test_something_else_is_refused(tmp_path: Path, content: object, message: str) -> None:
