@@ -20,7 +20,8 @@ FLOORS = [
     ["comparison", "export", "measuring", "sampling", "style"],
     ["evaluation"],
     ["training"],
-    ["__init__", "__main__", "cli"],
+    ["__init__", "cli"],
+    ["__main__"],
 ]
 ONLY_IN = {"hydra": {"cli", "config"}, "pytorch_lightning": {"training"}}
 FLOOR = {part: number for number, floor in enumerate(FLOORS) for part in floor}
