@@ -13,13 +13,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from artgan.version import __version__
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from artgan.painter import Painter
 
-__version__ = "0.1.0"
-__all__ = ["evaluate", "load", "stylize", "train"]
+__all__ = ["__version__", "evaluate", "load", "stylize", "train"]
 
 
 def load(run: str | Path, ema: bool = True, device: str = "auto") -> Painter:

@@ -19,7 +19,6 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from artgan import __version__
 from artgan.config import (
     CONFIGS,
     GROUPS,
@@ -33,6 +32,7 @@ from artgan.config import (
 from artgan.errors import UserError, not_among, plain_errors, printable
 from artgan.help import USAGE, help_text, overview, right_key
 from artgan.sweep import Sweep, note_failure
+from artgan.version import __version__
 
 MULTIRUN = ("-m", "--multirun")
 # Hydra's flags, and whether a value follows.

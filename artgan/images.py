@@ -12,9 +12,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from artgan import __version__
 from artgan.errors import UserError
 from artgan.files import atomic_write
+from artgan.version import __version__
 
 PROVENANCE = "artgan"
 FRAMES_PER_SECOND = 24

@@ -1,8 +1,9 @@
 """Measures samples against paintings: those trained on and those held out."""
 
 import hashlib
+import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,17 +18,21 @@ from tqdm import tqdm
 from artgan.cache import read_cache, write_cache
 from artgan.data.pack import FEATURES, FEWEST_PAINTINGS, Pack
 from artgan.errors import UserError
+from artgan.files import atomic_write
 from artgan.images import tile
 from artgan.metrics.distances import frechet_distance, kernel_distance, precision_recall
 from artgan.metrics.diversity import mean_similarity
 from artgan.metrics.features import Features, load_features
 from artgan.metrics.originality import Copies, nearest, thumbnails
 from artgan.metrics.wasserstein import sliced_wasserstein
-from artgan.options import NAMED_FEATURES, DatasetConfig
+from artgan.options import NAMED_FEATURES, ON_FEATURES, DatasetConfig
 from artgan.painter import paint
 
+SEED = 1_000_000  # of the first sample
+SCORES, SHEET = "metrics.json", "nearest.png"
 PARTS = ("training", "held-out")
 UNKNOWN = "paintings"  # of which it is not known whether they were trained on
+SHOWN = (*ON_FEATURES, "kid_std", "precision", "recall")  # on features, in TensorBoard
 PAIRS = 16  # of a sample and its nearest painting, on the sheet
 CHUNK = 256  # images in memory at once
 # Increment when the same paintings and network give other features than before.
@@ -157,6 +162,41 @@ def measure(
     copies = nearest(rows, seen, reference.mirrored, held_out, torch.from_numpy(files))
     scores["originality"] = copies.figures
     return scores, _sheet(samples, reference.pack, copies)
+
+
+def scores_folder(run: Path, images_seen: int) -> Path:
+    """The default folder for the scores of one state of a run."""
+    return run / "evaluated" / f"images-{images_seen:09d}"
+
+
+def tags(parts: Sequence[str], features: str | None) -> dict[str, tuple[str, ...]]:
+    """TensorBoard's name of each metric, and its place in `metrics.json`.
+
+    Scores from different feature networks are not comparable, so each is labelled with its
+    network.
+    """
+    name = features or "thumbnails"
+    found: dict[str, tuple[str, ...]] = {"evaluate/similarity": ("similarity",)}
+    for part in parts:
+        for key in SHOWN if features else ():
+            found[f"evaluate/{key} {part} ({name})"] = (part, key)
+        found[f"evaluate/swd {part}"] = (part, "swd")
+    for key in ("ratio", "near"):
+        found[f"evaluate/originality {key} ({name})"] = ("originality", key)
+    return found
+
+
+def score_at(scores: Any, place: tuple[str, ...]) -> float:
+    """One of the scores in `metrics.json`."""
+    for key in place:
+        scores = scores[key]
+    return float(scores)
+
+
+def write_scores(scores: dict[str, Any], folder: Path) -> None:
+    """Writes `metrics.json`."""
+    with atomic_write(folder / SCORES) as file:
+        file.write(json.dumps(scores, indent=1).encode())
 
 
 def feature_rows(name: str, pack: Pack, extract: Features | None, mirrored: bool = False) -> Tensor:

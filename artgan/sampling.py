@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from artgan import __version__
 from artgan.checkpoint import EXPORTED, find_checkpoint
 from artgan.config import typed
 from artgan.device import pick_device
@@ -21,6 +20,7 @@ from artgan.files import sha256
 from artgan.images import read_provenance, save_gif, save_mp4, save_png, tile
 from artgan.options import Recipe, SampleConfig
 from artgan.painter import Painter, draw_classes, draw_latents, load_painter, paint
+from artgan.version import __version__
 
 # Share of a height at each end of a scroll where the sums of latents are not complete.
 SCROLL_MARGIN = 3 / 4

@@ -12,7 +12,6 @@ import torch
 from PIL import Image, ImageChops
 from torch import Tensor
 
-from artgan import __version__
 from artgan.device import pick_device
 from artgan.errors import UserError
 from artgan.memory import is_out_of_memory
@@ -22,6 +21,7 @@ from artgan.style.checks import of_another_method
 from artgan.style.inputs import Region, Style
 from artgan.style.live import Watch, film_of, save_film, watching
 from artgan.style.photo import Source, to_tensor
+from artgan.version import __version__
 
 # Options that do not change the result.
 UNRECORDED = {"out", "overwrite", "gallery", "weights_dir"}

@@ -14,11 +14,11 @@ from PIL.ExifTags import IFD, Base
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from artgan import __version__
 from artgan.data.decode import SMALLEST_SIDE, SRGB, UnusableImage, load, on_white, opened, to_rgb
 from artgan.errors import UserError, printable
 from artgan.files import atomic_write
 from artgan.images import PROVENANCE, to_pil
+from artgan.version import __version__
 
 # A file, or an image in memory.
 Source = str | Path | Image.Image

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from artgan import __version__
 from artgan.checkpoint import FORMAT, KEY
 from artgan.errors import UserError
 from artgan.networks import load_network
@@ -24,6 +23,7 @@ from artgan.training.graph import CapturedGraph, captures
 from artgan.training.losses import LOSSES
 from artgan.training.penalties import gradient_penalty, squared_gradient_norms
 from artgan.training.state import Progress, RunState
+from artgan.version import __version__
 
 Penalty = Callable[[Batch, Tensor, Tensor], Tensor]  # of a batch, images and their logits
 

@@ -8,16 +8,19 @@ import torch
 
 from artgan.checkpoint import BEST, load_checkpoint
 from artgan.data.pack import Pack
-from artgan.evaluation import (
+from artgan.measuring import (
+    PARTS,
     SCORES,
     SEED,
     SHEET,
+    measure,
+    reference_of,
     score_at,
     scores_folder,
     tags,
+    usable_features,
     write_scores,
 )
-from artgan.measuring import PARTS, measure, reference_of, usable_features
 from artgan.options import ON_FEATURES, TrainConfig
 from artgan.painter import draw_inputs
 from artgan.training.callbacks.checkpoints import refuse_diverged
