@@ -144,7 +144,7 @@ class Job:
 
 
 def _train(config: Any, command: Command) -> float | None:
-    from artgan.training.run import train
+    from artgan.training.start import train
 
     folder, finished = train(config, command)
     if not finished and command.job_number is not None:
@@ -189,9 +189,13 @@ def _export(config: Any, command: Command) -> None:
 
 
 def _check(config: Any, command: Command) -> None:
-    from artgan.data.pack import check_folder
+    from artgan.data.folder import check_folder
 
-    print(check_folder(Path(config.root).expanduser()))
+    checkup, report = check_folder(Path(config.root).expanduser())
+    print(checkup.summary())
+    for facts in checkup.unusable[:5]:
+        print(f"  {printable(facts.file)}: {facts.reason}")
+    print(f"Report: {printable(str(report))}")
 
 
 RUN: dict[str, Callable[[Any, Command], float | None]] = {

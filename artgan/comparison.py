@@ -162,7 +162,7 @@ def _figures(path: Path) -> list[tuple[Basis, int, float]]:
         return []
 
 
-def last_figure(folder: Path, figure: str) -> float | None:
+def last_metric(folder: Path, figure: str) -> float | None:
     """The latest figure that a run measured in training, held-out where it held paintings out.
 
     Args:

@@ -29,13 +29,19 @@ def not_among(value: object, choices: Iterable[object]) -> str:
 
 
 @contextmanager
-def plain_errors() -> Iterator[None]:
-    """Ends the process with one message and code 1 at a user's mistake, 130 at Ctrl-C."""
+def plain_errors(quiet: bool = False) -> Iterator[None]:
+    """Ends the process with one message and code 1 at a user's mistake, 130 at Ctrl-C.
+
+    Args:
+        quiet: print no message: another process prints the same.
+    """
     try:
         yield
     except UserError as error:
-        print(error, file=sys.stderr)
+        if not quiet:
+            print(error, file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
+        if not quiet:
+            print("Interrupted.", file=sys.stderr)
         sys.exit(130)

@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from artgan.checkpoint import find_checkpoint
-from artgan.config import CONFIG_FILE, config_defaults, replaced, typed
+from artgan.config import CONFIG_FILE, typed
 from artgan.data.pack import FEATURES, FEWEST_PAINTINGS, Pack
 from artgan.data.sources import load_paintings, settle
 from artgan.device import pick_device
@@ -98,7 +98,7 @@ def evaluate(config: EvaluateConfig) -> tuple[dict[str, Any], Path]:
     device = pick_device(config.device)
     painter = load_painter(find_checkpoint(Path(config.ckpt)), config.ema, device)
     own = _own_dataset(painter)
-    dataset = replaced(own, config.dataset)
+    dataset = typed(DatasetConfig, asdict(own) | config.dataset)
     settle(dataset)
     extract = usable_features(config.features, device, "features")
     pack = load_paintings(dataset, painter.resolution)
@@ -146,7 +146,7 @@ def _show(painter: Painter, figures: dict[str, Any], sheet: Tensor, folder: Path
     seen = painter.images_seen
     try:
         with (
-            events.unwritable_said_once(folder, partial(cannot_write, folder)),
+            events.report_write_errors(folder, partial(cannot_write, folder)),
             SummaryWriter(str(folder)) as writer,
         ):
             assert writer.file_writer is not None
@@ -161,7 +161,7 @@ def _show(painter: Painter, figures: dict[str, Any], sheet: Tensor, folder: Path
 
 def _own_dataset(painter: Painter) -> DatasetConfig:
     try:
-        own = config_defaults()["dataset"] | painter.config["dataset"]
+        own = painter.config["dataset"]
     except (KeyError, TypeError) as error:
         raise UserError(
             f"{painter.checkpoint}: says too little of its run ({error!r}), such as what it was "

@@ -39,7 +39,7 @@ def settings(config: dict[str, Any], figures: Iterable[str]) -> tuple[Summary, .
 
 
 @contextmanager
-def unwritable_said_once(folder: Path, told: Callable[[OSError], UserError]) -> Iterator[None]:
+def report_write_errors(folder: Path, told: Callable[[OSError], UserError]) -> Iterator[None]:
     """Tells of event files that cannot be written.
 
     TensorBoard writes in a thread, which would print the error before it is handed on.

@@ -2,16 +2,14 @@
 
 import errno
 import hashlib
-import json
 import os
 import shutil
 import sys
 import tempfile
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import platformdirs
 from filelock import FileLock, Timeout
@@ -105,26 +103,6 @@ def hold(lock: Path, path: Path) -> AbstractContextManager[object]:
         waiting = f"{printable(str(path))}: another process is preparing it; waiting"
         print(waiting, file=sys.stderr)
         return lock_file.acquire()
-
-
-def write_checked(path: Path, content: Any) -> None:
-    """Writes plain values as one line of JSON, and its CRC-32 as another."""
-    line = json.dumps(content).encode()
-    with atomic_write(path) as out:
-        out.write(b"%s\n%d\n" % (line, zlib.crc32(line)))
-
-
-def read_checked(path: Path) -> Any:
-    """Reads what `write_checked` wrote.
-
-    Raises:
-        OSError: it is not there, or cannot be read.
-        ValueError: it is not what was written.
-    """
-    line, _, crc = path.read_bytes().partition(b"\n")
-    if crc != b"%d\n" % zlib.crc32(line):
-        raise ValueError(path)
-    return json.loads(line)
 
 
 def by_number(paths: Iterable[Path]) -> list[Path]:

@@ -1,4 +1,4 @@
-"""One function applied to many files on all cores, whatever becomes of the processes."""
+"""One function mapped over many items on all cores, whatever happens to the processes."""
 
 import multiprocessing
 import os
@@ -7,59 +7,61 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import pairwise
 from multiprocessing.connection import Connection, wait
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from artgan.errors import UserError, printable
 
-LOT = 16  # results sent at once; one by one they would cost a tenth more
-AHEAD = 64  # results of each process that may wait for those before them; bounds the memory
-ATTEMPTS = 2  # at a file, alone, before it is passed over
-MOST_ENDED = 8  # files passed over before it cannot be their fault
+BATCH = 16  # results sent at once; singly, they would cost 10 % more time
+AHEAD = 64  # results of each process that may wait for earlier ones; bounds the memory
+ATTEMPTS = 2  # at an item that is alone in its batch, before it is skipped
+MOST_SKIPPED = 8  # items, after which the items are not to blame
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 def map_in_processes(
-    function: Callable[[str], Result], names: list[str]
+    function: Callable[[Item], Result], items: list[Item]
 ) -> Iterator[Result | None]:
-    """Like `map`, in several processes, but never far ahead of what has been taken.
+    """Like `map`, in several processes, and never far ahead of what has been taken.
 
-    Each process takes every so manieth name, and sends its results through a pipe of its own. The
-    pipe ends with the process, also in the midst of a result; another process then goes on there,
-    with one name after the other.
+    With n processes, each takes every n-th item and sends its results through its own pipe. The
+    pipe ends with the process, even in the middle of a result; a new process then continues, with
+    one item at a time.
 
     Args:
-        function: of a module, as it runs in other processes; what it raises is raised here.
-        names: of what it is given, such as files.
+        function: of a module, as other processes import it; its exceptions are raised here.
+        items: its arguments, such as file names.
 
     Yields:
-        What the function gave for each; None where its process was ended again and again.
+        The result for each item; None if its process was killed repeatedly.
 
     Raises:
-        UserError: so many processes were ended that no file is to blame.
+        UserError: processes were killed for so many items that the items are not to blame.
     """
-    count = min(os.cpu_count() or 1, len(names))
-    workers = [_Worker(function, names[first::count]) for first in range(count)]
-    ended = 0
+    count = min(os.cpu_count() or 1, len(items))
+    workers = [_Worker(function, items[first::count]) for first in range(count)]
+    skipped = 0
     try:
-        for number, name in enumerate(names):
+        for number, item in enumerate(items):
             worker = workers[number % count]
             while not worker.results:
-                open_pipes = {
+                pipes: dict[Any, _Worker] = {
                     other.pipe: other
                     for other in workers
-                    if other.names and len(other.results) < AHEAD
+                    if other.items and len(other.results) < AHEAD
                 }
-                for pipe in wait(list(open_pipes)):
-                    open_pipes[pipe].receive()  # type: ignore[index]
+                for pipe in wait(list(pipes)):
+                    pipes[pipe].receive()
             result = worker.results.popleft()
-            ended += result is None
-            if ended == MOST_ENDED:
+            skipped += result is None
+            if skipped == MOST_SKIPPED:
                 raise UserError(
-                    f"{printable(name)}: the process that read it was ended from outside, again "
-                    f"and again, as with {ended - 1} other files. Nothing was lost; free some "
-                    "memory and go on."
+                    f"{printable(str(item))}: its process was killed repeatedly, as for "
+                    f"{skipped - 1} others before. Nothing was lost; free some memory and start "
+                    "again."
                 )
             yield result
     finally:
@@ -68,80 +70,76 @@ def map_in_processes(
             worker.process.join()
 
 
-class _Worker(Generic[Result]):
-    """A process, and the next one after it was ended.
+class _Worker(Generic[Item, Result]):
+    """A process, and those that replace it when it is killed.
 
     Attributes:
-        names: whose results are still to come.
-        results: that came.
+        items: whose results are still to come.
+        results: received, and not yet taken.
         pipe: through which they come.
-        alone: so many names next to come were with one that ended a process; they come singly.
+        suspects: how many of the next items shared a batch with one that killed its process; each
+            gets a batch of its own.
         attempts: at the first of these.
     """
 
-    def __init__(self, function: Callable[[str], Result], names: list[str]) -> None:
+    def __init__(self, function: Callable[[Item], Result], items: list[Item]) -> None:
         self.function = function
-        self.names = deque(names)
+        self.items = deque(items)
         self.results: deque[Result | None] = deque()
-        self.alone = 0
+        self.suspects = 0
         self.attempts = 0
         self._start()
 
     def _start(self) -> None:
+        items, alone = list(self.items), self.suspects
+        starts = [*range(alone), *range(alone, len(items), BATCH), len(items)]
+        batches = [items[start:end] for start, end in pairwise(starts)]
         context = multiprocessing.get_context("spawn")
-        self.pipe, theirs = context.Pipe(duplex=False)
+        self.pipe, sender = context.Pipe(duplex=False)
         self.process = context.Process(
-            target=_work, args=(theirs, self.function, self._lots()), daemon=True
+            target=_work, args=(sender, self.function, batches), daemon=True
         )
         self.process.start()
-        theirs.close()  # the last one that writes is the process now
-
-    def _lots(self) -> list[list[str]]:
-        names = list(self.names)
-        together = range(self.alone, len(names), LOT)
-        return [
-            *([name] for name in names[: self.alone]),
-            *(names[start : start + LOT] for start in together),
-        ]
+        sender.close()  # so that the pipe ends with the process
 
     def receive(self) -> None:
-        """Takes the next results, or starts the next process."""
+        """Receives the next results, or replaces the process."""
         try:
             received = self.pipe.recv()
         except (EOFError, OSError):
-            self._go_on()
+            self._replace()
             return
         if isinstance(received, Exception):
             raise received
-        self._take(received)
+        self._keep(received)
 
-    def _go_on(self) -> None:
-        self.attempts += self.alone > 0
+    def _replace(self) -> None:
+        self.attempts += self.suspects > 0
         if self.attempts == ATTEMPTS:
-            self._take([None])
-        self.alone = self.alone or min(LOT, len(self.names))
-        if self.names:
+            self._keep([None])
+        self.suspects = self.suspects or min(BATCH, len(self.items))
+        if self.items:
             self._start()
 
-    def _take(self, received: list[Result | None]) -> None:
+    def _keep(self, received: list[Result | None]) -> None:
         self.results.extend(received)
         for _ in received:
-            self.names.popleft()
-        self.alone = max(0, self.alone - len(received))
+            self.items.popleft()
+        self.suspects = max(0, self.suspects - len(received))
         self.attempts = 0
 
 
-def _work(pipe: Connection, function: Callable[[str], Result], lots: list[list[str]]) -> None:
+def _work(sender: Connection, function: Callable[[Item], Any], batches: list[list[Item]]) -> None:
     # Ctrl-C reaches all processes; the first one ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with suppress(BrokenPipeError):  # the first process was ended: nobody waits for the rest
-        for lot in lots:
-            pipe.send(_results(function, lot))
+    with suppress(BrokenPipeError):  # the first process was killed: nobody waits for the rest
+        for batch in batches:
+            sender.send(_results(function, batch))
 
 
-def _results(function: Callable[[str], Result], lot: list[str]) -> list[Result] | Exception:
+def _results(function: Callable[[Item], Result], batch: list[Item]) -> list[Result] | Exception:
     try:
-        return [function(name) for name in lot]
+        return [function(item) for item in batch]
     except Exception as error:
         error.add_note(traceback.format_exc())
         return error

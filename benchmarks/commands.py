@@ -61,7 +61,8 @@ def main(paintings: Path) -> None:
         wall, memory, printed = command("train.py", "name=default")
         print(f"| `train.py`, whole | {wall:.0f} s, {rate(printed)}, peak {memory:,.0f} MiB |")
 
-        from artgan.data.pack import Cut, load_pack
+        from artgan.data.folder import load_pack
+        from artgan.data.pack import Cut
 
         for resolution in (64, 128):
             times = []

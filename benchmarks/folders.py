@@ -22,7 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 LOAD = """
 import resource, sys
 from pathlib import Path
-from artgan.data.pack import Cut, load_pack
+from artgan.data.folder import load_pack
+from artgan.data.pack import Cut
 
 if __name__ == "__main__":
     pack = load_pack(Path(sys.argv[1]), Cut(64))

@@ -41,12 +41,13 @@ from PIL import Image, ImageDraw, ImageFont
 
 from artgan import __version__
 from artgan.checkpoint import KEY, newest_checkpoint
+from artgan.config import CONFIG_FILE
 from artgan.data.decode import find_pictures
-from artgan.data.pack import FEWEST_PAINTINGS, Cut, load_pack
+from artgan.data.folder import load_pack
+from artgan.data.pack import FEWEST_PAINTINGS, Cut
 from artgan.errors import UserError, plain_errors
 from artgan.files import atomic_folder, atomic_write
 from artgan.metrics.features import load_features
-from artgan.config import CONFIG_FILE
 
 ROOT = Path(__file__).resolve().parent.parent
 HOLDOUT = 0.1

@@ -28,8 +28,8 @@ from omegaconf import OmegaConf
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from artgan.images import to_pil
 from artgan.config import CONFIGS, register
+from artgan.images import to_pil
 from artgan.options import StylizeConfig
 from artgan.style.backbone import Backbone
 from artgan.style.gatys import Gatys, from_pil

@@ -113,7 +113,7 @@ def run(configure: Callable[..., TrainConfig]) -> Callable[..., Path]:
     """Trains in this process and gives the run folder."""
 
     def run(**overrides: Any) -> Path:
-        from artgan.training.run import train
+        from artgan.training.start import train
 
         config = configure(**overrides)
         folder, _ = train(config, Command(options(overrides) if config.resume else {}))

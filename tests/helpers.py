@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from artgan.checkpoint import load_checkpoint
-from artgan.data.checkup import Checkup
+from artgan.data.inspection import Checkup
 from artgan.data.pack import Pack
 from artgan.networks.dcgan import Generator
 from artgan.options import EvaluateConfig, SampleConfig

@@ -12,7 +12,7 @@ from PIL import Image
 from artgan.comparison import (
     Group,
     differences,
-    last_figure,
+    last_metric,
     ranking,
     read_runs,
     table,
@@ -76,7 +76,7 @@ def test_real_runs_are_ranked_with_what_they_are(run: Callable[..., Path], tmp_p
     wide = run(name="wide", evaluate_every=32, model__width=8, **small)
     runs = read_runs([narrow, wide])
     (group,) = ranking(runs)
-    swd = {path: last_figure(path, "swd") for path in (narrow, wide)}
+    swd = {path: last_metric(path, "swd") for path in (narrow, wide)}
     assert [run.folder for run in group.runs] == sorted(swd, key=swd.__getitem__)  # type: ignore[arg-type]
     assert re.fullmatch(r"swd against 16 held-out paintings of .* 16 samples", group.title)
     assert [run.images_seen for run in runs] == [64, 64]
@@ -143,7 +143,7 @@ def test_held_out_paintings_tell_more_than_those_trained_on(make: Make) -> None:
     measured(folder, 1_000, figures={"kid": 0.5}, training={"kid": 0.1, "paintings": 450})
     (group,) = ranking(read_runs([folder]))
     assert group.figures == ["0.5"]
-    assert last_figure(folder, "kid") == 0.5
+    assert last_metric(folder, "kid") == 0.5
 
 
 def test_a_figure_that_is_no_number_is_the_last(make: Make, runs: Path) -> None:
@@ -155,12 +155,12 @@ def test_a_figure_that_is_no_number_is_the_last(make: Make, runs: Path) -> None:
 
 def test_the_figure_of_a_search_is_the_run_s_own_and_its_latest(make: Make) -> None:
     folder = make("a")
-    assert last_figure(folder, "kid") is None
+    assert last_metric(folder, "kid") is None
     measured(folder, 1_000, figures={"kid": 1.0})
     measured(folder, 2_000, figures={"kid": 2.0})
     measured(folder, 3_000, suffix="-inception-2000", figures={"kid": 3.0})
-    assert (last_figure(folder, "kid"), last_figure(folder, "swd")) == (2.0, 100.0)
-    assert last_figure(folder, "fid") is None
+    assert (last_metric(folder, "kid"), last_metric(folder, "swd")) == (2.0, 100.0)
+    assert last_metric(folder, "fid") is None
 
 
 @pytest.mark.parametrize(

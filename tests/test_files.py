@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from artgan.errors import UserError
-from artgan.files import atomic_folder, atomic_write, by_number, read_checked, write_checked
+from artgan.files import atomic_folder, atomic_write, by_number
 from tests.helpers import ROOT, environment
 
 
@@ -129,19 +129,6 @@ def test_where_the_process_that_fills_a_folder_is_killed_the_one_that_waits_fill
     assert second.communicate(timeout=30)[0] == "True\n"
     first.communicate()
     assert [path.name for path in (tmp_path / "set").iterdir()] == ["second"]
-
-
-def test_what_a_flipped_bit_damages_is_not_read(tmp_path: Path) -> None:
-    path = tmp_path / "values"
-    write_checked(path, {"a": [1, "山\n"]})
-    assert read_checked(path) == {"a": [1, "山\n"]}
-    whole = path.read_bytes()
-    for position in range(8 * len(whole)):
-        damaged = bytearray(whole)
-        damaged[position // 8] ^= 1 << position % 8
-        path.write_bytes(damaged)
-        with pytest.raises(ValueError):
-            read_checked(path)
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:

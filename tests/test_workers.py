@@ -7,27 +7,36 @@ from pathlib import Path
 
 import pytest
 
-from artgan import workers as processes
 from artgan.errors import UserError
 from artgan.workers import map_in_processes
 
 # Nothing of tests.helpers: with it, each process that is started here would import torch.
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 NAMES = [str(number) for number in range(40)]
+LARGE = bytes(1_000_000)  # more than a pipe holds
 
 
-def loud(name: str) -> str:
+def long(name: str) -> str:
     return name + "!" * 10_000
 
 
-def fall(name: str) -> str:
+def touch(path: str) -> str:
+    Path(path).touch()
+    return long(path)
+
+
+def die(name: str) -> str:
     if name in ("7", "8"):
         os.kill(os.getpid(), signal.SIGKILL)
     return name
 
 
-def fall_once(path: str) -> str:
-    """Ends its process where there is no such file yet, which it makes."""
+def always_die(name: str) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_once(path: str) -> str:
+    """Kills its process if there is no such file yet, which it makes."""
     try:
         Path(path).touch(exist_ok=False)
     except FileExistsError:
@@ -36,54 +45,65 @@ def fall_once(path: str) -> str:
     return ""
 
 
-def far_too_long(path: str) -> tuple[int, bytes]:
+def large(path: str) -> tuple[int, bytes]:
     """The number of this process, and more than a pipe holds."""
     Path(path).touch()
-    return os.getpid(), bytes(10_000_000)
+    return os.getpid(), LARGE
 
 
 def divide(name: str) -> float:
     return 1 / int(name)
 
 
-def test_results_come_in_order_and_none_far_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "AHEAD", 2)
-    assert list(map_in_processes(loud, NAMES)) == [loud(name) for name in NAMES]
+def test_results_come_in_order() -> None:
+    assert list(map_in_processes(long, NAMES)) == [long(name) for name in NAMES]
 
 
-def test_only_what_ends_its_process_again_and_again_is_given_up() -> None:
+def test_results_are_not_computed_far_ahead(tmp_path: Path) -> None:
+    paths = [str(tmp_path / str(number)) for number in range(300 * (os.cpu_count() or 1))]
+    results = map_in_processes(touch, paths)
+    assert next(results) == long(paths[0])
+    while len(done := list(tmp_path.iterdir())) < 17:  # a second batch has begun
+        time.sleep(0.01)
+    time.sleep(0.5)  # for a mistake to show: without a limit, all would be done soon
+    assert len(done) <= len(list(tmp_path.iterdir())) < len(paths)
+    assert list(results) == [long(path) for path in paths[1:]]
+
+
+def test_only_items_that_kill_their_process_repeatedly_are_skipped() -> None:
     expected = [None if name in ("7", "8") else name for name in NAMES]
-    assert list(map_in_processes(fall, NAMES)) == expected
+    assert list(map_in_processes(die, NAMES)) == expected
 
 
 def test_a_process_that_is_killed_once_costs_nothing(tmp_path: Path) -> None:
     paths = [str(tmp_path / name) for name in NAMES]
     for path in paths[:20] + paths[21:]:
         Path(path).touch()
-    assert list(map_in_processes(fall_once, paths)) == paths
+    assert list(map_in_processes(die_once, paths)) == paths
 
 
-def test_a_process_that_is_killed_while_it_sends_is_not_waited_for(
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_process_that_is_killed_while_it_sends_is_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
-    first, second = tmp_path / "first", tmp_path / "second"
-    results = map_in_processes(far_too_long, [str(first), str(second)])
-    sent = next(results)
-    assert sent
-    while not second.exists():
+    paths = [str(tmp_path / name) for name in NAMES]
+    results = map_in_processes(large, paths)
+    first = next(results)
+    assert first
+    status = Path(f"/proc/{first[0]}/stat")
+    # Nobody reads the second batch yet, so the process sleeps halfway through sending it.
+    while not Path(paths[31]).exists() or status.read_text().rpartition(")")[2].split()[0] != "S":
         time.sleep(0.01)
-    time.sleep(0.1)  # nobody reads the second result yet, so it is stuck half-way
-    os.kill(sent[0], signal.SIGKILL)
-    assert [result[1] for result in results if result] == [sent[1]]
+    os.kill(first[0], signal.SIGKILL)
+    rest = list(results)
+    assert len(rest) == 39
+    assert all(result and result[1] == LARGE for result in rest)
 
 
-def test_processes_that_end_again_and_again_are_one_message(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(processes, "MOST_ENDED", 1)
-    with pytest.raises(UserError, match="7: the process that read it was ended from outside"):
-        list(map_in_processes(fall, NAMES))
+def test_processes_that_are_killed_for_every_item_are_one_message() -> None:
+    with pytest.raises(UserError, match="its process was killed repeatedly, as for 7 others"):
+        list(map_in_processes(always_die, NAMES))
 
 
 def test_an_error_in_a_process_is_raised_with_its_place() -> None:
@@ -119,6 +139,6 @@ def test_no_process_outlives_the_first(tmp_path: Path, how: signal.Signals) -> N
     assert first.stdout is not None
     first.stdout.readline()
     first.send_signal(how)
-    # Each of the processes holds the other end of these pipes: they end with the last one.
-    _, errors = first.communicate(timeout=30)
+    # Each process holds the other end of these pipes: they end with the last one.
+    _, errors = first.communicate()
     assert b"BrokenPipeError" not in errors

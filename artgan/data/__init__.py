@@ -1,1 +1,1 @@
-"""From paintings on disk to uint8 batches: sources, scan, pack, stream."""
+"""From paintings on disk to uint8 batches: sources, inspection, pack, stream."""

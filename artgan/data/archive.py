@@ -1,83 +1,120 @@
-"""Zip archives of pictures: nothing of them is written before all of them are found safe."""
+"""Zip archives of images: downloaded, verified, and unpacked only once all are found safe."""
 
+import hashlib
 import re
 import shutil
 import stat
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
-from typing import NoReturn
 from zipfile import ZipFile, ZipInfo
 
-from tqdm import tqdm
-
 from artgan.data.decode import SUFFIXES
+from artgan.download import Download, WrongFile, byte_bar, fetch
 from artgan.errors import UserError
+from artgan.files import sha256
 
-# What no set of paintings reaches: pictures are compressed already, so zip gains little on them.
+# Beyond any set of paintings; images are compressed already, so zip gains little on them.
 MOST_ENTRIES = 1_000_000
 LARGEST_TOTAL = 2**40
 LARGEST_RATIO = 100
 
-LOCAL_HEADER = 30  # an entry's data stands at least so many bytes behind where the entry begins
+ENTRY = re.compile(r"(?:([0-9a-fA-F]{40})\s+)?([^\s/\\:][^\s\\:]*\.zip)")
+LOCAL_HEADER = 30  # bytes at least between the begin of an entry and its data
 ENCRYPTED = 0x1
 
 
-class UnusableArchive(Exception):
-    """An archive that is damaged, unsafe or the wrong one; its text is the reason, for a person."""
-
-
-def check_archive(archive: Path) -> None:
-    """Reads all pictures of a zip archive through, as `unpack` would, and writes nothing.
+def download_archives(
+    address: str, archives: list[str], folder: Path, largest: float, insecure: bool = False
+) -> dict[Path, str]:
+    """Downloads the archives that are not in a folder yet, and verifies all of them.
 
     Args:
-        archive: zip file.
+        address: URL of the folder that has the archives.
+        archives: each as "git-blob-SHA-1 name", or as "name" if no checksum is published. A name
+            may contain folders, which are made in `folder`.
+        folder: where to save them.
+        largest: gigabytes that each has at most.
+        insecure: whether http:// is allowed.
+
+    Returns:
+        The file of each archive, in order, with its checksum as `git-blob-sha1:…`, or as
+        `sha256:…` if none is published; all images of such an archive have been read.
 
     Raises:
-        UnusableArchive: it is no zip file, is damaged, not safe to unpack, or without pictures.
+        UserError: an archive cannot be downloaded or written, or is not the one expected.
     """
-    pictures = _pictures(archive, only=[])
-    with byte_bar(f"Checking {archive.name}", _size(pictures)) as bar, ZipFile(archive) as file:
-        for entry in pictures.values():
+    checksums = {}
+    for entry in archives:
+        match = ENTRY.fullmatch(entry)
+        if not match or ".." in match[2].split("/"):
+            raise UserError(
+                f"dataset.archives: {entry!r} is neither NAME.zip nor 'GIT_BLOB_SHA1 NAME.zip'."
+            )
+        file = folder / match[2]
+        advice = f"put it at {file}, or give a folder by dataset=folder dataset.root=PATH"
+        url, verify = f"{address.rstrip('/')}/{match[2]}", partial(_verify, published=match[1])
+        checksums[file] = fetch(Download(url, file, verify, advice, largest, insecure))
+    return checksums
+
+
+def _verify(file: Path, published: str | None) -> str:
+    """The checksum of a file: the published one or, if there is none, of a whole archive."""
+    if published is None:
+        _read_through(file)
+        return f"sha256:{sha256(file)}"
+    header = b"blob %d\0" % file.stat().st_size
+    with file.open("rb") as content:
+        digest = hashlib.file_digest(content, lambda: hashlib.sha1(header, usedforsecurity=False))
+    if digest.hexdigest() != published.lower():
+        raise WrongFile(f"its git blob SHA-1 is {digest.hexdigest()}, expected {published}")
+    return f"git-blob-sha1:{digest.hexdigest()}"
+
+
+def _read_through(archive: Path) -> None:
+    images = _images(archive, only=[])
+    with byte_bar(f"Checking {archive.name}", _size(images)) as bar, ZipFile(archive) as file:
+        for entry in images.values():
             for block in _blocks(file, entry):
                 bar.update(len(block))
 
 
 def unpack(archives: list[Path], folder: Path, only: list[str]) -> None:
-    """Unpacks the pictures of zip archives into an empty folder.
+    """Unpacks the images of zip archives into an empty folder.
 
-    A top folder that all pictures of an archive share is left out; folders below it stay. Several
-    archives come into a folder each, named after the archive.
+    A top folder that all images of an archive share is dropped; folders below it stay. Each of
+    several archives gets a folder of its own, named after it.
 
     Args:
         archives: zip files.
-        folder: takes the pictures, by `artgan.files.atomic_folder`: damage is found only as they
-            are read.
-        only: take only what lies below folders of these names; everything if empty.
+        folder: for the images, from `artgan.files.atomic_folder`: damage is found only while they
+            are unpacked.
+        only: names of folders; only images below these are unpacked; all if empty.
 
     Raises:
-        UserError: an archive is damaged, not safe to unpack or without pictures, or there is not
-            room enough.
+        UserError: an archive is damaged, unsafe to unpack or without images, or the disk has too
+            little space.
         OSError: the folder cannot be written.
     """
     contents = {}
     for archive in archives:
-        with _named(archive):
-            contents[archive] = _pictures(archive, only)
+        with _refusing(archive):
+            contents[archive] = _images(archive, only)
     total = sum(map(_size, contents.values()))
     free = shutil.disk_usage(folder).free
     if total > free:
         raise UserError(
-            f"{folder.parent}: the pictures take {total / 1e9:.2f} GB, and {free / 1e9:.2f} GB are "
+            f"{folder.parent}: the images take {total / 1e9:.2f} GB, and {free / 1e9:.2f} GB are "
             "free on that disk. Free some space, or choose another place by dataset.root=PATH."
         )
     with byte_bar("Unpacking", total) as bar:
-        for archive, pictures in contents.items():
+        for archive, images in contents.items():
             place = folder / archive.stem if len(contents) > 1 else folder
-            with _named(archive), ZipFile(archive) as file:
-                for path, entry in pictures.items():
+            with _refusing(archive), ZipFile(archive) as file:
+                for path, entry in images.items():
                     target = place / path
                     target.parent.mkdir(parents=True, exist_ok=True)
                     with target.open("xb") as out:
@@ -86,33 +123,33 @@ def unpack(archives: list[Path], folder: Path, only: list[str]) -> None:
                             bar.update(len(block))
 
 
-def _pictures(archive: Path, only: list[str]) -> dict[PurePosixPath, ZipInfo]:
-    """The pictures of an archive and where they shall lie, if all of it is safe to unpack."""
+def _images(archive: Path, only: list[str]) -> dict[PurePosixPath, ZipInfo]:
+    """The images of an archive by the path they are unpacked to, if all of it is safe to unpack."""
     try:
         with ZipFile(archive) as file:
             entries = file.infolist()
     except Exception as error:
         # Not only BadZipFile: damaged directories raise struct.error, ValueError and others.
-        raise UnusableArchive(f"no whole zip archive ({error})") from error
+        raise WrongFile(f"not a whole zip archive ({error})") from error
     if len(entries) > MOST_ENTRIES:
-        raise UnusableArchive(f"{len(entries):,} entries, more than {MOST_ENTRIES:,}")
+        raise WrongFile(f"{len(entries):,} entries, more than {MOST_ENTRIES:,}")
     for entry in entries:
         if fault := _fault(entry):
-            raise UnusableArchive(f"{entry.orig_filename!r} {fault}")
+            raise WrongFile(f"{entry.orig_filename!r} {fault}")
     for entry, following in pairwise(sorted(entries, key=lambda entry: entry.header_offset)):
         if entry.header_offset + LOCAL_HEADER + entry.compress_size > following.header_offset:
-            raise UnusableArchive(f"{following.filename!r} lies within another entry")
+            raise WrongFile(f"{following.filename!r} overlaps another entry")
 
     wanted = [entry for entry in entries if _wanted(PurePosixPath(entry.filename), only)]
     if not wanted:
-        raise UnusableArchive("no pictures" + (f" below {' or '.join(only)}" if only else ""))
+        raise WrongFile("no images" + (f" below {' or '.join(only)}" if only else ""))
     paths = [PurePosixPath(entry.filename) for entry in wanted]
     _refuse_clashes(paths)
     total = sum(entry.file_size for entry in wanted)
     if total > min(LARGEST_TOTAL, LARGEST_RATIO * archive.stat().st_size):
-        raise UnusableArchive(f"unpacks to {total:,} bytes, far more than pictures would")
+        raise WrongFile(f"unpacks to {total:,} bytes, far more than images would")
 
-    # A file at the top has only itself as parts, and is no folder to leave out.
+    # A file at the top has no folder to drop.
     tops = {path.parts[:-1][:1] for path in paths}
     shared = len(tops.pop()) if len(tops) == 1 else 0
     return dict(zip((PurePosixPath(*path.parts[shared:]) for path in paths), wanted, strict=True))
@@ -142,53 +179,39 @@ def _wanted(path: PurePosixPath, only: list[str]) -> bool:
 
 
 def _refuse_clashes(paths: list[PurePosixPath]) -> None:
-    """Refuses names that are one and the same file on some disks, and files named as folders."""
-    folders = {_folded(parent) for path in paths for parent in path.parents}
-    files: set[str] = set()
+    """Refuses names that are the same file on some disks, and files named like folders."""
+
+    def folded(path: PurePosixPath) -> str:
+        return unicodedata.normalize("NFC", str(path)).casefold()
+
+    taken = {folded(parent) for path in paths for parent in path.parents}
     for path in paths:
-        if _folded(path) in files or _folded(path) in folders:
-            raise UnusableArchive(f"{str(path)!r} clashes with another name, but for its case")
-        files.add(_folded(path))
-
-
-def _folded(path: PurePosixPath) -> str:
-    return unicodedata.normalize("NFC", str(path)).casefold()
+        if folded(path) in taken:
+            raise WrongFile(f"{str(path)!r} clashes with another name")
+        taken.add(folded(path))
 
 
 def _blocks(file: ZipFile, entry: ZipInfo) -> Iterator[bytes]:
-    """The content of an entry: never more than it declares, and its CRC is right at the end."""
+    """The content of an entry: never more than it declares, its CRC verified at the end."""
     try:
         with file.open(entry) as content:
             while block := content.read(2**20):
                 yield block
     except Exception as error:
         # BadZipFile, zlib.error, EOFError, NotImplementedError, OSError from bzip2, ...
-        raise UnusableArchive(f"{entry.filename!r} cannot be read ({error})") from error
+        raise WrongFile(f"{entry.filename!r} cannot be read ({error})") from error
 
 
-def _size(pictures: dict[PurePosixPath, ZipInfo]) -> int:
-    return sum(entry.file_size for entry in pictures.values())
-
-
-def byte_bar(title: str, total: int | None = None, initial: int = 0) -> "tqdm[NoReturn]":
-    """Shows bytes done, their rate and the time left, on a terminal only, and leaves no trace."""
-    return tqdm(
-        desc=title,
-        total=total,
-        initial=initial,
-        unit="B",
-        unit_scale=True,
-        leave=False,
-        disable=None,
-    )
+def _size(images: dict[PurePosixPath, ZipInfo]) -> int:
+    return sum(entry.file_size for entry in images.values())
 
 
 @contextmanager
-def _named(archive: Path) -> Iterator[None]:
+def _refusing(archive: Path) -> Iterator[None]:
     try:
         yield
-    except UnusableArchive as error:
+    except WrongFile as error:
         raise UserError(
-            f"{archive}: {error}. Nothing was unpacked. Get another copy of it, or unpack it "
-            "yourself and give the folder by dataset=folder dataset.root=PATH."
+            f"{archive}: {error}. Nothing was unpacked. Download it again, or unpack it yourself "
+            "and give the folder by dataset=folder dataset.root=PATH."
         ) from error

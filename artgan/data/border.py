@@ -1,8 +1,8 @@
 """Finding the plain mount or frame around a painting, and never its empty paper.
 
-Blank paper, mist and sky are composition: they fade into ink, or ink reaches into them here and
-there. A mount ends in a straight edge along its whole side. So a plain margin counts only together
-with such an edge; where in doubt, the mount stays on.
+Blank paper, mist and sky are composition: they fade into ink, or ink reaches into them in places.
+A mount ends in a straight edge along its whole side. So a plain margin counts only together with
+such an edge; when in doubt, the mount is kept.
 """
 
 import numpy as np
@@ -13,26 +13,26 @@ from artgan.data.decode import SMALLEST_SIDE
 
 Lines = NDArray[np.int16]  # [3, line, block] 0 to 255, the outermost line first
 
-LONG_SIDE = 512  # pixels; what is larger is looked at reduced
-BLOCKS = 64  # a line is seen as so many means, in which silk and JPEG noise drown
+LONG_SIDE = 512  # pixels; larger images are reduced first
+BLOCKS = 64  # means that represent a line, so that silk and JPEG noise do not matter
 ROUNDS = 4  # a black frame, a white mount, a strip of brocade, and one to spare
-DEEPEST = 0.45  # share of a side that one round may take off
-SMALLEST_SHARE = 1 / 8  # of the area, which must be left
-NOISIEST = 24  # grey levels by which a mount may stray from its colour
-BLUR = 3  # lines over which an edge may be spread
+DEEPEST = 0.45  # share of a side that one round may remove
+SMALLEST_SHARE = 1 / 8  # of the area, which must remain
+NOISIEST = 24  # grey levels by which a mount may differ from its colour
+BLUR = 3  # lines over which an edge may spread
 RINGING = 9  # lines before an edge that JPEG disturbs: a block, and the one where it begins
 
 
 def find_frame(image: Image.Image) -> tuple[int, int, int, int] | None:
-    """Finds what lies within a plain border: a mount, a margin, a frame, or several nested.
+    """Finds the part inside a plain border: a mount, a margin, a frame, or several nested.
 
     Args:
-        image: upright RGB picture of any size.
+        image: upright RGB of any size.
 
     Returns:
-        left, top, right, bottom in pixels; in pictures of more than 512 rather a little too tight
-        than too wide. At least 16 pixels a side and an eighth of the area are left. None if there
-        is no border, or on no side one of at least two pixels and 1 %.
+        left, top, right, bottom in pixels; in images of more than 512 pixels it is a little too
+        tight rather than too wide. At least 16 pixels a side and an eighth of the area remain.
+        None if there is no border, or on no side one of at least two pixels and 1 %.
     """
     factor = -(-max(image.size) // LONG_SIDE)
     small = image.reduce(factor) if factor > 1 else image
@@ -45,7 +45,7 @@ def find_frame(image: Image.Image) -> tuple[int, int, int, int] | None:
         if too_small or (deeper == border).all():
             break
         border = deeper
-    # Of a reduced picture, the line in which the edge falls is part mount.
+    # In a reduced image, the line that contains the edge is part mount.
     border = (border + (border > 0) * (factor > 1)) * factor
     if not (border >= np.maximum(2, 0.01 * np.array(image.size * 2))).any():
         return None
@@ -68,7 +68,7 @@ def _plain_border(image: Image.Image) -> list[int]:
         inner = [round(BLOCKS * lines / n) for lines, n in zip(plain, image.size * 2, strict=True)]
         spans = [slice(inner[1 - i % 2], BLOCKS - inner[3 - i % 2]) for i in range(4)]
         edges = [plain[i] and _lines_before_edge(sides[i], spans[i]) for i in range(4)]
-        # Plain without an edge is empty paper, along which the others must have theirs, too.
+        # Plain without an edge is empty paper, along which the neighbours' edges must continue.
         kept = [edge and lines for edge, lines in zip(edges, plain, strict=True)]
         if kept == plain:
             return edges
@@ -76,7 +76,7 @@ def _plain_border(image: Image.Image) -> list[int]:
 
 
 def _plain_lines(lines: Lines) -> int:
-    """How many lines, from the outside, show nothing but the colour of the first two."""
+    """How many lines, from the outside, show only the colour of the first two."""
     noise = _worst(_off_color(lines[:, :2])).max()
     if noise > NOISIEST:
         return 0
@@ -85,7 +85,7 @@ def _plain_lines(lines: Lines) -> int:
 
 
 def _lines_before_edge(lines: Lines, span: slice) -> int:
-    """How many lines lie outside a straight edge along the blocks of `span`; 0 without one."""
+    """How many lines are outside a straight edge along the blocks of `span`; 0 without one."""
     off = _off_color(lines)
     line = np.arange(2, len(off))
     before = np.maximum(line - BLUR, 0)
@@ -107,5 +107,5 @@ def _off_color(lines: Lines) -> Lines:
 
 
 def _worst(off: Lines) -> Lines:
-    """Of each line, the worst block but for three, which may be a watermark."""
+    """The worst block of each line but for three, which may be a watermark."""
     return np.partition(off, -4, axis=1)[:, -4]

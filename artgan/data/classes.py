@@ -1,4 +1,4 @@
-"""The classes of a set: the subfolders of its root that the paintings lie in."""
+"""The classes of a set: the subfolders of its root."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,26 +11,25 @@ from artgan.errors import UserError, printable
 
 
 def count_classes(pack: Pack) -> dict[str, int]:
-    """The names of the classes, sorted, and how many strips are of each.
+    """The names of the classes, sorted, and how many strips each has.
 
     Args:
-        pack: the paintings; each is of the class whose name is that of the first folder below the
-            root on the way to it.
+        pack: the paintings; the class of each is the first folder below the root on its path.
 
     Raises:
-        UserError: paintings lie outside any subfolder, or there are fewer than two classes.
+        UserError: there are paintings outside any subfolder, or fewer than two classes.
     """
     root = printable(str(pack.checkup.root))
     outside = sorted({file for file in pack.files if "/" not in file})
     if outside:
         raise UserError(
-            f"model.conditional: {len(outside):,} paintings lie in no subfolder of {root}, such as "
+            f"model.conditional: {len(outside):,} paintings are in no subfolder of {root}, such as "
             f"{printable(outside[0])}. Give each class a subfolder, or leave model.conditional out."
         )
     counts = Counter(_class_of(file) for file in pack.files)
     if len(counts) < 2:
         raise UserError(
-            f"model.conditional: all paintings lie in one subfolder of {root}, "
+            f"model.conditional: all paintings are in one subfolder of {root}, "
             f"{printable(min(counts))}. Give each of at least two classes a subfolder, or leave "
             "model.conditional out."
         )
@@ -38,11 +37,11 @@ def count_classes(pack: Pack) -> dict[str, int]:
 
 
 def one_hot(files: Sequence[str], classes: Sequence[str]) -> NDArray[np.float32]:
-    """The class of each file, as one-hot numbers.
+    """The class of each file, one-hot.
 
     Args:
         files: [N] relative to the root.
-        classes: [K] names; none for a set that is not told apart.
+        classes: [K] names; none for an unconditional model.
 
     Returns:
         float32 [N, K], one 1 in each row.

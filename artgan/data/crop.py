@@ -1,4 +1,4 @@
-"""From one picture to the strips that squares are cut from."""
+"""From one image to the strips that squares are cut from."""
 
 from typing import NamedTuple
 
@@ -12,11 +12,11 @@ BILINEAR = Image.Resampling.BILINEAR
 
 
 class Strip(NamedTuple):
-    """A picture, or a part of it, whose short side is the resolution.
+    """An image, or a part of it, whose short side is the resolution.
 
     Attributes:
         rows: uint8 [length, resolution, 3], length ≥ resolution, along the long side.
-        lying: whether that side is the width, so that `rows` are columns of the picture.
+        lying: whether that side is the width, so that `rows` are columns of the image.
     """
 
     rows: NDArray[np.uint8]
@@ -24,7 +24,7 @@ class Strip(NamedTuple):
 
 
 def cut(image: Image.Image, resolution: int, crop: str) -> list[Strip]:
-    """Takes what `crop` asks for, its short side resized to `resolution`.
+    """Takes the part that `crop` asks for, its short side resized to `resolution`.
 
     Args:
         image: RGB.
@@ -41,18 +41,15 @@ def cut(image: Image.Image, resolution: int, crop: str) -> list[Strip]:
     lying = image.width > image.height
     length = long * resolution // short
     slack = length - resolution
+    kept, count = resolution, 1
     if crop == "random":
         kept = min(length, LONGEST * resolution)
-        offsets = [(length - kept) / 2]
-    else:
-        kept = resolution
-        count = 1
-        if crop == "tiles":
-            count = min(MOST_TILES, 1 + round(1.5 * slack / resolution))
-        offsets = [slack / 2] if count == 1 else np.linspace(0, slack, count).tolist()
+    elif crop == "tiles":
+        count = min(MOST_TILES, 1 + round(1.5 * slack / resolution))
+    offsets = np.linspace(0, slack, count).tolist() if count > 1 else [(length - kept) / 2]
 
     def strip(offset: int) -> Strip:
-        # Only what is kept is resized: a thin picture may be thousands of squares long.
+        # Only what is kept is resized: a thin image may be thousands of squares long.
         begin, end = (place * long / length for place in (offset, offset + kept))
         if lying:
             part = image.resize((kept, resolution), BILINEAR, (begin, 0, end, short))

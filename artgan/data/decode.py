@@ -1,4 +1,4 @@
-"""Finding the pictures in a folder, and turning the bytes of one file into one upright picture."""
+"""Finding the images in a folder, and decoding a file to one upright RGB image."""
 
 import io
 import os
@@ -21,26 +21,26 @@ SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
     | {".avif", ".heic", ".heif", ".jp2", ".tga", ".ppm", ".pgm"}
 )
-# Pillow knows more, and hands some to programs of their own: PostScript named .jpg would be run.
+# Pillow knows more, some of which it passes to other programs: PostScript named .jpg would be run.
 FORMATS = ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "HEIF", "JPEG2000", "TGA", "PPM"]
 SMALLEST_SIDE = 16
-# Pixels of the short side that a large scan is reduced to: twice the largest resolution and more.
+# Pixels of the short side that large scans are reduced to: at least twice the largest resolution.
 DECODED_SIDE = 1024
-# Some cameras leave a few stray bytes in a file whose picture is whole.
+# Some cameras leave a few stray bytes in a file whose image is whole.
 STRAY_BYTES = 4
 
 
 class UnusableImage(Exception):
-    """A file that cannot become a training picture; its text is the reason, for a person."""
+    """A file that cannot be used; its text is the reason, for a person."""
 
 
 class Found(NamedTuple):
-    """What lies in a folder.
+    """What is in a folder.
 
     Attributes:
-        names: of the picture files relative to the folder, with forward slashes, sorted, the same
-            on every platform.
-        others: how many other files there are, by their ending in lower case, and linked folders.
+        names: of the image files relative to the folder, with forward slashes, sorted, the same on
+            every platform.
+        others: how many other files there are, by their lower-case ending, and linked folders.
     """
 
     names: list[str]
@@ -51,10 +51,10 @@ class Picture(NamedTuple):
     """A decoded file.
 
     Attributes:
-        image: upright RGB, 8 bits a channel; large ones are reduced, to no less than
-            `DECODED_SIDE` pixels on the short side.
-        width: of the whole picture, upright, in pixels.
-        height: of the whole picture, upright, in pixels.
+        image: upright RGB, 8 bits a channel; a large one is reduced, to at least `DECODED_SIDE`
+            pixels on the short side.
+        width: of the whole image, upright, in pixels.
+        height: of the whole image, upright, in pixels.
         format: of the file, as Pillow names it, such as JPEG.
         mode: of the file, as Pillow names it, such as CMYK.
     """
@@ -67,22 +67,22 @@ class Picture(NamedTuple):
 
 
 def find_pictures(root: Path) -> Found:
-    """Lists the picture files below `root`, in an order that never changes.
+    """Lists the image files below `root`, in an order that never changes.
 
-    Hidden files and folders, `__MACOSX` twins and linked folders are passed over. A folder that
-    cannot be searched is listed like a file, as reading it will tell why.
+    Hidden files and folders, `__MACOSX` copies and linked folders are skipped. A folder that cannot
+    be searched is listed like a file, as reading it will show why.
 
     Args:
         root: folder to search, with all folders below it.
     """
-    pictures: list[str] = []
+    images: list[str] = []
     others: Counter[str] = Counter()
 
     def relative(folder: str) -> str:
         return Path(folder).relative_to(root).as_posix()
 
     for folder, subfolders, names in os.walk(
-        root, onerror=lambda error: pictures.append(relative(error.filename))
+        root, onerror=lambda error: images.append(relative(error.filename))
     ):
         visible = [name for name in subfolders if not _hidden(name)]
         subfolders[:] = [name for name in visible if not Path(folder, name).is_symlink()]
@@ -95,10 +95,10 @@ def find_pictures(root: Path) -> Found:
             if _hidden(name):
                 continue
             if suffix in SUFFIXES:
-                pictures.append(prefix + name)
+                images.append(prefix + name)
             else:
                 others[suffix] += 1
-    return Found(sorted(pictures), dict(others))
+    return Found(sorted(images), dict(others))
 
 
 def _hidden(name: str) -> bool:
@@ -106,13 +106,13 @@ def _hidden(name: str) -> bool:
 
 
 def decode(content: bytes) -> Picture:
-    """Decodes a picture file fully, upright, as sRGB; what is transparent becomes white.
+    """Decodes an image file fully, upright, as sRGB; transparent parts become white.
 
     Args:
         content: the bytes of the file.
 
     Raises:
-        UnusableImage: it is no picture, is damaged, or is too small or too large.
+        UnusableImage: it is not an image, is damaged, or is too small or too large.
     """
     with opened(content) as image:
         file_format, mode, size = image.format or "", image.mode, image.size
@@ -126,22 +126,22 @@ def decode(content: bytes) -> Picture:
 
 @contextmanager
 def opened(content: bytes) -> Iterator[Image.Image]:
-    """Opens a picture file; what goes wrong with it in the block is told in plain words.
+    """Opens an image file; whatever goes wrong with it in the block becomes an `UnusableImage`.
 
     Args:
         content: the bytes of the file.
 
     Yields:
-        The picture, of which nothing is decoded yet.
+        The image, not decoded yet.
 
     Raises:
-        UnusableImage: it is no picture, is damaged, or is too small or too large.
+        UnusableImage: it is not an image, is damaged, or is too small or too large.
     """
     if not content:
         raise UnusableImage("the file is empty")
     try:
         with (
-            # What Pillow only warns of does no harm: scans of long scrolls are large, for example.
+            # What Pillow only warns about is harmless, such as large scans of long scrolls.
             warnings.catch_warnings(action="ignore"),
             Image.open(io.BytesIO(content), formats=FORMATS) as image,
         ):
@@ -153,40 +153,29 @@ def opened(content: bytes) -> Iterator[Image.Image]:
     except Image.DecompressionBombError:
         raise UnusableImage("more pixels than is safe to decode") from None
     except Image.UnidentifiedImageError:
-        raise UnusableImage(_what_else(content)) from None
+        start = content[:512].lstrip().lower()
+        page = start.startswith((b"<!doctype html", b"<html", b"<head"))
+        raise UnusableImage("not an image" + " but a web page" * page) from None
     except MemoryError:
         raise UnusableImage("too large for this machine's memory") from None
     except Exception as error:
         # Pillow's decoders raise almost anything on damaged files (OSError, SyntaxError,
-        # struct.error, ...), and one bad file must not end a training.
+        # struct.error, ...), and one bad file must not end a run.
         raise UnusableImage(f"damaged: {error}") from None
 
 
 def load(image: Image.Image, content: bytes) -> None:
-    """Decodes an opened picture.
+    """Decodes an opened image.
 
     Raises:
-        UnusableImage: a part of it is missing. Pillow raises more, which `opened` tells of.
+        UnusableImage: a part of it is missing. Pillow's own errors are left to `opened`.
     """
     image.load()
-    _refuse_half_decoded(image, content)
-
-
-def _what_else(content: bytes) -> str:
-    start = content[:512].lstrip().lower()
-    if start.startswith((b"<!doctype html", b"<html", b"<head")):
-        return "not a picture but a web page"
-    return "not a picture"
-
-
-def _refuse_half_decoded(image: Image.Image, content: bytes) -> None:
-    """Refuses damage that Pillow passes over in silence, showing grey where data is missing.
-
-    Formats without checksums can still hold garbage that nobody can tell from a picture.
-    """
+    # Pillow ignores some damage, showing grey where data is missing. In formats without checksums,
+    # garbage can still pass for an image.
     if image.format in ("JPEG", "MPO"):
         try:
-            # An eighth of the size: every byte is read, which is all that is asked for.
+            # At an eighth of the size, still every byte is read, which is all that matters.
             simplejpeg.decode_jpeg(content, "GRAY", min_height=1, min_width=1, min_factor=8)
         except ValueError as error:
             stray = re.search(r"(\d+) extraneous bytes", str(error))
@@ -200,38 +189,37 @@ def _refuse_half_decoded(image: Image.Image, content: bytes) -> None:
         lightness = np.asarray(image.convert("L"), np.float32)
         lower = lightness[len(lightness) // 2 :]
         if abs(lower.mean() - 128) < 8 and lower.std() < 1 and lightness.std() > 0:
-            raise UnusableImage("damaged: the lower half is nothing but grey")
+            raise UnusableImage("damaged: the lower half is only grey")
 
 
 def _reduced(image: Image.Image) -> Image.Image:
-    """Reduces a large picture as JPEGs are while they are decoded; all later copies are small."""
+    """Reduces a large image, as JPEGs are while they are decoded; later copies are small."""
     factor = min(image.size) // DECODED_SIDE
     if factor < 2 or image.mode not in ("RGB", "RGBA", "L", "LA", "CMYK", "F", "I"):
         return image
     small = image.reduce(factor)
-    # Not carried over, and still needed: which way is up, and what the colours mean.
+    # Lost by `reduce`, and still needed: the orientation, and the colour profile.
     small.info = image.info
     small.getexif().update(image.getexif())
     return small
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any picture that Pillow knows as RGB, or RGBA where it has transparency, in sRGB."""
+    """Any image as RGB, or RGBA if it has transparency, in sRGB."""
     if image.mode.startswith("I"):
         # 16-bit greyscale: Pillow's own conversion clips at 255 instead of scaling.
         return Image.fromarray((np.asarray(image) // 257).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         levels = np.nan_to_num(np.asarray(image))
         top_level = next((top for top in (1, 255) if levels.max() <= 1.5 * top), 65535)
-        return Image.fromarray((np.clip(levels / top_level, 0, 1) * 255).astype(np.uint8)).convert(
-            "RGB"
-        )
+        grey = (np.clip(levels / top_level, 0, 1) * 255).astype(np.uint8)
+        return Image.fromarray(grey).convert("RGB")
     image = _to_srgb(image)
     return image.convert("RGBA" if image.has_transparency_data else "RGB")
 
 
 def on_white(image: Image.Image) -> Image.Image:
-    """An RGB or RGBA picture as RGB; what is transparent becomes white."""
+    """An RGB or RGBA image as RGB; transparent parts become white."""
     if image.mode == "RGB":
         return image
     white = Image.new("RGBA", image.size, "white")
@@ -239,7 +227,7 @@ def on_white(image: Image.Image) -> Image.Image:
 
 
 def _to_srgb(image: Image.Image) -> Image.Image:
-    """Carries colours over from the profile in the file; one that makes no sense is ignored."""
+    """Converts colours from the profile in the file; an invalid profile is ignored."""
     profile = image.info.get("icc_profile")
     if not profile or image.mode not in ("RGB", "RGBA", "CMYK", "L"):
         return image

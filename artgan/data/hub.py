@@ -1,7 +1,7 @@
-"""Datasets of the Hugging Face hub, written as a folder of picture files like any other.
+"""Datasets of the Hugging Face hub, written as a folder of image files like any other.
 
-The library `datasets` fetches and reads them; it is asked for the bytes of each picture's file, as
-decoding and encoding once more would change the picture.
+The library `datasets` downloads and reads them. It gives the bytes of each image file, as decoding
+and encoding again would change the image.
 """
 
 import difflib
@@ -25,16 +25,16 @@ from artgan.files import is_full
 from artgan.options import DatasetConfig
 
 FILTERS = ("artist", "genre", "style")
-# Where a file's ending is not the lower-case name that Pillow has for its format.
+# Formats whose ending is not Pillow's name for them in lower case.
 ENDINGS = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "JPEG2000": ".jp2"}
-TIMEOUT = 10  # seconds until the hub counts as out of reach
-LONGEST_NAME = 60  # characters of a folder's name: at four bytes each, what any disk accepts
+TIMEOUT = 10  # seconds to wait for the hub
+LONGEST_NAME = 60  # characters of a folder's name, which any disk accepts at 4 bytes each
 SHOWN = 20  # of the names to choose from
-LONGEST_REASON = 300  # characters of the library's own words
+LONGEST_REASON = 300  # characters of the library's own message
 
 
 def default_root(dataset: DatasetConfig) -> Path:
-    """Where the pictures go if `dataset.root` does not say.
+    """Where the images are written unless `dataset.root` is given.
 
     Args:
         dataset: `repo`, `split` and the filters give the name.
@@ -52,49 +52,49 @@ def default_root(dataset: DatasetConfig) -> Path:
 
 
 def export(dataset: DatasetConfig, folder: Path) -> int:
-    """Writes the chosen pictures of a Hugging Face dataset into a folder, by class and row number.
+    """Writes the chosen images of a Hugging Face dataset into a folder, by class and row number.
 
-    The bytes are those of the dataset, as in `realism/000123.jpg`.
+    Their bytes are those of the dataset, in files such as `realism/000123.jpg`.
 
     Args:
         dataset: `repo` (a name on the hub, or a folder that the library wrote or can read),
-            `split`, `column`, `label`, `streaming`, and `artist`, `genre`, `style` to choose by.
-        folder: takes the pictures.
+            `split`, `column`, `label`, `streaming`, and the filters `artist`, `genre`, `style`.
+        folder: where to write them.
 
     Returns:
-        The number of pictures.
+        The number of images.
 
     Raises:
         UserError: the library is missing, the dataset cannot be reached or read, it has no such
-            split, column or class, or nothing fits.
+            split, column or class, or no image matches.
         OSError: the folder cannot be written.
     """
     written = missing = 0
-    for picture in _pictures(dataset):
-        if picture is None:
+    for image in _images(dataset):
+        if image is None:
             missing += 1
             continue
-        name, content = picture
+        name, content = image
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
         written += 1
     if missing:
-        print(f"{dataset.repo}: {missing:,} rows without a picture", file=sys.stderr)
+        print(f"{dataset.repo}: {missing:,} rows without an image", file=sys.stderr)
     if not written:
         raise UserError(
-            f"dataset.repo: no pictures of {dataset.repo} fit. Check dataset.column, and ask for "
-            f"fewer of {', '.join(f'dataset.{key}' for key in FILTERS)} at once."
+            f"dataset.repo: no images of {dataset.repo} match. Check dataset.column, and give "
+            f"fewer of {', '.join(f'dataset.{key}' for key in FILTERS)}."
         )
     return written
 
 
-def _pictures(dataset: DatasetConfig) -> Iterator[tuple[str, bytes] | None]:
-    """Yields name and bytes of each file to write, or None for a row without a picture."""
-    with _plain_words(repo := _repo(dataset)):
+def _images(dataset: DatasetConfig) -> Iterator[tuple[str, bytes] | None]:
+    """Yields name and bytes of each file to write, or None for a row without an image."""
+    with _plain_errors(repo := _repo(dataset)):
         rows = _open(repo, dataset.split, dataset.streaming)
         features = rows.features
-        pictorial = [name for name, feature in features.items() if _pictorial(feature)]
-        column = _known("dataset.column", dataset.column, pictorial)
+        columns = [name for name, feature in features.items() if _holds_images(feature)]
+        column = _known("dataset.column", dataset.column, columns)
         label = dataset.label and _known("dataset.label", dataset.label, features)
         filters = {
             _known(f"dataset.{key}", key, features): _plain(name)
@@ -113,11 +113,11 @@ def _pictures(dataset: DatasetConfig) -> Iterator[tuple[str, bytes] | None]:
 
 
 def _open(repo: str, split: str | None, streaming: bool) -> Any:
-    """The rows of one split: a `Dataset`, or an `IterableDataset` where streamed."""
+    """The rows of one split: a `Dataset`, or an `IterableDataset` if streamed."""
     try:
         import huggingface_hub
 
-        # `import datasets` would be content with the folder of that name in a checkout.
+        # `import datasets` alone would also find the folder of that name in a checkout.
         from datasets import config, disable_progress_bars, load_dataset, load_from_disk, logging
     except ImportError as error:
         raise UserError(
@@ -135,7 +135,7 @@ def _open(repo: str, split: str | None, streaming: bool) -> Any:
         found = load_dataset(str(folder), streaming=streaming)
     else:
         if not config.HF_HUB_OFFLINE:
-            # One question first: left alone, the library tries for up to minutes.
+            # One short request first: the library itself would try for minutes.
             huggingface_hub.HfApi().dataset_info(repo, timeout=TIMEOUT)
         found = load_dataset(repo, streaming=streaming)
     splits = found if isinstance(found, dict) else {str(found.split or "train"): found}
@@ -145,11 +145,11 @@ def _open(repo: str, split: str | None, streaming: bool) -> Any:
 def _chosen(
     rows: Any, column: str, filters: dict[str, str]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yields number and content of each row that has the classes of `filters`, in plain names."""
+    """Yields number and content of each row with the classes of `filters`, in plain spelling."""
     from datasets import Dataset
     from datasets import Image as ImageFeature
 
-    features = dict(rows.features)  # a plain one: the library builds its own anew at each look
+    features = dict(rows.features)  # a plain one: the library rebuilds its own at each access
     seen: dict[str, set[str]] = {key: set() for key in filters}
 
     def fits(row: dict[str, Any]) -> bool:
@@ -164,7 +164,7 @@ def _chosen(
     undecoded = rows.cast_column(column, ImageFeature(decode=False))
     bar = partial(tqdm, desc="Exporting", unit="img", leave=False, disable=None)
     if isinstance(rows, Dataset):
-        # Choosing reads the classes alone, so that it is quick however large the pictures.
+        # Only the classes are read to choose, which is quick however large the images are.
         classes = rows.select_columns([*filters])[:]
         numbers = [n for n in range(len(rows)) if fits({key: classes[key][n] for key in filters})]
         yield from zip(numbers, bar(undecoded.select(numbers)), strict=True)
@@ -177,28 +177,28 @@ def _chosen(
         _known(f"dataset.{key}", name, seen[key])
 
 
-def _file(picture: dict[str, Any] | None) -> tuple[bytes, str] | None:
-    """The file's bytes, and the ending that fits them; None if no picture is there."""
-    content, path = (picture or {}).get("bytes"), (picture or {}).get("path") or ""
+def _file(image: dict[str, Any] | None) -> tuple[bytes, str] | None:
+    """The bytes of an image file, and the ending that fits them; None if there is no image."""
+    content, path = (image or {}).get("bytes"), (image or {}).get("path") or ""
     if not content and path:
         try:
             with fsspec.open(path, "rb") as file:
                 content = file.read()
         except Exception:
-            return None  # gone, or a path or address of any kind that leads nowhere
+            return None  # the path or URL, of any kind, leads nowhere
     if not content:
         return None
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content)) as image:
-            ending = ENDINGS.get(image.format or "", f".{image.format}".lower())
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content)) as opened:
+            ending = ENDINGS.get(opened.format or "", f".{opened.format}".lower())
     except Exception:
-        # Pillow raises almost anything on a damaged file; what is wrong is said when it is read.
+        # Pillow raises almost anything on a damaged file; the inspection will say what is wrong.
         ending = PurePath(path).suffix.lower()
     return (content, ending) if ending in SUFFIXES else None
 
 
-def _pictorial(feature: Any) -> bool:
-    """Whether a column has images, or the bytes or paths of their files."""
+def _holds_images(feature: Any) -> bool:
+    """Whether a column may have images, or the bytes or paths of their files."""
     if isinstance(feature, dict):
         return {"bytes", "path"} <= feature.keys()
     kind = getattr(feature, "dtype", "")
@@ -206,7 +206,7 @@ def _pictorial(feature: Any) -> bool:
 
 
 def _class_name(feature: Any, value: Any) -> str:
-    """What a class is called; empty for a row without one, which may be written as -1."""
+    """The name of a class; empty for a row without one, which may be written as -1."""
     names = getattr(feature, "names", None)
     if value is None or (names and value == -1):
         return ""
@@ -214,15 +214,15 @@ def _class_name(feature: Any, value: Any) -> str:
 
 
 def _known(key: str, value: str | None, known: Iterable[str]) -> str:
-    """The value of a key; refused, naming the nearest, where it is not among those known."""
+    """The value of an option, if it is a known one; otherwise refused, with the nearest name."""
     names = sorted({*known} - {""})
     if value in names:
         return str(value)
-    said = "choose one of" if value is None else f"there is no '{value}' among"
+    problem = "choose one of" if value is None else f"there is no '{value}' among"
     more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
     near = difflib.get_close_matches(value or "", names, n=1, cutoff=0.5)
     hint = f" Did you mean '{near[0]}'?" if near else ""
-    raise UserError(f"{key}: {said} {', '.join(names[:SHOWN])}{more}.{hint}")
+    raise UserError(f"{key}: {problem} {', '.join(names[:SHOWN])}{more}.{hint}")
 
 
 def _plain(name: str) -> str:
@@ -231,9 +231,9 @@ def _plain(name: str) -> str:
 
 
 def _safe(name: str) -> str:
-    """A folder name that every system accepts and none hides."""
+    """A folder name that every system accepts and shows."""
     replaced = re.sub(r'[\x00-\x1f/\\:*?"<>|]+', "-", name)
-    replaced = replaced.removeprefix("__MACOSX")  # which is passed over like what is hidden
+    replaced = replaced.removeprefix("__MACOSX")  # which is skipped like hidden folders
     return replaced.lstrip(". ")[:LONGEST_NAME].rstrip(". ") or "unnamed"
 
 
@@ -244,26 +244,26 @@ def _repo(dataset: DatasetConfig) -> str:
 
 
 @contextmanager
-def _plain_words(repo: str) -> Iterator[None]:
-    """Says in one message what the library, or one of those below it, raised."""
+def _plain_errors(repo: str) -> Iterator[None]:
+    """Turns whatever the library, or one below it, raises into one message."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        # No list of exceptions would be whole: those of the network, the hub, pyarrow, fsspec, ...
+        # No list of exceptions is complete: those of the network, the hub, pyarrow, fsspec, ...
         cause: BaseException | None = error
         while cause is not None and not is_full(cause):
             cause = cause.__cause__ or cause.__context__
         if cause is not None:
             raise UserError(
-                "The disk is full where the Hugging Face library keeps what it fetches. Free some "
+                "The disk is full where the Hugging Face library keeps its downloads. Free some "
                 "space, give another folder by HF_HOME=PATH, or add dataset.streaming=true."
             ) from error
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST_REASON]
         raise UserError(
             f"dataset.repo: {repo} cannot be read ({reason}). It must be a folder here, or a name "
-            "on the Hugging Face hub: check it and the connection. A private or gated one needs "
-            "`hf auth login`; HF_HUB_OFFLINE=1 uses what was fetched before; "
-            "dataset=folder dataset.root=PATH takes any folder of pictures."
+            "on the Hugging Face hub: check the name and the connection. A private or gated one "
+            "needs `hf auth login`; HF_HUB_OFFLINE=1 uses earlier downloads; dataset=folder "
+            "dataset.root=PATH takes any folder of images."
         ) from error

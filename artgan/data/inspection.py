@@ -1,151 +1,197 @@
-"""What is in a folder of paintings: every file read once, decoded fully, and described."""
+"""What is known of a folder of paintings: each file read once, decoded fully and described."""
 
 import errno
 import hashlib
 import os
+import re
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import replace
-from functools import lru_cache, partial
+from collections import Counter
+from dataclasses import astuple, dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
+from artgan.cache import read_cache, write_cache
 from artgan.data import duplicates
 from artgan.data.border import find_frame
-from artgan.data.checkup import REPORT, Box, Checkup, Facts, write_record
-from artgan.data.decode import Found, UnusableImage, decode
-from artgan.data.report import write_report
-from artgan.workers import map_in_processes
+from artgan.data.decode import UnusableImage, decode
+from artgan.errors import printable
 
-# Standard deviation, of 255 levels, below which a picture shows nothing.
-ONE_COLOR = 1.5
-LARGEST_FILE = 2**30  # bytes; no picture that can be decoded within reason needs more
-# Fewer files than this are not worth the half second that other processes take to start.
-FEW = 128
+RECORD = "files.cache"
+VERSION = 1  # increment when the same file would be described in another way
+ONE_COLOR = 1.5  # standard deviation, of 255 levels, below which an image shows nothing
+LARGEST_FILE = 2**30  # bytes; no image that can be decoded within reason needs more
 
-Result = TypeVar("Result")
-Use = Callable[[Image.Image, Box | None], Result]
-Examined = tuple[Facts, Result | None]
+Box = tuple[int, int, int, int]
 
 
-def check_folder(root: Path, folder: Path, found: Found, before: Checkup) -> Checkup:
-    """Describes every picture below `root`, and reads only those that are new or have changed.
+@dataclass(frozen=True)
+class Facts:
+    """What is known of one image file.
 
-    Args:
-        root: folder of paintings.
-        folder: where the record and its report will lie.
-        found: what lies below `root`.
-        before: what was known of it the last time.
+    Attributes:
+        file: name relative to the folder, with forward slashes.
+        size: in bytes; -1 if it cannot be read, or is a folder that may not be searched.
+        mtime_ns: time of its last change.
+        sha256: of its content; empty if it cannot be read.
+        reason: why it cannot be used; None if it can. What follows is then zero or None.
+        format: as Pillow names it, such as JPEG.
+        mode: as Pillow names it, such as RGB or CMYK.
+        width: in pixels, upright.
+        height: in pixels, upright.
+        fingerprint: 64-bit perceptual hash.
+        color: mean red, green, blue, 0 to 255.
+        frame: left, top, right, bottom of what is inside a plain border; None without one.
     """
-    known = before.facts_by_name
-    stale = [name for name in found.names if not _is_current(root, known.get(name))]
-    fresh = {facts.file: facts for facts, _ in examine(root, stale, _nothing)}
-    facts = [fresh.get(name) or known[name] for name in found.names]
-    return conclude(root, folder, facts, found.others, before)
+
+    file: str
+    size: int
+    mtime_ns: int
+    sha256: str
+    reason: str | None = None
+    format: str | None = None
+    mode: str | None = None
+    width: int = 0
+    height: int = 0
+    fingerprint: int = 0
+    color: tuple[int, int, int] = (0, 0, 0)
+    frame: Box | None = None
+
+    @property
+    def kind_of_reason(self) -> str:
+        return re.split("[:,]", self.reason or "")[0]
 
 
-def conclude(
-    root: Path, folder: Path, facts: list[Facts], others: dict[str, int], before: Checkup
-) -> Checkup:
-    """Looks for duplicates, and writes record and report, where anything has changed."""
-    if (facts, others) == (before.facts, before.others) and (folder / REPORT).exists():
-        return replace(before, root=root)
-    checkup = Checkup(root, facts, _find_duplicates(root, facts), others)
-    write_record(checkup, folder)
-    write_report(checkup, folder)
-    return checkup
+@dataclass(frozen=True)
+class Checkup:
+    """What is known of a folder.
+
+    Attributes:
+        root: the folder.
+        facts: of its image files, in the order of their names.
+        duplicates: groups of files that show the same; the first of each is the one to keep.
+        others: how many other files there are, by their lower-case ending ("" for none).
+    """
+
+    root: Path
+    facts: list[Facts]
+    duplicates: list[list[str]]
+    others: dict[str, int]
+
+    @property
+    def usable(self) -> list[Facts]:
+        return [facts for facts in self.facts if facts.reason is None]
+
+    @property
+    def unusable(self) -> list[Facts]:
+        return [facts for facts in self.facts if facts.reason is not None]
+
+    @property
+    def superfluous(self) -> set[str]:
+        """The files that `dataset.deduplicate=true` leaves out."""
+        return {file for group in self.duplicates for file in group[1:]}
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """How many files cannot be used for each kind of reason, the most frequent first."""
+        return dict(Counter(facts.kind_of_reason for facts in self.unusable).most_common())
+
+    def summary(self) -> str:
+        """What is in the folder, as one line."""
+        parts = [f"{len(self.usable):,} of {len(self.facts):,} images can be used"]
+        if self.unusable:
+            reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.reasons.items())
+            parts.append(f"{len(self.unusable):,} cannot ({reasons})")
+        if self.superfluous:
+            parts.append(f"{len(self.superfluous):,} duplicates")
+        if framed := sum(facts.frame is not None for facts in self.facts):
+            parts.append(f"{framed:,} with a plain border")
+        return f"{printable(str(self.root))}: {'; '.join(parts)}."
 
 
-def _is_current(root: Path, known: Facts | None) -> bool:
-    if known is None or known.size < 0:
-        return False
+def write_record(checkup: Checkup, folder: Path) -> None:
+    """Writes what is known into `folder`."""
+    write_cache(
+        folder / RECORD,
+        {},
+        version=VERSION,
+        facts=[astuple(facts) for facts in checkup.facts],
+        duplicates=checkup.duplicates,
+        others=checkup.others,
+    )
+
+
+def read_record(folder: Path) -> Checkup:
+    """What was known the last time; nothing if the record is missing or damaged."""
     try:
-        status = (root / known.file).stat()
+        about = read_cache(folder / RECORD).about
+        if about["version"] != VERSION:
+            raise ValueError(about["version"])
+        facts = [
+            Facts(*others, tuple(color), frame and tuple(frame))  # type: ignore[call-arg]
+            for *others, color, frame in about["facts"]
+        ]
+        return Checkup(folder, facts, about["duplicates"], about["others"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return Checkup(folder, [], [], {})
+
+
+def is_current(root: Path, facts: Facts) -> bool:
+    """Whether a file is as it was when it was described, by its size and time of change."""
+    try:
+        status = (root / facts.file).stat()
     except OSError:
         return False
-    return (known.size, known.mtime_ns) == (status.st_size, status.st_mtime_ns)
+    return (facts.size, facts.mtime_ns) == (status.st_size, status.st_mtime_ns)
 
 
-def examine(root: Path, names: list[str], use: Use[Result]) -> Iterator[Examined[Result]]:
-    """Reads, decodes and describes files, on all cores, with a progress bar.
+def inspect_file(path: Path, name: str) -> tuple[Facts, Image.Image | None, Box | None]:
+    """Reads, decodes and describes one file.
 
     Args:
-        root: folder of paintings.
-        names: files below it.
-        use: what else to do with each usable picture while it is at hand; it is given the RGB
-            picture and what in it lies within a plain border. It must be a function of a module,
-            as it runs in other processes.
+        path: of the file.
+        name: by which it is described.
 
-    Yields:
-        Facts of each file, in the given order, and what `use` gave; None for an unusable file.
-
-    Raises:
-        UserError: one process after another was ended from outside.
+    Returns:
+        What is known of the file; if it can be used, its image, upright RGB, and the part of that
+        which is inside a plain border, None without one. Large images are reduced.
     """
-    looks = partial(look, root, use)
-    results = map_in_processes(looks, names) if len(names) >= FEW else map(looks, names)
-    label = f"Checking {root.name}"
-    with tqdm(total=len(names), desc=label, unit="img", leave=False, disable=None) as bar:
-        for name, examined in zip(names, results, strict=True):
-            bar.update()
-            yield examined or (_given_up(root, name), None)
-
-
-def look(root: Path, use: Use[Result], name: str) -> Examined[Result]:
-    """Reads, decodes and describes one file."""
     try:
-        content, mtime_ns = _read(root / name)
+        content, mtime_ns = _read(path)
     except (OSError, MemoryError) as error:
-        # A size that no file has, so that it is tried again at the next start.
+        # A size that no file has, so that it is read again at the next start.
         reason = getattr(error, "strerror", None) or "there is too little memory"
-        return Facts(name, -1, 0, "", f"cannot be read: {reason}"), None
-    described = (name, len(content), mtime_ns, hashlib.sha256(content).hexdigest())
+        return Facts(name, -1, 0, "", f"cannot be read: {reason}"), None, None
+    known = (name, len(content), mtime_ns, hashlib.sha256(content).hexdigest())
     try:
         picture = decode(content)
         small = picture.image.resize((32, 32), Image.Resampling.BOX)
         color = _mean_color(small)
     except UnusableImage as error:
-        return Facts(*described, reason=str(error)), None
+        return Facts(*known, reason=str(error)), None, None
     frame = find_frame(picture.image)
-    reduced = picture.width / picture.image.width
+    scale = picture.width / picture.image.width
     facts = Facts(
-        *described,
+        *known,
         format=picture.format,
         mode=picture.mode,
         width=picture.width,
         height=picture.height,
         fingerprint=duplicates.fingerprint(small),
         color=color,
-        frame=tuple(round(side * reduced) for side in frame) if frame else None,  # type: ignore[arg-type]
+        frame=tuple(round(side * scale) for side in frame) if frame else None,  # type: ignore[arg-type]
     )
-    return facts, use(picture.image, frame)
-
-
-def _given_up(root: Path, name: str) -> Facts:
-    reason = "ended the process that read it: damaged, or too large for the memory there was"
-    size, mtime_ns = -1, 0
-    with suppress(OSError):
-        status = (root / name).stat()
-        # So it is not tried again, perhaps in this process, until it is changed or touched.
-        size, mtime_ns = status.st_size, status.st_mtime_ns
-    return Facts(name, size, mtime_ns, "", reason)
-
-
-def _nothing(image: Image.Image, frame: Box | None) -> None:
-    """For when a picture need only be described."""
+    return facts, picture.image, frame
 
 
 def _read(path: Path) -> tuple[bytes, int]:
     """The bytes of a file, and the time of its last change before they were read."""
     if path.is_symlink() and not path.exists():
-        raise FileNotFoundError(errno.ENOENT, "a link that leads nowhere")
+        raise FileNotFoundError(errno.ENOENT, "a broken link")
     if not stat.S_ISREG(path.stat().st_mode):
-        # A pipe of that name would be waited for without end.
+        # Reading a pipe would never end.
         raise OSError(errno.EINVAL, "not a file, or a folder that may not be searched")
     with path.open("rb") as file:
         # Asked first: what changes while it is read will be read again at the next start.
@@ -156,15 +202,16 @@ def _read(path: Path) -> tuple[bytes, int]:
 
 
 def _mean_color(small: Image.Image) -> tuple[int, int, int]:
-    """Mean red, green and blue of a reduced picture; refuses one of a single colour."""
+    """Mean red, green and blue of a reduced image; refuses one of a single colour."""
     pixels = np.asarray(small, np.float64).reshape(-1, 3)
     red, green, blue = (round(level) for level in pixels.mean(0))
     if pixels.std(0).max() < ONE_COLOR:
-        raise UnusableImage(f"nothing but one colour, #{red:02x}{green:02x}{blue:02x}")
+        raise UnusableImage(f"only one colour, #{red:02x}{green:02x}{blue:02x}")
     return red, green, blue
 
 
-def _find_duplicates(root: Path, facts: list[Facts]) -> list[list[str]]:
+def find_duplicates(root: Path, facts: list[Facts]) -> list[list[str]]:
+    """Groups of files that show the same, the largest image of each group first."""
     usable = [entry for entry in facts if entry.reason is None]
 
     @lru_cache(maxsize=4096)
@@ -178,9 +225,10 @@ def _find_duplicates(root: Path, facts: list[Facts]) -> list[list[str]]:
         [entry.sha256 for entry in usable], [entry.fingerprint for entry in usable], sketch
     )
 
-    def largest_first(number: int) -> tuple[int, str]:
-        return -usable[number].width * usable[number].height, usable[number].file
+    def largest_first(entry: Facts) -> tuple[int, str]:
+        return -entry.width * entry.height, entry.file
 
     return [
-        [usable[number].file for number in sorted(members, key=largest_first)] for members in groups
+        [entry.file for entry in sorted((usable[n] for n in members), key=largest_first)]
+        for members in groups
     ]

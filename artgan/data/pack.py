@@ -1,49 +1,40 @@
 """The packed set: every painting decoded and cut once, kept as one uint8 array beside the folder.
 
-    <root>/.artgan/files.json            what is known of each file, to notice changes
-    <root>/.artgan/report.html           the same for a person to read, and report.json
-    <root>/.artgan/<key>.npy             uint8 [rows, resolution, 3], all strips one after another
-    <root>/.artgan/<key>.json            the file, length and direction of each strip, and checksums
-    <root>/.artgan/features/<key>-….npz  features of its squares, to measure against
+    <root>/.artgan/files.cache   what is known of each file, to notice changes
+    <root>/.artgan/report.html   the same for a person to read; report.json for programs
+    <root>/.artgan/<key>.pack    the strips of all paintings, and the file each came from
+    <root>/.artgan/features/     features of the squares, to measure against
 
-`key` is a hash of the contents of all files and of how they are cut, so that a pack is never
-stale: another content or another setting is another pack.
+`key` is a hash of the contents of all files and of how they are cut, so a pack is never stale:
+other contents or other settings make another pack.
 """
 
 import hashlib
-import io
 import json
 import mmap
 import os
-import socket
 import sys
-import tempfile
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
-from tqdm import tqdm
 
-from artgan.data.checkup import FOLDER, REPORT, Box, Checkup, read_record
-from artgan.data.crop import Strip, cut
-from artgan.data.decode import Found, find_pictures
-from artgan.data.inspection import check_folder, conclude, examine
+from artgan.cache import CacheWriter, read_cache
+from artgan.data.inspection import Checkup, Facts
+from artgan.data.report import REPORT
 from artgan.errors import UserError, printable
-from artgan.files import atomic_write, cannot_write, hold, read_checked, write_checked
 
-ELSEWHERE = Path("datasets/.packs")
 FEATURES = "features"
+SUFFIX = ".pack"
+INDEX = {"starts": np.int64, "lengths": np.int64, "lying": np.bool_}  # arrays beside `rows`
 FEWEST_PAINTINGS = 16
-# Raise when the same files and settings would give other pixels than before.
-VERSION = 2
-BLOCK = 2**20  # bytes verified at once
+VERSION = 2  # part of the key: increment when the same files and settings give other pixels
+
+IndexEntry = tuple[str, int, int, bool]  # of one strip: file, first row, number of rows, lying
 
 
 class Cut(NamedTuple):
@@ -52,8 +43,8 @@ class Cut(NamedTuple):
     Attributes:
         resolution: side of the squares, in pixels.
         crop: center, random or tiles.
-        border: keep, or trim plain mounts and frames off before.
-        deduplicate: whether only one of paintings that show the same is used.
+        border: keep, or trim plain mounts and frames first.
+        deduplicate: whether only one of several paintings that show the same is used.
     """
 
     resolution: int
@@ -66,18 +57,18 @@ class Cut(NamedTuple):
 class Pack:
     """A folder of paintings, ready for training, as strips whose short side is the resolution.
 
-    A square is a part of a strip; where it lies along a strip that is longer is chosen when it is
-    taken, so that it can move from epoch to epoch.
+    A square is a part of a strip. Where a strip is longer than the square, its place is chosen
+    when it is taken, so that it can move from epoch to epoch.
 
     Attributes:
-        rows: uint8 [rows, resolution, 3] in [0, 255], the strips one after another.
+        rows: uint8 [rows, resolution, 3] in [0, 255], the rows of all strips.
         starts: int64 [N], where in `rows` each strip begins.
         lengths: int64 [N], rows of each strip, ≥ resolution.
         lying: bool [N], whether the rows of a strip are columns of its painting.
         files: the file each strip came from, relative to the folder.
         key: hash of the contents and settings, 16 hexadecimal digits.
         checkup: what is in the folder.
-        report: the page that tells it to a person.
+        report: the page that shows it.
     """
 
     rows: NDArray[np.uint8]
@@ -100,7 +91,7 @@ class Pack:
         """Sets paintings aside that are never trained on.
 
         Which ones follows from their names alone, so it is the same for every run on them. Strips
-        of one painting stay together, and so do paintings that show the same.
+        of one painting stay together, and so do duplicates.
 
         Args:
             holdout: share of the paintings, 0 ≤ holdout < 1.
@@ -122,7 +113,7 @@ class Pack:
         if drawn and left < FEWEST_PAINTINGS:
             raise UserError(
                 f"dataset.holdout: {holdout:g} leaves {left} of {len(lots)} paintings to train on; "
-                f"at least {FEWEST_PAINTINGS} are needed."
+                f"at least {FEWEST_PAINTINGS} are needed. Choose a smaller share."
             )
         return self._only(~held), self._only(held)
 
@@ -136,9 +127,9 @@ class Pack:
         )
 
     def forget_read(self) -> None:
-        """Takes what was read of a mapped file out of memory; the system may keep it cached.
+        """Drops what was read of a mapped file from this process's memory.
 
-        So the memory of a process does not grow to the size of the file.
+        The system may keep it cached, but the process does not grow to the size of the file.
         """
         if isinstance(self.rows, np.memmap) and hasattr(mmap, "MADV_DONTNEED"):
             self.rows._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
@@ -146,12 +137,12 @@ class Pack:
     def first_rows(
         self, strips: NDArray[np.int64], places: NDArray[np.float64]
     ) -> NDArray[np.int64]:
-        """Where in `rows` one square of each of some strips begins; arguments as of `squares`."""
+        """Where in `rows` the squares begin; arguments as of `squares`."""
         slack = self.lengths[strips] - self.resolution
         return self.starts[strips] + (places * (slack + 1)).astype(np.int64)
 
     def squares(self, strips: NDArray[np.int64], places: NDArray[np.float64]) -> NDArray[np.uint8]:
-        """Cuts one square from each of some strips.
+        """Cuts one square from each of n strips.
 
         Args:
             strips: [n] numbers of the strips.
@@ -167,227 +158,84 @@ class Pack:
         return squares
 
 
-def load_pack(root: Path, how: Cut) -> Pack:
-    """Loads the pack of the paintings below `root`, and makes it first where there is none yet.
+def pack_path(folder: Path, facts: Iterable[Facts], how: Cut) -> Path:
+    """Where the pack of these files is; its stem is the key."""
+    described = json.dumps([VERSION, *how, _contents(facts)])
+    return folder / f"{hashlib.sha256(described.encode()).hexdigest()[:16]}{SUFFIX}"
 
-    Args:
-        root: folder of paintings, searched recursively.
-        how: to cut them.
+
+def _contents(facts: Iterable[Facts]) -> str:
+    # A file that cannot be used does not make it another set.
+    described = sorted((entry.file, entry.sha256) for entry in facts if entry.reason is None)
+    return hashlib.sha256(json.dumps(described).encode()).hexdigest()
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a pack is there and undamaged; a damaged one is removed."""
+    try:
+        read_cache(path, mapped=True)
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError):
+        message = "damaged; making it again from the paintings"
+        print(f"{printable(str(path))}: {message}", file=sys.stderr)
+        path.unlink(missing_ok=True)
+        return False
+    return True
+
+
+def read_pack(checkup: Checkup, folder: Path, how: Cut) -> Pack:
+    """Reads the pack of a folder that was checked; it was verified, or has just been written.
 
     Raises:
-        UserError: the folder is missing, or has fewer than 16 usable paintings.
+        OSError: it is not there, or cannot be read.
+        ValueError: it is damaged.
     """
-    with prepared(root) as (folder, found):
-        before = read_record(folder)
-        # In a new folder, checking and packing are one pass over the files.
-        if before.facts:
-            checkup = before = check_folder(root, folder, found, before)
-            try:
-                return _read_pack(checkup, folder, how)
-            except FileNotFoundError:
-                pass  # not there yet
-            except (OSError, ValueError):
-                array = printable(str(folder / f"{_key(checkup, how)}.npy"))
-                print(f"{array}: damaged; making it anew from the paintings", file=sys.stderr)
-        checkup = _write_pack(root, folder, how, found, before)
-        try:
-            return _read_pack(checkup, folder, how, verify=False)  # just written
-        except OSError as error:
-            raise UserError(
-                f"{folder}: cannot be mapped into memory ({error.strerror})."
-            ) from error
+    path = pack_path(folder, checkup.facts, how)
+    cache = read_cache(path, mapped=True, verify=False)
+    rows, files = cache.arrays["rows"], cache.about["files"]
+    # Copies, as the arrays in the file are not aligned.
+    starts, lengths, lying = (np.array(cache.arrays[name]) for name in INDEX)
+    return Pack(rows, starts, lengths, lying, files, path.stem, checkup, folder / REPORT)
 
 
-def open_pack(root: Path, how: Cut, key: str) -> Pack:
-    """The pack that another process has loaded, without another look at the paintings.
-
-    Raises:
-        UserError: it does not lie here.
-    """
-    folder = _place(root)
-    try:
-        # That process has verified it.
-        pack = _read_pack(replace(read_record(folder), root=root), folder, how, verify=False)
-    except (OSError, ValueError, KeyError, TypeError):
-        pack = None
-    if pack is None or pack.key != key:
-        raise UserError(
-            f"{root}: on {socket.gethostname()} other paintings lie here, or none, than where the "
-            "run was started. All machines need them on a disk that they share."
-        )
-    return pack
-
-
-@contextmanager
-def prepared(root: Path) -> Iterator[tuple[Path, Found]]:
-    """The folder for what is known of `root`, held against other processes until it is left.
-
-    It lies in `root`, or elsewhere where that cannot be written.
-
-    Yields:
-        The folder, and what was found in `root`.
-
-    Raises:
-        UserError: there is no folder `root`, or no picture in it.
-    """
-    try:
-        is_folder = root.is_dir()
-    except OSError as error:
-        raise UserError(f"dataset.root: {root} cannot be read ({error.strerror}).") from error
-    if not is_folder:
-        raise UserError(f"dataset.root: there is no folder {root}. Give that of your paintings.")
-    found = find_pictures(root)
-    if not found.names:
-        raise UserError(
-            f"{root}: no pictures in this folder or below it. artgan reads JPEG, PNG, WebP, TIFF, "
-            "HEIC, AVIF, JPEG 2000, BMP, GIF, TGA, PPM and PGM files, and does not follow linked "
-            "folders."
-        )
-    folder = _place(root)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = hold(folder / "lock", root)
-    except OSError as error:
-        raise cannot_write(folder, error) from error
-    with lock:
-        for left_over in folder.glob(".*.tmp"):
-            left_over.unlink(missing_ok=True)
-        yield folder, found
-
-
-def _place(root: Path) -> Path:
-    folder = root / FOLDER
-    if os.access(folder if folder.exists() else root, os.W_OK):
-        return folder
-    return ELSEWHERE / _identity(root)
-
-
-def _identity(root: Path) -> str:
-    return f"{root.name}-{hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:8]}"
-
-
-def _contents(checkup: Checkup) -> str:
-    # A file that cannot be used makes no other set of paintings.
-    described = json.dumps([(facts.file, facts.sha256) for facts in checkup.usable])
-    return hashlib.sha256(described.encode()).hexdigest()
-
-
-def _key(checkup: Checkup, how: Cut) -> str:
-    described = json.dumps([VERSION, *how, _contents(checkup)])
-    return hashlib.sha256(described.encode()).hexdigest()[:16]
-
-
-def _read_pack(checkup: Checkup, folder: Path, how: Cut, verify: bool = True) -> Pack:
-    """Reads a pack; an `OSError` says that it is not there, a `ValueError` that it is damaged."""
-    key = _key(checkup, how)
-    index = read_checked(folder / f"{key}.json")
-    array = folder / f"{key}.npy"
-    if verify and _crc(array) != index["crc"]:
-        raise ValueError(array)
-    files, lengths, lying = zip(*index["strips"], strict=True)
-    return Pack(
-        np.load(array, mmap_mode="c"),
-        np.cumsum(lengths) - lengths,
-        np.array(lengths, np.int64),
-        np.array(lying, bool),
-        list(files),
-        key,
-        checkup,
-        folder / REPORT,
-    )
-
-
-def _crc(path: Path) -> int:
-    """CRC-32 of a file, with a progress bar from the second second on."""
-    crc = 0
-    with (
-        path.open("rb") as file,
-        tqdm(
-            total=path.stat().st_size,
-            desc=f"Verifying {path.name}",
-            unit="B",
-            unit_scale=True,
-            delay=1,
-            leave=False,
-            disable=None,
-        ) as bar,
-    ):
-        while block := file.read(BLOCK):
-            crc = zlib.crc32(block, crc)
-            bar.update(len(block))
-    return crc
-
-
-def _write_pack(root: Path, folder: Path, how: Cut, found: Found, before: Checkup) -> Checkup:
-    facts = []
-    strips: list[tuple[str, int, bool]] = []
-    try:
-        # The name of a pack, and which duplicates it leaves out, are known only at the end.
-        with tempfile.TemporaryFile(dir=folder) as draft:
-            for described, cuts in examine(root, found.names, partial(_strips, how)):
-                facts.append(described)
-                for rows, lying in cuts or []:
-                    strips.append((described.file, len(rows), lying))
-                    draft.write(rows.tobytes())
-            checkup = conclude(root, folder, facts, found.others, before)
-            draft.seek(0)
-            _write_chosen(draft, strips, checkup, folder, how)
-    except OSError as error:
-        raise cannot_write(folder, error) from error
-    return checkup
-
-
-def _strips(how: Cut, image: Image.Image, frame: Box | None) -> list[Strip]:
-    inner = image.crop(frame) if frame and how.border == "trim" else image
-    return cut(inner, how.resolution, how.crop)
-
-
-def _write_chosen(
-    draft: IO[bytes], strips: list[tuple[str, int, bool]], checkup: Checkup, folder: Path, how: Cut
+def write_index(
+    writer: CacheWriter, strips: Iterable[IndexEntry], checkup: Checkup, how: Cut
 ) -> None:
+    """Writes which strips are used, in the order of their files, after the rows of all strips.
+
+    Raises:
+        UserError: there are fewer than 16 usable paintings.
+    """
     left_out = checkup.superfluous if how.deduplicate else set()
-    chosen = [strip for strip in strips if strip[0] not in left_out]
-    count = len({file for file, _, _ in chosen})
+    used = sorted(entry for entry in strips if entry[0] not in left_out)
+    count = len({file for file, *_ in used})
     if count < FEWEST_PAINTINGS:
-        raise UserError(_too_few(checkup, count))
-    key = _key(checkup, how)
-    shape = (sum(length for _, length, _ in chosen), how.resolution, 3)
-    header = io.BytesIO()
-    described = {"descr": "|u1", "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(header, described)
-    with atomic_write(folder / f"{key}.npy") as out:
-        out.write(header.getvalue())
-        crc = zlib.crc32(header.getvalue())
-        for file, length, _ in strips:
-            rows = draft.read(length * how.resolution * 3)
-            if file not in left_out:
-                out.write(rows)
-                crc = zlib.crc32(rows, crc)
-        # The array appears only once its index lies there: it is what marks a pack as whole.
-        index = {"contents": _contents(checkup), "crc": crc, "strips": chosen}
-        write_checked(folder / f"{key}.json", index)
-    _remove_outdated(folder, _contents(checkup))
+        reasons = "".join(
+            f"\n  {printable(facts.file)}: {facts.reason}" for facts in checkup.unusable[:10]
+        )
+        raise UserError(
+            f"{checkup.root}: {count} usable paintings; at least {FEWEST_PAINTINGS} are needed. "
+            f"{len(checkup.unusable)} files cannot be used.{reasons}"
+        )
+    files, *index = zip(*used, strict=True)
+    for (name, dtype), values in zip(INDEX.items(), index, strict=True):
+        writer.append(name, np.array(values, dtype))
+    writer.about |= {"contents": _contents(checkup.facts), "files": files}
 
 
-def _remove_outdated(folder: Path, contents: str) -> None:
-    """Removes packs of what the folder held before, and features; no run could go on with those."""
-    for array in folder.glob("*.npy"):
-        index = array.with_suffix(".json")
+def remove_outdated(folder: Path, checkup: Checkup) -> None:
+    """Removes packs of other contents or an older format, and features; no run could use them."""
+    for path in folder.glob(f"*{SUFFIX}"):
         with suppress(OSError, ValueError):
-            if read_checked(index)["contents"] == contents:
+            about = read_cache(path, mapped=True, verify=False).about
+            if about["contents"] == _contents(checkup.facts):
                 continue
-        array.unlink(missing_ok=True)
-        index.unlink(missing_ok=True)
-    for features in (folder / FEATURES).glob("*.np[yz]"):
-        if not (folder / f"{features.name.partition('-')[0]}.npy").exists():
-            features.unlink(missing_ok=True)
-
-
-def _too_few(checkup: Checkup, count: int) -> str:
-    reasons = "".join(
-        f"\n  {printable(facts.file)}: {facts.reason}" for facts in checkup.unusable[:10]
-    )
-    return (
-        f"{checkup.root}: {count} usable paintings; at least {FEWEST_PAINTINGS} are needed. "
-        f"{len(checkup.unusable)} files cannot be used.{reasons}"
-    )
+        path.unlink(missing_ok=True)
+    for path in folder.glob("*.npy"):
+        path.unlink(missing_ok=True)
+        path.with_suffix(".json").unlink(missing_ok=True)
+    (folder / "files.json").unlink(missing_ok=True)
+    for path in (folder / FEATURES).glob("*-*"):
+        if not (folder / f"{path.name.partition('-')[0]}{SUFFIX}").exists():
+            path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Where paintings come from: each source ends as a folder of pictures, and that as a pack."""
+"""Where paintings come from: each source becomes a folder of images, and that a pack."""
 
 import json
 import sys
@@ -9,33 +9,32 @@ from tqdm import tqdm
 
 from artgan import inkwash
 from artgan.data import hub
-from artgan.data.archive import unpack
-from artgan.data.checkup import FOLDER
+from artgan.data.archive import download_archives, unpack
 from artgan.data.crop import MOST_TILES
-from artgan.data.pack import Cut, Pack, load_pack, open_pack
-from artgan.download import fetch_archives
+from artgan.data.folder import FOLDER, load_pack, open_pack
+from artgan.data.pack import Cut, Pack
 from artgan.errors import UserError, printable
 from artgan.files import atomic_folder
 from artgan.options import DatasetConfig
 
 INKWASH_COUNT = 2000
-# What makes one set another for each source.
+# The options of each source that make it another set.
 IDENTITY: dict[str, tuple[str, ...]] = {
     "folder": (),
     "inkwash": (),
     "archives": ("archives", "only"),
     "huggingface": ("repo", "split", "column", "label", *hub.FILTERS),
 }
-# What else each source reads. All these keys mean nothing to the others.
+# Its other options. No option of one source means anything to another.
 ALSO = {"archives": ("address", "insecure"), "huggingface": ("streaming",)}
 ORIGIN = "source.json"
 
 
 def settle(dataset: DatasetConfig) -> None:
-    """Gives the root its absolute path, and refuses keys that mean nothing to the source.
+    """Makes the root an absolute path, and refuses options that mean nothing to the source.
 
     Raises:
-        UserError: naming the key.
+        UserError: naming the option.
     """
     for source, keys in IDENTITY.items():
         for key in (*keys, *ALSO.get(source, ())):
@@ -43,26 +42,28 @@ def settle(dataset: DatasetConfig) -> None:
                 raise UserError(
                     f"dataset.{key}: means nothing to source {dataset.source}, only to {source}."
                 )
+    if dataset.source == "folder" and dataset.root is None:
+        raise UserError("dataset.root: a value is needed. Add dataset.root=PATH")
     if dataset.source == "archives" and not (dataset.address and dataset.archives):
-        raise UserError("dataset.archives: name at least one, and where they lie (address).")
+        raise UserError("dataset.archives: name at least one, and their URL (dataset.address).")
     if (dataset.address or "").lower().startswith("http:") and not dataset.insecure:
         raise UserError(
             f"dataset.address: {dataset.address} is not encrypted, so anyone on the way can change "
-            "what comes. Give it with https://, or allow it by dataset.insecure=true"
+            "the files. Give it with https://, or allow it by dataset.insecure=true"
         )
     root = hub.default_root(dataset) if dataset.root is None else Path(dataset.root)
     dataset.root = str(root.expanduser().absolute())
 
 
 def load_paintings(dataset: DatasetConfig, resolution: int) -> Pack:
-    """Fetches or paints the dataset where it is not there yet, and packs it at `resolution`.
+    """Downloads or paints the dataset if it is not there yet, and packs it at `resolution`.
 
     Args:
         dataset: settled.
         resolution: side of the squares, in pixels.
 
     Raises:
-        UserError: the paintings cannot be had, or too few of them can be used.
+        UserError: the paintings are not available, or too few of them can be used.
     """
     assert dataset.root is not None
     root = Path(dataset.root)
@@ -72,7 +73,7 @@ def load_paintings(dataset: DatasetConfig, resolution: int) -> Pack:
 
 
 def reload_paintings(dataset: DatasetConfig, resolution: int, key: str) -> Pack:
-    """What `load_paintings` gave another process, on this machine or on one that shares its disk.
+    """Opens the pack that another process has loaded, here or on a machine that shares the disk.
 
     Args:
         dataset: settled.
@@ -80,7 +81,7 @@ def reload_paintings(dataset: DatasetConfig, resolution: int, key: str) -> Pack:
         key: of that pack.
 
     Raises:
-        UserError: it does not lie here.
+        UserError: it is not here.
     """
     assert dataset.root is not None
     return open_pack(Path(dataset.root), _cut(dataset, resolution), key)
@@ -92,10 +93,10 @@ def _cut(dataset: DatasetConfig, resolution: int) -> Cut:
 
 def _obtain(dataset: DatasetConfig, root: Path) -> None:
     """Makes the folder of a named set, unless it is there; that of another set is refused."""
-    asked = {key: getattr(dataset, key) for key in ("source", *IDENTITY[dataset.source])}
+    wanted = {key: getattr(dataset, key) for key in ("source", *IDENTITY[dataset.source])}
     try:
         if root.is_dir() and any(root.iterdir()):
-            return _refuse_another(root, asked)
+            return _refuse_another(root, wanted)
     except OSError as error:
         raise UserError(f"dataset.root: {root} cannot be read ({error.strerror}).") from error
     with atomic_folder(root) as folder:
@@ -103,27 +104,25 @@ def _obtain(dataset: DatasetConfig, root: Path) -> None:
             return None
         if dataset.terms:
             print(f"{root.name}: {dataset.terms}", file=sys.stderr)
-        found = _fill(dataset, folder, root)
+        origin = wanted | _fill(dataset, folder, root)
         (folder / FOLDER).mkdir()
-        (folder / FOLDER / ORIGIN).write_text(json.dumps(asked | found, indent=1), "utf-8")
+        (folder / FOLDER / ORIGIN).write_text(json.dumps(origin, indent=1), "utf-8")
     return None
 
 
 def _fill(dataset: DatasetConfig, folder: Path, root: Path) -> dict[str, Any]:
-    """Writes the pictures of a named set into `folder`, and tells what there is to remember."""
+    """Writes the images of a named set into `folder`, and returns what else to record."""
     if dataset.source == "huggingface":
         return {"pictures": hub.export(dataset, folder)}
     if dataset.source == "archives":
         assert dataset.address is not None
         downloads = root.parent / "downloads" / root.name
-        sums = fetch_archives(
+        checksums = download_archives(
             dataset.address, dataset.archives, downloads, dataset.largest, dataset.insecure
         )
-        unpack(list(sums), folder, dataset.only)
-        return {
-            "address": dataset.address,
-            "sums": {file.name: found for file, found in sums.items()},
-        }
+        unpack(list(checksums), folder, dataset.only)
+        sums = {file.name: checksum for file, checksum in checksums.items()}
+        return {"address": dataset.address, "sums": sums}
     with tqdm(
         total=INKWASH_COUNT, desc=f"Painting {root}", unit="img", leave=False, disable=None
     ) as bar:
@@ -131,42 +130,41 @@ def _fill(dataset: DatasetConfig, folder: Path, root: Path) -> dict[str, Any]:
     return {}
 
 
-def _refuse_another(root: Path, asked: dict[str, Any]) -> None:
-    """Refuses a folder that was made for another set; one filled by hand is taken as it is."""
+def _refuse_another(root: Path, wanted: dict[str, Any]) -> None:
+    """Refuses a folder that was made for another set; one filled by hand is used as it is."""
     try:
         origin = json.loads((root / FOLDER / ORIGIN).read_bytes())
     except (OSError, ValueError):
         return
-    for key, value in asked.items():
+    for key, value in wanted.items():
         if origin.get(key) != value:
             raise UserError(
                 f"{root}: holds paintings of another set ({key} {origin.get(key)}, not {value}). "
-                "Give another folder by dataset.root=PATH, or take this one away."
+                "Give another folder by dataset.root=PATH, or remove this one."
             )
 
 
 def announce(pack: Pack, crop: str, held_out: Pack, classes: dict[str, int]) -> None:
-    """Says on the screen what is in the folder, and what is made of it.
+    """Prints what is in the folder, and what is made of it.
 
     Args:
         pack: the paintings to train on.
         crop: how they were cut.
         held_out: those that are not trained on.
-        classes: names of those told apart, and how many squares are of each.
+        classes: names of the classes, and how many squares each has; empty without classes.
     """
     checkup = pack.checkup
-    more = (
-        f" More in {printable(str(pack.report))}" if checkup.unusable or checkup.duplicates else ""
-    )
+    seen = checkup.unusable or checkup.duplicates
+    more = f" More in {printable(str(pack.report))}" if seen else ""
     print(checkup.summary() + more, file=sys.stderr)
-    count = len(set(pack.files))
     side = f"{pack.resolution}×{pack.resolution} px"
+    paintings = f"{len(set(pack.files)):,} paintings"
     rest = f"; {len(set(held_out.files)):,} are held out" if len(held_out) else ""
     if crop == "tiles":
         squares = f"{len(pack):,} squares of {side}, at most {MOST_TILES} from one painting"
-        print(f"Training on {squares}: {count:,} paintings{rest}", file=sys.stderr)
+        print(f"Training on {squares}: {paintings}{rest}", file=sys.stderr)
     else:
-        print(f"Training on {count:,} paintings at {side}{rest}", file=sys.stderr)
+        print(f"Training on {paintings} at {side}{rest}", file=sys.stderr)
     if classes:
         each = (f"{printable(name)} ({number:,})" for name, number in classes.items())
         print(f"{len(classes)} classes: {', '.join(each)}", file=sys.stderr)

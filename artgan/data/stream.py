@@ -1,4 +1,4 @@
-"""The order in which paintings are seen: a pure function of the seed and of the images seen."""
+"""The order in which paintings are seen: a pure function of the seed and the images seen."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -14,20 +14,20 @@ from artgan.data.pack import Pack
 class PaintingStream:
     """An endless stream of batches: one permutation of the paintings after another.
 
-    The stream holds no position of its own. Where it begins is counted in images seen, so a
-    resumed training goes on with the very painting that would have been next, also in the middle
-    of an epoch. A batch may span two epochs; no painting is dropped.
+    The stream has no state of its own: it starts at a number of images seen, so a resumed run
+    continues with the painting that would have been next, even in the middle of an epoch. A batch
+    may span two epochs; no painting is dropped.
 
     Args:
         pack: the paintings, shared, not copied.
         batch_size: paintings in one update over all ranks; a multiple of `world_size`.
         seed: of the permutations.
-        images_seen: where to begin.
-        rank: which part of each batch is ours, 0 ≤ rank < world_size.
+        images_seen: where to start.
+        rank: which part of each batch to yield, 0 ≤ rank < world_size.
         world_size: number of processes that share each batch.
-        together: how many batches come together, by the images seen before them.
-        device: where to hold all paintings and cut their squares; None leaves them in their file.
-        classes: names of the K subfolders that are classes; none if they are not told apart.
+        together: how many batches to yield at once, given the images seen before them.
+        device: where to keep all paintings and cut their squares; None leaves them in their file.
+        classes: names of the K subfolders that are classes; none for an unconditional model.
 
     Yields:
         Paintings, uint8 [together, batch_size / world_size, 3, H, W], each batch in channels_last
@@ -55,7 +55,7 @@ class PaintingStream:
         self.world_size = world_size
         self.together = together
         self._drawn: tuple[int, NDArray[np.int64], NDArray[np.float64]] | None = None
-        self._held = None if device is None else _Held(pack, self.classes, device)
+        self._on_device = None if device is None else _OnDevice(pack, self.classes, device)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         share = self.batch_size // self.world_size
@@ -65,8 +65,8 @@ class PaintingStream:
             start = seen + self.rank * share
             chosen = [self.chosen(start + i * self.batch_size, share) for i in range(batches)]
             strips, places = (np.concatenate(part) for part in zip(*chosen, strict=True))
-            if self._held:
-                squares, classes = self._held.squares(strips, places)
+            if self._on_device:
+                squares, classes = self._on_device.squares(strips, places)
             else:
                 squares = torch.from_numpy(self.pack.squares(strips, places))
                 classes = self.classes[strips]
@@ -76,7 +76,7 @@ class PaintingStream:
             seen += batches * self.batch_size
 
     def chosen(self, start: int, length: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Which strips stand from `start` on in the stream, and where along them squares lie."""
+        """The strips from `start` on in the stream, and the places of their squares."""
         strips, places = [], []
         while length > 0:
             epoch, position = divmod(start, len(self.pack))
@@ -88,7 +88,7 @@ class PaintingStream:
         return np.concatenate(strips), np.concatenate(places)
 
     def _epoch(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """The order of an epoch, and where along each strip its square lies."""
+        """The order of an epoch, and the place of the square along each strip."""
         if self._drawn is None or self._drawn[0] != epoch:
             generator = np.random.Generator(np.random.PCG64([self.seed, epoch]))
             order = generator.permutation(len(self.pack))
@@ -96,7 +96,7 @@ class PaintingStream:
         return self._drawn[1:]
 
 
-class _Held:
+class _OnDevice:
     """A pack on a device, which cuts the squares there."""
 
     def __init__(self, pack: Pack, classes: Tensor, device: torch.device) -> None:
@@ -110,17 +110,17 @@ class _Held:
     def squares(
         self, strips: NDArray[np.int64], places: NDArray[np.float64]
     ) -> tuple[Tensor, Tensor]:
-        """As `Pack.squares`, and their classes, on the device, and without waiting for it."""
+        """Like `Pack.squares`, and the classes, on the device, without waiting for it."""
         first, numbers = (
             self._sent(torch.from_numpy(part))
             for part in (self.pack.first_rows(strips, places), strips)
         )
         squares = self.rows[first[:, None] + self.offsets]
         lying = self.lying[numbers][:, None, None, None]
-        # In this order, for `where` takes its first choice's layout.
+        # In this order, as the result takes the layout of the first choice.
         return torch.where(~lying, squares, squares.transpose(1, 2)), self.classes[numbers]
 
     def _sent(self, numbers: Tensor) -> Tensor:
         if self.rows.is_cuda:
-            numbers = numbers.pin_memory()  # else sending waits for all that went before
+            numbers = numbers.pin_memory()  # else the copy waits for all earlier work
         return numbers.to(self.rows.device, non_blocking=True)

@@ -1,16 +1,16 @@
-"""Chinese ink-wash landscapes, painted procedurally: the data set that is always at hand.
+"""Chinese ink-wash landscapes, painted procedurally: the data set that is always available.
 
-A picture is laid down as a painter would: sky, far ranges, nearer mountains with mist at their
-feet, water, trees, a boat, the seal. To follow one from its number to its pixels, begin with
-`compositions.paint`; what it paints stands in `land` and `things`, how paint reaches the paper in
-`brush`, where chance and texture come from in `noise`. `store` writes a whole set to disk.
+A picture is built up as a painter would: sky, far ranges, nearer mountains with mist at their
+feet, water, trees, a boat, the seal. To follow one from its number to its pixels, start with
+`compositions.paint`; its motifs are in `land` and `things`, how paint reaches the paper in `brush`,
+randomness and texture in `noise`. `store` writes a whole set to disk.
 
 The pixels of `paint(seed, index)` are the same on every machine, so a checkpoint or a benchmark may
 name this set by its seed alone. IEEE 754 rounds + - * / and sqrt exactly, and numpy applies them
 one at a time; it makes no such promise for sin, exp, pow or a matrix product, whose last bits
 change with the processor's vector units, nor for a sum, whose order may. So curves here are
 polynomials, directions are unit vectors, randomness is uniform PCG64 bits, and Pillow, which fills
-polygons in floating point, only writes the file. A test holds us to this.
+polygons in floating point, only writes the file. A test ensures it.
 """
 
 from artgan.inkwash.compositions import paint

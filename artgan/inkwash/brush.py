@@ -33,8 +33,8 @@ class Sheet(Dice):
     Attributes:
         pigment: [3, 256, 256] float32 in [0, 1], density of INK, COOL and WARM.
         grain: [256, 256] float32 in [0, 1), tooth of the paper, which breaks edges and dry strokes.
-        side: -1 or 1, the side (left, right) on which the weight of the composition lies.
-        light: -1 or 1, the flank of the mountains that lies in shade.
+        side: -1 or 1, the side (left, right) that has the weight of the composition.
+        light: -1 or 1, the flank of the mountains that is in shade.
         mood: what colour, if any, is added to the ink.
     """
 
@@ -70,7 +70,7 @@ class Sheet(Dice):
         under += amount - under * amount
 
     def cover(self, amount: Array, top: int = 0, left: int = 0) -> None:
-        """Give the paper back its white, as land or mist does that stands before other things."""
+        """Give the paper back its white, like land or mist in front of other things."""
         rows, columns = amount.shape
         self.pigment[:, top : top + rows, left : left + columns] *= 1 - amount
 
@@ -114,7 +114,7 @@ def dab(sheet: Sheet, *dabs: Array, pigment: int = INK, dry: float = 0.0) -> Non
     x, y, radius, ink = np.concatenate(dabs).T
     if not len(x):
         return
-    # A layer wider than the sheet takes the dabs that lie over its edge.
+    # The layer is wider than the sheet, for dabs over its edge.
     x = np.clip(x, -MARGIN / 2, SIZE + MARGIN / 2) + MARGIN
     y = np.clip(y, -MARGIN / 2, SIZE + MARGIN / 2) + MARGIN
     layer = np.zeros((SIZE + 2 * MARGIN, SIZE + 2 * MARGIN), np.float32)
@@ -128,7 +128,7 @@ def dab(sheet: Sheet, *dabs: Array, pigment: int = INK, dry: float = 0.0) -> Non
         amount = np.clip(radius[which] + 0.5 - np.sqrt(dx * dx + dy * dy), 0, 1) * ink[which]
         place = (row * len(layer) + column).ravel()  # maximum.at is far faster along one axis
         np.maximum.at(layer.reshape(-1), place, amount.astype(np.float32).ravel())
-    # Only the rows that were touched are worth laying down.
+    # Only the rows that were touched are laid down.
     top = max(int(y.min()) - REACH - MARGIN, 0)
     bottom = max(int(y.max()) + REACH + 1 - MARGIN, 0)
     film = np.minimum(layer[MARGIN:-MARGIN, MARGIN:-MARGIN][top:bottom], 0.98)

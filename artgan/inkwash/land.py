@@ -84,9 +84,9 @@ def mass(
 
     Args:
         ridge: [256] the skyline's row at each column.
-        near: 0 in the far distance to 1 at the front; air between pales the ink and blurs the edge.
-        foot: row at which the land has drowned in mist.
-        mist: rows over which it drowns.
+        near: 0 in the far distance to 1 at the front; distance pales the ink and blurs the edge.
+        foot: row at which the land has vanished in mist.
+        mist: rows over which it vanishes.
         apex: column from which the texture strokes spread.
         cun: texture of the strokes: "hemp" long and falling, "axe" short, "drift" lying.
     """
@@ -96,14 +96,12 @@ def mass(
     if not len(columns) or bottom - top < 4:
         return
     left, right = int(columns[0]), int(columns[-1]) + 1
-    slope, flank = np.zeros(SIZE, np.float32), np.zeros(SIZE, np.float32)
-    slope[1:-1] = np.clip((ridge[2:] - ridge[:-2]) / 2, -12, 12)
-    flank[5:-5] = np.clip((ridge[10:] - ridge[:-10]) * (sheet.light / 14), -1, 1)
+    slope = _difference(ridge, 1, 0.5, 12)
+    flank = _difference(ridge, 5, sheet.light / 14, 1)
     pressure = np.maximum(0.5 + 0.5 * sheet.wander(16, 32)[left:right], 0)
     ridge, slope = ridge[left:right], slope[left:right]
     x, y = AXIS[left:right], AXIS[top:bottom, None]
-    cloud = sheet.patch("cloud", bottom - top, right - left)
-    drift = sheet.patch("drift", bottom - top, right - left)
+    cloud, drift = (sheet.patch(name, bottom - top, right - left) for name in ("cloud", "drift"))
 
     # Depth under the skyline, at right angles to it; the paper's tooth frays the edge.
     ragged = (sheet.grain[top:bottom, left:right] - 0.5) * (1.8 - 0.6 * near)
@@ -118,16 +116,12 @@ def mass(
     body = length / (length + depth)
     rim = np.clip(1 - depth / (1 + 3 * near * pressure), 0, 1)
 
-    # The folds of a flank wind as they come down: look its slope up off to one side.
+    # The folds of a flank wind as they descend: its slope is read off to one side.
     winding = (cloud - 0.5) * np.minimum(depth * 1.2, 44)
     shade = 0.5 + 0.5 * flank[np.clip(x + winding, 0, SIZE - 1).astype(np.int32)]
     wash = np.maximum(0.06 + 0.1 * near + 0.9 * shade * shade + (cloud - 0.5) * near, 0) * body
-
-    # Texture strokes fall from the apex and spread with the flanks.
     fan = (x + 0.6 * winding - apex) / (y - summit + 80)
-    across = (fan * 95 + (600 + 7 * apex)).astype(np.int32) % TILE
-    down = (depth * 0.7 + cloud * 60).astype(np.int32) % TILE
-    strokes = smooth(0.5, 0.95, texture(cun)[down, across] + 0.35 * (shade - 0.5))
+    strokes = texture_strokes(cun, fan * 95 + (600 + 7 * apex), depth, cloud, shade)
     strokes = strokes * np.minimum(1.5 * cloud, 1) * (0.3 + 0.7 * body) * (0.35 + 0.65 * shade)
 
     tone = 0.18 + 0.52 * near + 0.28 * near * near
@@ -136,6 +130,21 @@ def mass(
     if sheet.mood == "mineral":
         sheet.lay(COOL, 0.68 * fade * (0.25 + 0.75 * body) * (0.55 + 0.6 * cloud), top, left)
         sheet.lay(WARM, 0.2 * fade * (1 - body), top, left)
+
+
+def _difference(ridge: Array, reach: int, scale: float, limit: float) -> Array:
+    """Scaled difference of the rows `reach` columns to the right and left, within ±limit."""
+    difference = np.zeros(SIZE, np.float32)
+    rise = (ridge[2 * reach :] - ridge[: -2 * reach]) * scale
+    difference[reach:-reach] = np.clip(rise, -limit, limit)
+    return difference
+
+
+def texture_strokes(cun: str, across: Array, depth: Array, cloud: Array, shade: Array) -> Array:
+    """Strokes that fall from the apex, spread with the flanks, and gather in the shade."""
+    column = across.astype(np.int32) % TILE
+    row = (depth * 0.7 + cloud * 60).astype(np.int32) % TILE
+    return smooth(0.5, 0.95, texture(cun)[row, column] + 0.35 * (shade - 0.5))
 
 
 def moss(sheet: Sheet, ridges: list[Array], near: float, floor: float) -> None:
@@ -164,7 +173,7 @@ def mountain(
     mist: float | None = None,
     girth: float = 1.0,
 ) -> Array:
-    """A peak and the lesser folds that lean before it; returns their common skyline, [256]."""
+    """A peak and the lesser folds in front of it; returns their common skyline, [256]."""
     width = girth * height * sheet.between(*rock.slim)
     mist = mist or height * sheet.between(0.3, 0.5)
     cun = "axe" if rock is CRAG and sheet.chance(0.5) else "hemp"
@@ -203,7 +212,7 @@ def bank(sheet: Sheet, side: float, level: float, reach: float, rise: float, nea
 
 
 def water(sheet: Sheet, level: int, shine: float) -> None:
-    """Still water below row `level`, mirroring what stands above with strength `shine`."""
+    """Still water below row `level`, mirroring what is above with strength `shine`."""
     rows = SIZE - level
     depth = np.arange(rows, dtype=np.float32)[:, None]
     ripple = sheet.patch("ripple", rows)

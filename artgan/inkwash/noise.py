@@ -40,7 +40,7 @@ def spline(knots: Array, size: int) -> Array:
 class Dice:
     """Random numbers from the raw bits of PCG64, which numpy promises never to change.
 
-    What `np.random.Generator` makes of those bits it may change from release to release.
+    What `np.random.Generator` makes of those bits may change from release to release.
     """
 
     unit: Final = 1 / (1 << 53)  #: turns 53 random bits into a number in [0, 1)
@@ -57,7 +57,7 @@ class Dice:
         return low + (high - low) * ((self.bits.random_raw() >> 11) * self.unit)
 
     def whole(self, low: int, high: int) -> int:
-        """A whole number from low to high, high left out."""
+        """An integer, low ≤ n < high."""
         return low + self.bits.random_raw() % (high - low)
 
     def chance(self, share: float) -> bool:
@@ -75,7 +75,7 @@ def lines(cells: int) -> Array:
 
 
 #: The octaves of each texture: (knots down, knots across, weight). More knots across than down
-#: give streaks that fall, the reverse gives streaks that lie.
+#: give vertical streaks, the reverse horizontal ones.
 OCTAVES: Final = {
     "cloud": ((4, 4, 1.0), (8, 8, 0.6), (16, 16, 0.35), (32, 32, 0.2), (64, 64, 0.1)),
     "drift": ((8, 2, 1.0), (16, 4, 0.7), (32, 8, 0.4), (64, 16, 0.2)),

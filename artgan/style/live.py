@@ -86,9 +86,9 @@ def _events(folder: Path | None) -> Iterator["SummaryWriter | None"]:
         return
     from torch.utils.tensorboard import SummaryWriter
 
-    from artgan.events import unwritable_said_once
+    from artgan.events import report_write_errors
 
-    told = unwritable_said_once(folder, partial(cannot_write, folder))
+    told = report_write_errors(folder, partial(cannot_write, folder))
     with told, SummaryWriter(folder) as writer:
         yield writer
 

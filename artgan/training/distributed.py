@@ -1,14 +1,13 @@
-"""How the processes of a training, one for each device, find each other and end together."""
+"""Training in several processes, one for each device: starting them, and how they meet."""
 
+import ctypes
 import json
 import os
 import shlex
-import subprocess
+import signal
 import sys
-import threading
-import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -20,22 +19,41 @@ from pytorch_lightning.plugins.environments import (
     SLURMEnvironment,
     TorchElasticEnvironment,
 )
+from pytorch_lightning.strategies import DDPStrategy
 
 from artgan.checkpoint import LAST
 from artgan.errors import UserError
 from artgan.options import TrainerConfig
-from artgan.training.launchers import is_first, launched, started_by_artgan, under_torchrun
+from artgan.training.launchers import is_first, launched, under_torchrun
 
-SCRIPT = Path(__file__).resolve().parents[2] / "train.py"
-RUN = "artgan run"
-# In which the others come, and in which the first has prepared a large set, or measured.
-TO_MEET, TO_PREPARE = timedelta(minutes=5), timedelta(days=2)
-# Seconds that a process which knows less leaves to the one that says what has happened.
-GRACE = 10.0
+PACKAGES = Path(__file__).resolve().parents[2]  # folder that holds the package
+RUN = "ARTGAN_RUN"
+TO_MEET = timedelta(minutes=5)
+TO_PREPARE = timedelta(days=2)  # in which the first rank prepares the paintings
+TO_WAIT = timedelta(hours=4)  # for another rank, which may be measuring
+END_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
+
+
+class Ranks(DDPStrategy):
+    """Lightning's processes for several devices; `GAN` itself averages over them.
+
+    `DistributedDataParallel` would send the gradients of both networks at the update of either.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(timeout=TO_WAIT)
+
+    def configure_ddp(self) -> None:
+        assert self.lightning_module is not None
+        # Processors of different makes may have drawn different bits.
+        for tensor in self.lightning_module.state_dict().values():
+            first = tensor.contiguous()
+            dist.broadcast(first, 0)
+            tensor.copy_(first)
 
 
 def cluster() -> ClusterEnvironment:
-    """What Lightning reads of who started the processes."""
+    """What Lightning reads the ranks from."""
     if under_torchrun():
         return TorchElasticEnvironment()
     if launched() is None:
@@ -46,16 +64,59 @@ def cluster() -> ClusterEnvironment:
         raise UserError(f"srun: {error}") from error
 
 
-@cache
-def meet() -> dist.TCPStore:
-    """The store through which the processes find each other; hosted by torchrun or by the first.
+def start_ranks(config: TrainerConfig, folder: Path, dataset_key: str) -> None:
+    """Trains a prepared run in one process for each device of this machine, by torchrun.
+
+    Ctrl-C and SIGTERM reach all of them; the run is saved and this process goes on.
+
+    Args:
+        config: says how many; for several machines, MASTER_ADDR, MASTER_PORT and NODE_RANK say
+            where they meet.
+        folder: of the run.
+        dataset_key: of its paintings.
 
     Raises:
-        UserError: the first process cannot be reached.
+        UserError: one of them was lost.
+        SystemExit: one of them ended with a message of its own.
     """
-    environment = cluster()
-    found = launched() is not None or "MASTER_PORT" in os.environ
-    address, port = environment.main_address, environment.main_port if found else 0
+    # Its own reports would bury the message. Read when torchrun is imported.
+    os.environ |= {"LOGLEVEL": "CRITICAL", RUN: json.dumps([str(folder.resolve()), dataset_key])}
+    os.environ.setdefault("OMP_NUM_THREADS", f"{max(1, (os.cpu_count() or 1) // config.devices)}")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(PACKAGES), os.environ.get("PYTHONPATH", "")])
+    from torch.distributed import run as torchrun
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    where = ["--standalone"]
+    if config.num_nodes > 1:
+        where = [f"--nnodes={config.num_nodes}", f"--node-rank={os.environ.get('NODE_RANK', 0)}"]
+        where += [f"--master-addr={os.environ['MASTER_ADDR']}"]
+        where += [f"--master-port={os.environ['MASTER_PORT']}"]
+    try:
+        torchrun.main([*where, f"--nproc-per-node={config.devices}", "-m", "artgan.training"])
+    except SignalException:
+        return
+    except ChildFailedError as error:
+        _, failure = error.get_first_failure()
+        if failure.exitcode == 1:  # it has printed why
+            sys.exit(1)
+        raise lost(folder) from error
+
+
+def end_with_parent() -> None:
+    """Has the system end this process with the one that started it, which holds the run's lock."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(END_WITH_PARENT, signal.SIGTERM)
+
+
+@cache
+def rendezvous() -> dist.TCPStore:
+    """The store through which ranks meet; hosted by torchrun or by the first rank.
+
+    Raises:
+        UserError: the first rank cannot be reached.
+    """
+    address, port = cluster().main_address, cluster().main_port
     hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     try:
         store = dist.TCPStore(
@@ -64,8 +125,7 @@ def meet() -> dist.TCPStore:
             is_master=is_first() and not hosted,
             timeout=TO_MEET,
             wait_for_workers=False,
-            # torch asks for it once more, by address and port.
-            multi_tenant=True,
+            multi_tenant=True,  # torch asks for it again, by address and port
         )
     except dist.DistError as error:
         raise UserError(
@@ -76,117 +136,53 @@ def meet() -> dist.TCPStore:
     return store
 
 
-def told() -> tuple[Path, str]:
-    """Waits until the first process is ready, for the folder of the run and the dataset's key."""
-    store = meet()
+def announce_run(folder: Path, dataset_key: str) -> None:
+    """Tells the other ranks that a run is prepared."""
+    rendezvous().set(RUN, json.dumps([str(folder.resolve()), dataset_key]))
+
+
+def wait_for_run() -> tuple[Path, str]:
+    """The folder and the dataset key of the run that this rank is to train, once prepared."""
+    if RUN in os.environ:
+        folder, dataset_key = json.loads(os.environ[RUN])
+        return Path(folder), dataset_key
+    store = rendezvous()
     try:
         store.wait([RUN], TO_PREPARE)
         folder, dataset_key = json.loads(store.get(RUN))
     except dist.DistError:
-        sys.exit(1)  # the first process has ended, and has said why
+        sys.exit(1)  # the first rank has ended, and has printed why
     return Path(folder), dataset_key
 
 
-@contextmanager
-def together(config: TrainerConfig, folder: Path, dataset_key: str) -> Iterator[None]:
-    """Trains with the other processes of a run: lets them begin, and ends with them.
-
-    Further processes of this machine are started where nobody else has. If one of all is lost,
-    the others end with code 1, and one of them says so.
-
-    Args:
-        config: says how many processes.
-        folder: of the run.
-        dataset_key: of its paintings.
-    """
-    if is_first():
-        run = json.dumps([str(folder.resolve()), dataset_key])
-        meet().set(RUN, run)
-    here: Iterable[int] = ()
-    if launched() is None and not started_by_artgan():
-        os.environ["LOCAL_RANK"] = "0"  # or Lightning would start them
-        here = range(1, config.devices)
-    started = [_start(number) for number in here]
-    left = threading.Event()
-
-    def leave() -> None:
-        left.set()
-        for process in started:
-            assert process.stdin is not None
-            with suppress(OSError):  # it has ended
-                process.stdin.write(b".")
-                process.stdin.close()
-
-    def give_up() -> None:
-        leave()
-        _say_lost(folder)
-        os._exit(1)  # whoever waits for a lost process cannot be asked to end
-
-    def watch(process: subprocess.Popen[bytes]) -> None:
-        if process.wait() and not left.wait(GRACE):
-            give_up()
-
-    for process in started:
-        threading.Thread(target=watch, args=[process], daemon=True).start()
-    if started_by_artgan():
-        threading.Thread(target=_watch_parent, args=[folder], daemon=True).start()
-    try:
-        yield
-        for process in started:
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(GRACE)
-    except (UserError, RuntimeError) as error:
-        said_by_gloo = not isinstance(error, UserError) and "gloo" in str(error)
-        is_lost = said_by_gloo or isinstance(error, dist.DistError)
-        if is_first() and is_lost:
-            give_up()
-        if is_first() or not (is_lost or isinstance(error, UserError)):
-            raise
-        # The first process knows it, too, and ends the others; or it is the one that is lost.
-        time.sleep(GRACE)
-        if is_lost and dist.is_initialized() and dist.get_rank() == 1:
-            give_up()
-        os._exit(1)
-    finally:
-        leave()
-        for process in started:
-            try:
-                process.wait(GRACE)
-            except subprocess.TimeoutExpired:
-                process.kill()
-        if dist.is_initialized():
-            dist.destroy_process_group()
-        meet.cache_clear()  # the next run of a multirun begins with another
-
-
-def _start(number: int) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, str(SCRIPT)],
-        env=os.environ | {"LOCAL_RANK": str(number)},
-        stdin=subprocess.PIPE,  # ends when this process ends, however that may be
-        bufsize=0,
-        start_new_session=True,  # Ctrl-C is for this process to decide on
+def is_lost_rank(error: BaseException) -> bool:
+    """Whether an error says that another rank cannot be reached."""
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and ("gloo" in str(error) or "NCCL" in str(error))
     )
 
 
-def _watch_parent(folder: Path) -> None:
-    """Ends this process with the one that has started it; if that was killed, one says so."""
-    said = os.read(0, 1)
-    if not said and os.environ["LOCAL_RANK"] == "1":
-        _say_lost(folder)
-    os._exit(1)
-
-
-def _say_lost(folder: Path) -> None:
+def lost(folder: Path) -> UserError:
+    """The message for a run of which a process was lost."""
     last = folder / LAST
     kept = (
-        f"The last checkpoint is {last}. Go on with:\n"
+        f"The last checkpoint is {last}. Resume with:\n"
         f"  python train.py resume={shlex.quote(str(folder))}"
         if last.exists()
         else "There was no checkpoint yet."
     )
-    print(
-        f"\n{folder}: a process of this run has ended, and the others stop with it. {kept}",
-        file=sys.__stderr__,  # which processes but the first do not write to otherwise
-        flush=True,
-    )
+    return UserError(f"{folder}: a process of this run was lost, so the others stopped. {kept}")
+
+
+@contextmanager
+def own_environment() -> Iterator[None]:
+    """Restores the environment, and leaves the group of ranks, for the next run of a sweep."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        if dist.is_available() and dist.is_initialized():
+            dist.destroy_process_group()
+        rendezvous.cache_clear()

@@ -66,7 +66,7 @@ class GAN(pl.LightningModule):
 
     def _build_networks(self) -> None:
         config, model = self.config, self.config.model
-        network = load_network(getattr(model, "network", "dcgan"))
+        network = load_network(model.network)
         inputs = model.latent_dim + len(self.classes)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
@@ -124,6 +124,10 @@ class GAN(pl.LightningModule):
                 group["lr"] = self.learning_rate
         if captures(self.config.trainer, self.device):
             self._choose_updates(partial(CapturedGraph, optimizers=self.trainer.optimizers))
+        self.trainer.should_stop = self.state.stopping
+
+    def on_train_batch_end(self, *_: object) -> None:
+        self.trainer.should_stop = self.state.stopping  # after all callbacks
 
     def on_fit_end(self) -> None:
         self._choose_updates()  # frees the memory of captured graphs

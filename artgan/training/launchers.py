@@ -1,11 +1,11 @@
-"""Which process of a training this one is; said by the environment, before torch is imported."""
+"""Which process of a training this one is, from the environment, before torch is imported."""
 
 import os
 from typing import NamedTuple
 
 
 class Place(NamedTuple):
-    """Among the processes that torchrun or srun has started.
+    """A place among the processes that torchrun or srun started.
 
     Attributes:
         rank: number of this process, 0 ≤ rank < devices · num_nodes.
@@ -23,7 +23,7 @@ def under_torchrun() -> bool:
 
 
 def launched() -> Place | None:
-    """The place of this process where torchrun or srun has started all of them, or None."""
+    """The place of this process if torchrun or srun started all of them, or None."""
     given = os.environ
     if under_torchrun():
         devices = int(given["LOCAL_WORLD_SIZE"])
@@ -36,14 +36,7 @@ def launched() -> Place | None:
     return None
 
 
-def started_by_artgan() -> bool:
-    """Whether the first process of this machine has started this one, for a further device."""
-    return launched() is None and int(os.environ.get("LOCAL_RANK", 0)) > 0
-
-
 def is_first() -> bool:
-    """Whether this process is the one of all that claims the folder, writes and prints."""
+    """Whether this process is the one that claims the folder, writes and prints."""
     place = launched()
-    if place is not None:
-        return place.rank == 0
-    return not started_by_artgan() and int(os.environ.get("NODE_RANK", 0)) == 0
+    return place is None or place.rank == 0

@@ -24,7 +24,7 @@ def check_model(model: ModelConfig) -> None:
 def _mistakes(model: ModelConfig) -> Iterator[str]:
     names: list[tuple[str, str, Mapping[str, object]]] = [
         ("loss", model.loss, LOSSES),
-        ("network", getattr(model, "network", "dcgan"), NETWORKS),
+        ("network", model.network, NETWORKS),
         *(("augment", name, TRANSFORMATIONS) for name in model.augment),
     ]
     for option, name, table in names:

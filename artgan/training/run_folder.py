@@ -1,37 +1,30 @@
-"""The folder of a run: its name, its configuration, and who works in it."""
+"""The folder of a run: its name, its configuration, and the lock on it."""
 
 import datetime
 import os
 import shlex
 import shutil
-import time
-from collections.abc import Iterator
+import socket
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
-from artgan.config import CONFIG_FILE, Command, load_config, save_config
+from artgan.config import CONFIG_FILE, Command, load_config, put, save_config, typed
 from artgan.data import sources
 from artgan.data.classes import count_classes
 from artgan.data.pack import Pack
 from artgan.errors import UserError
 from artgan.files import cannot_write
-from artgan.options import (
-    NAMED_FEATURES,
-    ON_FEATURES,
-    ModelConfig,
-    TrainConfig,
-    TrainerConfig,
-    seconds,
-)
+from artgan.options import NAMED_FEATURES, ON_FEATURES, TrainConfig, TrainerConfig
 from artgan.training.launchers import launched
+from artgan.training.recipe import check_model
 
-AUGMENTATIONS = ("color", "translation", "cutout")
-PENALTIES = ("r1", "r2", "gradient_penalty")
-SMOOTHED = ("bce", "lsgan")
 BUDGETS = ("epochs", "max_images", "max_time")
-# What may change in a run that goes on: these keys, and all keys of these groups.
+# What may change in a run that is resumed: these options, and all options of these groups.
 CHANGEABLE = {*BUDGETS, "resume", "dataset.root", "on_nan"}
 CHANGEABLE |= {"log_every", "sample_every", "evaluate_every"}
 CHANGEABLE_GROUPS = ("evaluate", "checkpoint", "trainer")
@@ -39,59 +32,94 @@ LOCK = ".lock"
 TEMPORARY = ".*.tmp"
 
 
+@dataclass(frozen=True)
+class Run:
+    """A run that is ready to train.
+
+    Attributes:
+        config: of the run.
+        folder: of the run.
+        paintings: to train on.
+        held_out: that are never trained on; may be empty.
+        classes: name of each class and how many squares it has; empty without classes.
+    """
+
+    config: TrainConfig
+    folder: Path
+    paintings: Pack
+    held_out: Pack
+    classes: dict[str, int]
+
+
 @contextmanager
-def prepare(config: TrainConfig, command: Command) -> Iterator[tuple[TrainConfig, Path, Pack]]:
-    """Settles what one `train.py` command asks for, before torch and Lightning are imported.
+def prepare(config: TrainConfig, command: Command) -> Iterator[Run]:
+    """Prepares what one `train.py` command asks for, before torch and Lightning are imported.
 
     Yields:
-        The configuration, the folder of the run, new or to go on with, and the paintings. No other
-        process can train in that folder until the block ends.
+        The run, new or resumed. No other process can train in its folder until the block ends.
 
     Raises:
-        UserError: something asked for is wrong or cannot be had, in which case no folder is made;
+        UserError: something asked for is wrong or not available, in which case no folder is made;
             or another process trains in it.
     """
+    _refuse_sweep_of_ranks(config.trainer, command)
     if config.resume is not None:
         folder = Path(config.resume)
-        config = reopen(folder, command.overrides)
-        _meet_others(config.trainer, command)
-        with _held(folder):
-            yield config, folder, sources.load_paintings(config.dataset, config.resolution)
+        config = reopen(folder, command.given)
+        with _locked(folder):
+            pack = sources.load_paintings(config.dataset, config.resolution)
+            yield _run(config, folder, pack)
         return
     settle(config)
-    _meet_others(config.trainer, command)
     pack = sources.load_paintings(config.dataset, config.resolution)
-    # Too large a share, or a set without classes, is refused before there is a folder.
-    training, _ = pack.split(config.dataset.holdout)
-    if config.model.conditional:
-        count_classes(training)
+    # Too large a share, or a dataset without classes, is refused before there is a folder.
+    run = _run(config, Path(), pack)
     folder = claim_folder(config, command.job_number)
-    with _held(folder):
+    with _locked(folder):
         _refuse_taken(folder)  # by a process that was quicker
         save_config(config, folder)
         try:
-            yield config, folder, pack
+            yield Run(config, folder, run.paintings, run.held_out, run.classes)
         except UserError:
             if {path.name for path in folder.iterdir()} == {CONFIG_FILE, LOCK}:
                 shutil.rmtree(folder)  # refused before anything came of it
             raise
 
 
-def _meet_others(config: TrainerConfig, command: Command) -> None:
-    """Lets the processes that torchrun, srun or a person has started elsewhere find this one."""
-    if launched() is None and config.num_nodes == 1:
-        return
-    if command.job_number is not None:
-        raise UserError("-m: trains on one machine only. Start the runs one by one.")
-    # Imported only now: it takes torch, and others wait.
-    from artgan.training.distributed import meet
+def open_run(folder: Path, dataset_key: str) -> Run:
+    """A run that another process has prepared, on this machine or on one that shares its disk.
 
-    meet()
+    Args:
+        folder: of the run.
+        dataset_key: of its paintings.
+
+    Raises:
+        UserError: it cannot be read on this machine.
+    """
+    if not (folder / CONFIG_FILE).is_file():
+        raise UserError(
+            f"{folder}: the run's folder cannot be read on {socket.gethostname()}. All machines "
+            "need it on a shared disk: output=PATH"
+        )
+    config = load_config(folder)
+    pack = sources.reload_paintings(config.dataset, config.resolution, dataset_key)
+    return _run(config, folder, pack)
+
+
+def _run(config: TrainConfig, folder: Path, pack: Pack) -> Run:
+    paintings, held_out = pack.split(config.dataset.holdout)
+    classes = count_classes(paintings) if config.model.conditional else {}
+    return Run(config, folder, paintings, held_out, classes)
+
+
+def _refuse_sweep_of_ranks(config: TrainerConfig, command: Command) -> None:
+    if command.job_number is not None and (launched() or config.num_nodes > 1):
+        raise UserError("-m: trains on one machine only. Start the runs one by one.")
 
 
 @contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Keeps other processes from training in a folder; the system lets go of it if this one dies.
+def _locked(folder: Path) -> Iterator[None]:
+    """Keeps other processes from training in a folder; the system unlocks it if this one dies.
 
     Raises:
         UserError: another process trains in it, or it cannot be written.
@@ -101,7 +129,7 @@ def _held(folder: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         raise UserError(
-            f"{folder}: another process trains this run. Wait for its end, or stop it first."
+            f"{folder}: another process is training this run. Wait for it, or stop it first."
         ) from None
     except OSError as error:
         raise cannot_write(folder, error) from error
@@ -115,11 +143,11 @@ def settle(config: TrainConfig) -> None:
     """Fills in what a new run's command left open, and refuses what cannot work, before any work.
 
     Args:
-        config: changed in place: the dataset's own budget where none is given, and an absolute
-            `dataset.root`, so that the run can go on from any folder.
+        config: changed in place: the dataset's own budget if none is given, and an absolute
+            `dataset.root`, so that the run can be resumed from any folder.
 
     Raises:
-        UserError: the name is taken or is no name, or the settings do not fit together.
+        UserError: the name is taken or is not a name, or the settings do not fit together.
     """
     if all(getattr(config, budget) is None for budget in BUDGETS):
         config.epochs = config.dataset.default_epochs
@@ -128,42 +156,34 @@ def settle(config: TrainConfig) -> None:
     sources.settle(config.dataset)
     if config.name is not None:
         if Path(config.name).name != config.name or config.name == "..":
-            raise UserError(
-                f"name: '{config.name}' must be the plain name of a folder. output= says where."
-            )
+            raise UserError(f"name: '{config.name}' must be the plain name of a folder in output=.")
         _refuse_taken(Path(config.output) / config.name)
 
 
 def _check_together(config: TrainConfig) -> None:
-    if config.max_time is not None:
-        seconds(config.max_time)  # refuses a mistyped one
-    _check_model(config.model)
-    _settle_devices(config.trainer)
-    devices = config.trainer.processes
-    if config.on_nan == "rollback" and (devices > 1 or config.trainer.strategy == "ddp"):
+    check_model(config.model)
+    trainer = config.trainer
+    if place := launched():
+        trainer.devices, trainer.num_nodes = place.devices, place.num_nodes
+    elif trainer.num_nodes > 1 and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+        raise UserError(
+            f"trainer.num_nodes: {trainer.num_nodes} machines cannot find each other. Start "
+            "train.py on each of them by torchrun or srun; docs/scaling.md shows how."
+        )
+    devices = trainer.processes
+    if config.on_nan == "rollback" and (devices > 1 or trainer.strategy == "ddp"):
         raise UserError(
             "on_nan: rollback is for a single device. Set trainer.devices=1, or on_nan=stop"
         )
     if config.batch_size % devices:
         raise UserError(
             f"batch_size: {config.batch_size} cannot be shared by {devices} devices. "
-            f"Take a multiple of {devices}."
+            f"Choose a multiple of {devices}."
         )
-    _settle_measuring(config)
+    _check_measuring(config)
 
 
-def _settle_devices(config: TrainerConfig) -> None:
-    """Takes the counts of devices and machines from torchrun or srun, which started them."""
-    if place := launched():
-        config.devices, config.num_nodes = place.devices, place.num_nodes
-    elif config.num_nodes > 1 and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
-        raise UserError(
-            f"trainer.num_nodes: {config.num_nodes} machines cannot find each other. Start "
-            "train.py on each of them by torchrun or srun; docs/scaling.md shows how."
-        )
-
-
-def _settle_measuring(config: TrainConfig) -> None:
+def _check_measuring(config: TrainConfig) -> None:
     """Refuses what cannot be measured, and gives the file of features its absolute path."""
     monitor, features = config.checkpoint.monitor, config.evaluate.features
     if monitor and config.evaluate_every is None:
@@ -180,61 +200,22 @@ def _settle_measuring(config: TrainConfig) -> None:
         path = Path(features).expanduser().absolute()
         if not path.is_file():
             raise UserError(
-                f"evaluate.features: there is no file {path}. It takes "
+                f"evaluate.features: there is no file {path}. It can be "
                 f"{', '.join(NAMED_FEATURES)}, the file of a state dict of one of them, or none."
             )
         config.evaluate.features = str(path)
 
 
-def _check_model(model: ModelConfig) -> None:
-    unknown = set(model.augment) - set(AUGMENTATIONS)
-    if unknown:
-        raise UserError(
-            f"model.augment: '{min(unknown)}' is none of {', '.join(AUGMENTATIONS)}. "
-            "Write model.augment=[translation,cutout]"
-        )
-    if model.augment_target is not None and not model.augment:
-        raise UserError(
-            "model.augment_target: there is no augmentation to adapt. "
-            "Add model.augment=[translation,cutout]"
-        )
-    if model.augment_target is not None and model.augment_probability != 1:
-        raise UserError(
-            "model.augment_probability: is adapted, from 0 on, with model.augment_target. "
-            "Leave one of them out."
-        )
-    if model.augment_target is not None and model.loss in ("lsgan", "wgan_gp"):
-        raise UserError(
-            f"model.augment_target: the sign of D means nothing with the loss {model.loss}. "
-            "Leave it out, or take model.loss=bce, hinge or rpgan."
-        )
-    if model.loss == "wgan_gp" and not model.gradient_penalty:
-        raise UserError(
-            "model.loss: wgan_gp has no bounds without its penalty. Add model.gradient_penalty=10"
-        )
-    penalties = [name for name in PENALTIES if getattr(model, name)]
-    if penalties and model.normalization == "batch":
-        raise UserError(
-            f"model.{penalties[0]}: a gradient is that of one picture only where each is scored by "
-            "itself, which BatchNorm does not. Add model.normalization=none"
-        )
-    if model.label_smoothing and model.loss not in SMOOTHED:
-        raise UserError(
-            f"model.label_smoothing: the loss {model.loss} has no labels. "
-            f"It is for {' and '.join(SMOOTHED)}."
-        )
-
-
 def _refuse_taken(folder: Path) -> None:
     if folder.exists() and not (folder.is_dir() and all(map(_is_leftover, folder.iterdir()))):
         raise UserError(
-            f"name: there is a run {folder} already. Go on with it by "
+            f"name: there is a run {folder} already. Resume it with "
             f"resume={shlex.quote(str(folder))}, or choose another name."
         )
 
 
 def _is_leftover(path: Path) -> bool:
-    """Whether no more than this is left of a run that came to nothing."""
+    """Whether a file is all that is left of a run that never began."""
     return path.name in (CONFIG_FILE, LOCK) or path.match(TEMPORARY)
 
 
@@ -272,34 +253,35 @@ def _default_name(config: TrainConfig) -> str:
     """Sorts by time, and says what is painted: 20261120-192310-inkwash-64px."""
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     assert config.dataset.root is not None
-    # TensorBoard wants folders whose names are text, which those of paintings need not be.
-    source = "".join(sign if sign.isprintable() else "_" for sign in Path(config.dataset.root).name)
-    source = "-".join(source.split())
-    return f"{now}-{source}-{config.resolution}px"
+    # TensorBoard wants folders whose names are text, which the names of users' folders need not be.
+    source = "".join(one if one.isprintable() else "_" for one in Path(config.dataset.root).name)
+    return f"{now}-{'-'.join(source.split())}-{config.resolution}px"
 
 
-def reopen(folder: Path, overrides: list[str]) -> TrainConfig:
-    """Reads the configuration of a run that shall go on, with what may change in between.
+def reopen(folder: Path, given: Mapping[str, Any]) -> TrainConfig:
+    """Reads the configuration of a run to resume, with what may change.
 
     Args:
         folder: of the run.
-        overrides: `key=value` of the command; a new budget replaces the old one.
+        given: options of the command; a new budget replaces the old one.
 
     Raises:
-        UserError: there is no such run, or a key is given that would make it another run.
+        UserError: there is no such run, or an option is given that would make it another run.
     """
     if folder.is_file():
         raise UserError(f"resume: {folder} is a file. Give the run folder: resume={folder.parent}")
-    keys = [override.lstrip("+").partition("=")[0] for override in overrides]
-    for key in keys:
+    for key in given:
         if key not in CHANGEABLE and key.partition(".")[0] not in CHANGEABLE_GROUPS:
             raise UserError(
-                f"{key}: cannot change in a run that goes on. Start a new one, without resume=."
+                f"{key}: cannot change in a run that is resumed. Start a new one, without resume=."
             )
-    kept = [override for override in overrides if not override.startswith("resume=")]
-    if set(keys) & set(BUDGETS):
-        kept = [f"{budget}=null" for budget in BUDGETS if budget not in keys] + kept
-    config = load_config(folder, kept)
+    values = asdict(load_config(folder))
+    if given.keys() & set(BUDGETS):
+        values |= dict.fromkeys(BUDGETS)
+    for key, value in given.items():
+        if key != "resume":
+            put(values, key, value)
+    config = typed(TrainConfig, values)
     _check_together(config)
     return config
 
@@ -308,17 +290,3 @@ def clear_temporaries(folder: Path) -> None:
     """Removes what a killed process left half-written under temporary names."""
     for path in folder.rglob(TEMPORARY):
         path.unlink(missing_ok=True)
-
-
-def put_before_now(folder: Path) -> None:
-    """Has the event files of a run that goes on sort before the one it is about to write.
-
-    TensorBoard reads them in the order of their names, which begin with the second they were made
-    in. One made in this second, or before the clock was set back, gets an earlier one.
-    """
-    now = int(time.time())
-    files = sorted(folder.glob("events.out.tfevents.[0-9]*.*"))
-    for place, path in enumerate(files):  # the order stands after each
-        *kind, second, rest = path.name.split(".", 4)
-        earlier = min(int(second), now - len(files) + place)
-        path.rename(path.with_name(".".join([*kind, f"{earlier:010d}", rest])))

@@ -1,6 +1,9 @@
 """The state of a run that its parts hand on to each other."""
 
 import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 
@@ -19,6 +22,24 @@ class Progress:
     rollbacks: int = 0
 
 
+class Clock:
+    """Seconds of training, from any moment on; it stands still while paused."""
+
+    def __init__(self) -> None:
+        self._paused = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() - self._paused
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._paused += time.monotonic() - began
+
+
 @dataclass
 class RunState:
     """Where a run stands, and whether it is about to end.
@@ -27,6 +48,8 @@ class RunState:
         progress: how far it has come.
         max_images: budget in images, or infinite.
         max_seconds: budget in seconds of training, or infinite.
+        batch_size: images in one update, over all devices.
+        clock: of the training.
         stopping: whether the run ends after this update; all ranks agree on it.
         interrupted: whether a signal asked it to end.
         requeue: whether that was SLURM's signal.
@@ -35,6 +58,8 @@ class RunState:
     progress: Progress = field(default_factory=Progress)
     max_images: float = math.inf
     max_seconds: float = math.inf
+    batch_size: int = 1
+    clock: Clock = field(default_factory=Clock)
     stopping: bool = False
     interrupted: bool = False
     requeue: bool = False
@@ -46,3 +71,11 @@ class RunState:
         return min(
             max(progress.images_seen / self.max_images, progress.seconds / self.max_seconds), 1.0
         )
+
+    def due(self, every: int) -> bool:
+        """Whether the last update crossed a multiple of `every` images.
+
+        No earlier update of the same step can have: see `Paintings.updates_together`.
+        """
+        seen = self.progress.images_seen
+        return seen // every > (seen - self.batch_size) // every

@@ -226,7 +226,7 @@ def fault_of(outcome: Outcome) -> str | None:
         return None  # it was carried out, as far as possible
     if outcome.files:
         return "files before a refusal"
-    lines = [line for line in outcome.printed.splitlines() if "pictures can be used" not in line]
+    lines = [line for line in outcome.printed.splitlines() if "images can be used" not in line]
     return None if len(lines) == 1 else "not one line"
 
 

@@ -293,10 +293,10 @@ def test_a_job_of_slurm_goes_on_where_its_signal_ended_it(paintings: Path, tmp_p
 
 
 def test_of_a_check_that_is_killed_no_process_is_left(paintings: Path, tmp_path: Path) -> None:
-    for number in range(5):  # so many that several processes read them
+    for number in range(5):  # enough to be read by several processes
         copy_of(paintings, tmp_path / "mine" / str(number))
     process = subprocess.Popen(
-        [sys.executable, "-m", "artgan.data", str(tmp_path / "mine")],
+        [sys.executable, "-m", "artgan", "check", str(tmp_path / "mine")],
         cwd=ROOT,
         env=environment(),
         stdout=subprocess.DEVNULL,

@@ -30,7 +30,7 @@ def test_real_paintings_are_packed_trained_on_resumed_and_painted(
     size = ["model.width=16", "batch_size=16", "max_images=320", "name=real"]
     _, messages = succeed("train.py", *settings, *size, cwd=tmp_path)
     assert f"3,861 paintings at {resolution}×{resolution} px" in messages
-    assert "3,861 of 3,861 pictures can be used" in messages
+    assert "3,861 of 3,861 images can be used" in messages
     succeed("train.py", "resume=checkpoints/real", "max_images=640", cwd=tmp_path)
     succeed("sample.py", "ckpt=checkpoints/real", "num=4", cwd=tmp_path)
 

@@ -72,7 +72,7 @@ def test_of_several_contents_those_that_can_be_are_repainted(
     done = script("stylize.py", contents, given[1], *GATYS, "iterations=2", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines() == [
-        "content: text.jpg cannot be used: not a picture.",
+        "content: text.jpg cannot be used: not an image.",
         "1 of 2 pictures were not repainted; see painted/sheet-painting.png",
     ]
     names = sorted(path.name for path in (tmp_path / "painted").iterdir())

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from artgan.comparison import last_figure
+from artgan.comparison import last_metric
 from tests.helpers import ROOT, children, environment, script, small_arguments
 
 LAUNCHERS = ("basic", "submitit_local")
@@ -130,7 +130,7 @@ def test_a_search_goes_on_after_a_failure_and_finds_the_least_figure(
     assert "Traceback" not in done.stderr
     (results,) = tmp_path.glob("checkpoints/.sweeps/*/optimization_results.yaml")
     best = yaml.safe_load(results.read_text())
-    figures = [last_figure(run, "swd") for run in tmp_path.glob("checkpoints/w-*")]
+    figures = [last_metric(run, "swd") for run in tmp_path.glob("checkpoints/w-*")]
     assert best["best_params"] == {"model.label_smoothing": 0.1}
     assert best["best_value"] == min(figure for figure in figures if figure is not None)
     assert f"{6 - len(figures)} of 6 jobs failed:" in done.stderr

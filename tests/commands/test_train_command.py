@@ -104,7 +104,7 @@ def test_ctrl_c_before_the_training_is_no_traceback(paintings: Path, tmp_path: P
     )
     # The line comes just before Lightning sets up; the packing and the imports lie behind.
     assert process.stderr is not None
-    assert "40 of 40 pictures can be used" in process.stderr.readline()
+    assert "40 of 40 images can be used" in process.stderr.readline()
     process.send_signal(signal.SIGINT)
     errors = process.communicate(timeout=60)[1]
     assert process.returncode in (0, 130), errors  # 0 where the training had begun by then
@@ -213,7 +213,7 @@ def test_files_that_cannot_be_used_are_counted_and_passed_over(
     (root / "page.jpg").write_text("<html>")
     _, messages = succeed("train.py", *small_arguments(root), "max_images=8", cwd=tmp_path)
     assert "40 paintings at 32×32 px" in messages
-    assert "40 of 42 pictures can be used; 2 cannot (1 not a picture but a web page, " in messages
+    assert "40 of 42 images can be used; 2 cannot (1 not an image but a web page, " in messages
     assert f"More in {root / '.artgan' / 'report.html'}" in messages
 
 
@@ -223,4 +223,4 @@ def test_the_built_in_set_is_painted_once_and_trained_on(tmp_path: Path) -> None
         _, messages = succeed("train.py", "max_images=64", f"name={name}", cwd=tmp_path)
         assert "Training on 2,000 paintings at 64×64 px" in messages
     assert len(list((tmp_path / "datasets" / "inkwash").glob("*.png"))) == 2000
-    assert len(list((tmp_path / "datasets" / "inkwash" / ".artgan").glob("*.npy"))) == 1
+    assert len(list((tmp_path / "datasets" / "inkwash" / ".artgan").glob("*.pack"))) == 1

@@ -47,7 +47,7 @@ def test_a_small_painting_on_a_wide_mount_is_found(landscape: Image.Image) -> No
     assert find_frame(ImageOps.expand(landscape, (99, 60, 70, 150), BROWN)) == (99, 60, 355, 316)
 
 
-def test_nested_frames_are_taken_off_together(landscape: Image.Image) -> None:
+def test_nested_frames_are_trimmed_together(landscape: Image.Image) -> None:
     framed = landscape
     for border, color in [((9, 30, 8, 35), SILK), ((12, 11, 10, 13), WHITE), ((5, 4, 6, 3), BLACK)]:
         framed = ImageOps.expand(framed, border, color)
@@ -70,14 +70,14 @@ def test_after_jpeg_a_border_is_found_within_a_pixel(
     assert np.abs(np.subtract(frame, PAINTING)).max() <= 1
 
 
-def test_borders_on_two_sides_only_are_taken_off(landscape: Image.Image) -> None:
+def test_borders_on_only_two_sides_are_trimmed(landscape: Image.Image) -> None:
     assert find_frame(ImageOps.expand(landscape, (40, 0, 40, 0), WHITE)) == (40, 0, 296, 256)
     assert find_frame(ImageOps.expand(landscape, (0, 90, 0, 30), WHITE)) == (0, 90, 256, 346)
     assert find_frame(ImageOps.expand(strokes(90, 70), (9, 8, 0, 0), WHITE)) == (9, 8, 99, 78)
 
 
 @pytest.mark.parametrize("side", [0, 1])
-def test_a_mirrored_picture_has_the_mirrored_frame(landscape: Image.Image, side: int) -> None:
+def test_a_mirrored_image_has_the_mirrored_frame(landscape: Image.Image, side: int) -> None:
     framed = with_noise(ImageOps.expand(ImageOps.expand(landscape, 9, SILK), BORDER, WHITE), 3)
     frame = find_frame(framed)
     mirrored = find_frame((ImageOps.mirror, ImageOps.flip)[side](framed))
@@ -88,11 +88,11 @@ def test_a_mirrored_picture_has_the_mirrored_frame(landscape: Image.Image, side:
     assert tuple(mirrored_back) == frame
 
 
-def test_of_a_large_picture_a_little_too_much_is_taken_rather_than_too_little() -> None:
+def test_large_images_are_trimmed_a_little_too_much_rather_than_too_little() -> None:
     frame = find_frame(ImageOps.expand(strokes(1500, 900), (100, 63, 41, 50), WHITE))
     assert frame is not None
     too_tight = np.subtract(frame, (100, 63, 1600, 963)) * (1, 1, -1, -1)
-    assert np.isin(too_tight, range(9)).all()  # it is looked at reduced by 4
+    assert np.isin(too_tight, range(9)).all()  # the image is reduced by 4
 
 
 def ink_where(mask: np.ndarray) -> Image.Image:
@@ -114,12 +114,12 @@ ROWS, COLUMNS = np.indices((200, 200))
         pytest.param((np.abs(COLUMNS - 170) < 6) & (ROWS % 18 < 12), id="a column of writing"),
     ],
 )
-def test_ink_on_empty_paper_makes_no_edge(mask: np.ndarray, turns: int) -> None:
+def test_ink_on_empty_paper_is_not_an_edge(mask: np.ndarray, turns: int) -> None:
     assert find_frame(ink_where(np.rot90(mask, turns))) is None
 
 
 @pytest.mark.parametrize("slope", [0.2, 1, 2, 5, 12])
-def test_a_wash_that_darkens_steadily_is_no_border(slope: float) -> None:
+def test_a_wash_that_darkens_steadily_is_not_a_border(slope: float) -> None:
     tones = 250 - slope * np.arange(min(200, 250 // slope))
     wash = Image.fromarray(tones.astype(np.uint8)[:, None]).convert("RGB").resize((180, len(tones)))
     assert find_frame(wash) is None
@@ -127,22 +127,22 @@ def test_a_wash_that_darkens_steadily_is_no_border(slope: float) -> None:
 
 
 @pytest.mark.parametrize("color", [WHITE, BLACK, SILK])
-def test_a_picture_of_one_colour_has_no_border(color: tuple[int, int, int]) -> None:
+def test_an_image_of_one_colour_has_no_border(color: tuple[int, int, int]) -> None:
     assert find_frame(Image.new("RGB", (200, 150), color)) is None
     assert find_frame(with_noise(Image.new("RGB", (200, 150), color), 8)) is None
 
 
-def test_a_border_too_thin_to_matter_stays() -> None:
+def test_a_very_thin_border_is_kept() -> None:
     assert find_frame(ImageOps.expand(strokes(60, 60), 1, WHITE)) is None
     assert find_frame(ImageOps.expand(strokes(400, 400), 3, WHITE)) is None
 
 
-def test_what_would_be_left_too_small_is_not_trimmed() -> None:
+def test_nothing_is_trimmed_if_too_little_would_remain() -> None:
     assert find_frame(ImageOps.expand(strokes(12, 60), 10, WHITE)) is None
     assert find_frame(ImageOps.expand(strokes(60, 60), 80, WHITE)) is None
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 1), (3, 5), (16, 16), (17, 2), (600, 1), (2000, 17)])
-def test_tiny_and_narrow_pictures_are_left_alone(size: tuple[int, int]) -> None:
+def test_tiny_and_narrow_images_are_left_alone(size: tuple[int, int]) -> None:
     assert find_frame(strokes(*size)) is None
     assert find_frame(Image.new("RGB", size, WHITE)) is None

@@ -4,8 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from artgan.data.checkup import Checkup
 from artgan.data.classes import count_classes, one_hot
+from artgan.data.inspection import Checkup
 from artgan.data.pack import Pack
 from artgan.errors import UserError
 from tests.helpers import pack_of
@@ -35,6 +35,6 @@ def test_a_painting_outside_any_subfolder_is_refused() -> None:
         count_classes(pack_from("a/1.jpg", "7.jpg", "0.jpg", "0.jpg", "b/2.jpg"))
 
 
-def test_one_class_is_none() -> None:
-    with pytest.raises(UserError, match="all paintings lie in one subfolder of /mine, a"):
+def test_a_single_class_is_refused() -> None:
+    with pytest.raises(UserError, match="all paintings are in one subfolder of /mine, a"):
         count_classes(pack_from("a/1.jpg", "a/b/2.jpg"))

@@ -27,7 +27,7 @@ def painting(index: int = 0) -> Image.Image:
     return Image.fromarray(inkwash.paint(0, index))
 
 
-def test_pictures_are_found_at_any_depth_in_a_fixed_order(tmp_path: Path) -> None:
+def test_images_are_found_at_any_depth_in_a_fixed_order(tmp_path: Path) -> None:
     names = ["b.png", "a/z.JPG", "a/deep/er/山水.webp", "._b.png", ".hidden/c.png", "notes.txt"]
     for name in [*names, "__MACOSX/b.png", "a/readme"]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -50,7 +50,7 @@ def test_a_folder_that_may_not_be_searched_is_listed(
     scandir = os.scandir
 
     def refuse(path: str) -> object:
-        # Root may search anything, so the system's answer is what the test has to set.
+        # Root may search anything, so the test sets the system's answer.
         if str(path).endswith("closed"):
             raise PermissionError(13, "Permission denied", str(path))
         return scandir(path)
@@ -71,28 +71,28 @@ def test_every_format_is_read(format: str) -> None:
 def test_exif_orientation_is_applied() -> None:
     image = Image.new("RGB", (40, 20), "white")
     exif = Image.Exif()
-    exif[0x0112] = 6  # turned by a quarter
+    exif[0x0112] = 6  # turned by 90°
     picture = decode(encoded(image, "JPEG", exif=exif))
     assert picture.image.size == (picture.width, picture.height) == (20, 40)
 
 
-def test_a_large_jpeg_is_reduced_as_it_is_decoded_but_known_by_its_true_size() -> None:
+def test_a_large_jpeg_is_reduced_while_decoding_and_described_by_its_true_size() -> None:
     large = painting().resize((4096, 2048))
     picture = decode(encoded(large, "JPEG"))
     assert picture.image.size == (2 * DECODED_SIDE, DECODED_SIDE)
     assert (picture.width, picture.height) == (4096, 2048)
 
 
-def test_a_large_picture_of_any_format_is_reduced_upright(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_image_of_any_format_is_reduced_upright(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scan, "DECODED_SIDE", 64)
     exif = Image.Exif()
-    exif[0x0112] = 6  # turned by a quarter
+    exif[0x0112] = 6  # turned by 90°
     picture = decode(encoded(painting().resize((400, 200)), "PNG", exif=exif))
     assert (picture.width, picture.height) == (200, 400)
     assert picture.image.size == (67, 134)
 
 
-def test_a_palette_with_more_transparencies_than_colours_is_no_crash() -> None:
+def test_a_palette_with_more_transparencies_than_colours_is_decoded() -> None:
     content = encoded(painting().convert("P"))
     length, kind = (300).to_bytes(4, "big"), b"tRNS" + bytes(300)
     chunk = length + kind + zlib.crc32(kind).to_bytes(4, "big")
@@ -102,14 +102,14 @@ def test_a_palette_with_more_transparencies_than_colours_is_no_crash() -> None:
 
 
 @pytest.mark.parametrize(("white", "expected"), [(1.0, 127), (255.0, 127), (60000.0, 116)])
-def test_pictures_of_floats_are_scaled(white: float, expected: int) -> None:
+def test_float_images_are_scaled(white: float, expected: int) -> None:
     levels = np.full((20, 20), white / 2, np.float32)
     levels[0, 0], levels[0, 1] = white, np.nan
     picture = decode(encoded(Image.fromarray(levels), "TIFF"))
     assert picture.image.getpixel((9, 9)) == (expected, expected, expected)
 
 
-def test_what_is_transparent_becomes_white() -> None:
+def test_transparent_parts_become_white() -> None:
     image = Image.new("RGBA", (20, 20), (0, 0, 0, 0))
     assert decode(encoded(image)).image.getpixel((3, 3)) == (255, 255, 255)
 
@@ -131,14 +131,14 @@ def test_16_bit_grey_is_scaled_not_clipped() -> None:
     assert decode(encoded(grey)).image.getpixel((0, 0)) == (0x80, 0x80, 0x80)
 
 
-def test_the_first_picture_of_an_animation_is_taken() -> None:
+def test_the_first_frame_of_an_animation_is_used() -> None:
     frames = [Image.new("RGB", (20, 20), color) for color in ("red", "blue")]
     animation = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert decode(animation).image.getpixel((0, 0)) == (255, 0, 0)
 
 
-def test_colours_are_carried_over_from_the_profile_of_the_file() -> None:
-    # sRGB with the primaries of red and green exchanged, under a name of its own.
+def test_colours_are_converted_from_the_profile_in_the_file() -> None:
+    # sRGB with red and green exchanged, under its own name.
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     swapped = profile.replace(b"rXYZ", b"tmp!").replace(b"gXYZ", b"rXYZ").replace(b"tmp!", b"gXYZ")
     swapped = swapped.replace("sRGB".encode("utf-16-be"), "sGRB".encode("utf-16-be"))
@@ -147,7 +147,7 @@ def test_colours_are_carried_over_from_the_profile_of_the_file() -> None:
     assert picture.image.getpixel((0, 0)) == pytest.approx((0, 255, 0), abs=2)
 
 
-def test_a_profile_that_makes_no_sense_is_ignored() -> None:
+def test_an_invalid_profile_is_ignored() -> None:
     image = Image.new("RGB", (20, 20), (10, 20, 30))
     assert decode(encoded(image, icc_profile=b"rubbish")).image.getpixel((0, 0)) == (10, 20, 30)
 
@@ -159,8 +159,8 @@ NOISE = Image.effect_noise((99, 99), 50)
     ("content", "reason"),
     [
         (b"", "empty"),
-        (b" <!DOCTYPE html><html></html>", "not a picture but a web page"),
-        (b"rubbish", "^not a picture$"),
+        (b" <!DOCTYPE html><html></html>", "not an image but a web page"),
+        (b"rubbish", "^not an image$"),
         (encoded(Image.new("RGB", (8, 200))), "too small: 8×200"),
         (encoded(NOISE, "JPEG")[:2000], "damaged"),
         (encoded(NOISE, "PNG")[:2000], "damaged"),
@@ -178,7 +178,7 @@ def test_a_decompression_bomb_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
         decode(encoded(NOISE))
 
 
-def test_a_picture_that_takes_too_much_memory_is_not_called_damaged() -> None:
+def test_an_image_too_large_for_the_memory_is_not_called_damaged() -> None:
     told = pytest.raises(UnusableImage, match="too large for this machine's memory")
     with told, scan.opened(encoded(painting())):
         bytearray(1 << 60)
@@ -187,14 +187,14 @@ def test_a_picture_that_takes_too_much_memory_is_not_called_damaged() -> None:
 def test_a_jpeg_whose_lower_half_would_be_grey_is_refused() -> None:
     content = bytearray(encoded(painting(), "JPEG"))
     middle = len(content) // 2
-    content[middle : middle + 2] = b"\xff\xd9"  # says that the picture ends here
+    content[middle : middle + 2] = b"\xff\xd9"  # marks the end of the image
     with Image.open(io.BytesIO(content)) as image:
-        image.load()  # Pillow alone is content with it
+        image.load()  # Pillow alone accepts it
     with pytest.raises(UnusableImage, match="damaged: Corrupt JPEG"):
         decode(bytes(content))
 
 
-def test_a_few_stray_bytes_after_a_whole_jpeg_picture_do_no_harm() -> None:
+def test_a_few_stray_bytes_after_a_whole_jpeg_are_harmless() -> None:
     content = encoded(painting(), "JPEG")
     stray = content[:-2] + b"\x00\x00" + content[-2:]
     assert decode(stray).image.tobytes() == decode(content).image.tobytes()
@@ -217,7 +217,7 @@ def mutated(content: bytes, chance: random.Random) -> bytes:
 
 
 def half_is_lost(image: Image.Image, whole: Image.Image) -> bool:
-    """The lower half is plain where it was not, and the upper half still shows something."""
+    """Only the lower half has become plain."""
 
     def spreads(one: Image.Image) -> list[float]:
         halves = np.array_split(np.asarray(one), 2)
@@ -228,7 +228,7 @@ def half_is_lost(image: Image.Image, whole: Image.Image) -> bool:
 
 
 def survive(seed: int, count: int) -> None:
-    """Damages files in every format: each is refused in plain words, or no half of it is lost."""
+    """Damages files in every format: each is refused with a reason, or no half of it is lost."""
     chance = random.Random(seed)
     for number in range(count):
         whole = painting(number % 8).resize((120, 120))

@@ -35,16 +35,16 @@ def groups(images: list[Image.Image]) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("how", SAME)
-def test_the_same_picture_in_another_form_is_found(how: str) -> None:
+def test_the_same_image_in_another_form_is_found(how: str) -> None:
     others = [painting(index) for index in range(1, 12)]
     assert groups([painting(0), *others, SAME[how](painting(0))]) == [[0, 12]]
 
 
-def test_different_paintings_are_told_apart() -> None:
+def test_different_paintings_are_not_duplicates() -> None:
     assert groups([painting(index) for index in range(60)]) == []
 
 
-def test_two_paintings_on_the_same_mount_are_told_apart() -> None:
+def test_two_paintings_on_the_same_mount_are_not_duplicates() -> None:
     on_mount = []
     for index in (0, 1):
         mount = Image.new("RGB", (300, 300), "black")
@@ -55,12 +55,12 @@ def test_two_paintings_on_the_same_mount_are_told_apart() -> None:
     assert likeness(*map(sketch, on_mount)) < ALIKE
 
 
-def test_a_picture_is_wholly_like_itself() -> None:
+def test_an_image_is_wholly_like_itself() -> None:
     same = sketch(painting(0))
     assert likeness(same, same) == pytest.approx(1, abs=1e-5)
 
 
-def test_files_with_the_same_content_are_one_group_and_not_looked_at() -> None:
+def test_files_with_the_same_content_are_one_group_without_being_decoded() -> None:
     def never(number: int) -> Sketch:
         raise AssertionError(number)
 
@@ -72,7 +72,7 @@ def test_a_chain_of_likeness_is_one_group() -> None:
     assert groups([saved_poorly(first), first, SAME["smaller"](first)]) == [[0, 1, 2]]
 
 
-def test_the_hash_tells_which_low_frequencies_are_above_their_median() -> None:
+def test_the_hash_has_a_bit_for_each_low_frequency_above_the_median() -> None:
     x = (np.arange(32) + 0.5) * np.pi / 32
     wave = np.cos(3 * x)[None, :] + 0 * x[:, None]  # frequency (0, 3) alone
     image = Image.fromarray((127.5 + 100 * wave).round().astype(np.uint8))

@@ -1,4 +1,4 @@
-"""What can go wrong with a folder of paintings and what is kept of it, made to go wrong."""
+"""What can go wrong with a folder of paintings and its cache, made to go wrong."""
 
 import io
 import os
@@ -21,11 +21,11 @@ import pillow_heif
 import pytest
 from PIL import Image
 
-from artgan.data import inspection as doctor
-from artgan.data.checkup import Facts, read_record
-from artgan.data.decode import FORMATS
-from artgan.data.inspection import _nothing, _read, look
-from artgan.data.pack import Cut, Pack, _read_pack, load_pack
+from artgan.data import inspection
+from artgan.data.decode import FORMATS, Picture, decode
+from artgan.data.folder import load_pack
+from artgan.data.inspection import Facts, inspect_file, read_record
+from artgan.data.pack import Cut, Pack, is_whole
 from artgan.errors import UserError
 
 pillow_heif.register_heif_opener()
@@ -51,25 +51,28 @@ def flipped(content: bytes, chance: random.Random) -> bytes:
 
 
 def left_over(folder: Path) -> list[str]:
-    """Arrays and files that are not whole."""
-    return [path.name for path in folder.rglob("*") if path.suffix in (".npy", ".tmp")]
+    """Packs, and files that are not whole."""
+    return [path.name for path in folder.rglob("*") if path.suffix in (".pack", ".tmp")]
 
 
-@pytest.mark.parametrize("suffix", [".npy", ".json"])
-def test_each_flipped_bit_of_a_pack_is_noticed(root: Path, suffix: str) -> None:
+def test_each_flipped_bit_of_a_pack_is_noticed_or_harmless(root: Path) -> None:
     pack = load(root)
-    file = root / ".artgan" / f"{pack.key}{suffix}"
+    file = root / ".artgan" / f"{pack.key}.pack"
     whole, chance = file.read_bytes(), random.Random(0)
-    for _ in range(100):
+    noticed = 0
+    for _ in range(200):
         file.write_bytes(flipped(whole, chance))
-        with pytest.raises(ValueError):
-            _read_pack(pack.checkup, root / ".artgan", Cut(32))
-    print("100 of 100 flipped bits noticed")
+        if is_whole(file):  # a bit that no reader uses, such as one of a date
+            np.testing.assert_array_equal(load(root).rows, pack.rows)
+        else:
+            noticed += 1
+    print(f"{noticed} of 200 flipped bits noticed")
+    assert noticed > 190
 
 
 def test_each_flipped_bit_of_the_record_is_noticed(root: Path) -> None:
     load(root)
-    file = root / ".artgan" / "files.json"
+    file = root / ".artgan" / "files.cache"
     whole, chance = file.read_bytes(), random.Random(0)
     for _ in range(100):
         file.write_bytes(flipped(whole, chance))
@@ -77,18 +80,16 @@ def test_each_flipped_bit_of_the_record_is_noticed(root: Path) -> None:
     print("100 of 100 flipped bits noticed")
 
 
-@pytest.mark.parametrize("suffix", [".npy", ".json"])
-def test_a_damaged_pack_is_named_and_made_anew_under_the_same_key(
-    root: Path, suffix: str, capsys: pytest.CaptureFixture[str]
+def test_a_damaged_pack_is_named_and_made_again_under_the_same_key(
+    root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pack = load(root)
     rows = np.array(pack.rows)
-    file = root / ".artgan" / f"{pack.key}{suffix}"
+    file = root / ".artgan" / f"{pack.key}.pack"
     file.write_bytes(flipped(file.read_bytes(), random.Random(0)))
     capsys.readouterr()
     again = load(root)
-    array = root / ".artgan" / f"{pack.key}.npy"
-    message = f"{array}: damaged; making it anew from the paintings\n"
+    message = f"{file}: damaged; making it again from the paintings\n"
     assert capsys.readouterr().err == message
     assert again.key == pack.key
     np.testing.assert_array_equal(again.rows, rows)
@@ -96,7 +97,7 @@ def test_a_damaged_pack_is_named_and_made_anew_under_the_same_key(
     assert not capsys.readouterr().err
 
 
-@pytest.mark.parametrize("room", [0, 100_000, 600_000], ids=["none", "of the draft", "of the pack"])
+@pytest.mark.parametrize("room", [0, 100_000, 600_000])
 def test_a_disk_that_is_full_while_packing_is_one_message_and_nothing_is_lost(
     paintings: Path, small_disk: Callable[[str], Path], room: int
 ) -> None:
@@ -127,7 +128,7 @@ def test_a_file_that_may_not_grow_while_packing_is_one_message(root: Path) -> No
     assert len(load(root, 64)) == 40
 
 
-def test_a_folder_made_read_only_since_is_packed_elsewhere(
+def test_a_folder_that_became_read_only_is_packed_elsewhere(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = load(root)
@@ -144,21 +145,21 @@ def test_a_folder_made_read_only_since_is_packed_elsewhere(
     np.testing.assert_array_equal(after.rows, before.rows)
 
 
-def test_what_vanishes_or_changes_while_it_is_packed_is_named_and_passed_over(
+def test_files_that_vanish_or_change_during_packing_are_named_and_skipped(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = sorted(root.rglob("*.jpg"))
     gone, torn, other = files[-3:]
 
-    def meddling(path: Path) -> tuple[bytes, int]:
-        if path == files[0]:
+    def meddling(content: bytes) -> Picture:
+        if gone.exists():
             gone.unlink()
             torn.write_bytes(torn.read_bytes()[:900])
             shutil.copy(files[1], other)
-        return _read(path)
+        return decode(content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(doctor, "_read", meddling)
+        patch.setattr(inspection, "decode", meddling)
         pack = load(root)
     reasons = {root / facts.file: str(facts.reason) for facts in pack.checkup.unusable}
     assert reasons.keys() == {gone, torn}
@@ -188,7 +189,7 @@ def unprivileged(paintings: Path) -> Iterator[Path]:
             os.seteuid(0)
 
 
-def test_what_may_not_be_read_is_named_and_tried_again(unprivileged: Path) -> None:
+def test_unreadable_files_are_named_and_tried_again(unprivileged: Path) -> None:
     closed, *_ = sorted((unprivileged / "river").iterdir())
     closed.chmod(0)
     (unprivileged / "landscape").chmod(0)
@@ -206,7 +207,8 @@ def test_what_may_not_be_read_is_named_and_tried_again(unprivileged: Path) -> No
 LOAD = """
 import sys
 from pathlib import Path
-from artgan.data.pack import Cut, load_pack
+from artgan.data.folder import load_pack
+from artgan.data.pack import Cut
 
 if __name__ == "__main__":
     pack = load_pack(Path(sys.argv[1]), Cut(32))
@@ -216,7 +218,7 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def many(root: Path) -> Path:
-    """200 paintings, so many that processes read them."""
+    """200 paintings, enough to be read by several processes."""
     for file in list(root.rglob("*.jpg")):
         with Image.open(file) as image:
             for number in range(1, 5):
@@ -242,7 +244,7 @@ def loading(tmp_path: Path) -> Callable[[Path], subprocess.Popen[str]]:
 
 
 def children(pid: int) -> list[int]:
-    """Processes that read pictures for another."""
+    """The worker processes of a process."""
     started = []
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -332,18 +334,18 @@ def bomb(format: str) -> bytes:
 
 def described(folder: Path, name: str, content: bytes) -> Facts:
     (folder / name).write_bytes(content)
-    return look(folder, _nothing, name)[0]
+    return inspect_file(folder / name, name)[0]
 
 
 @pytest.mark.parametrize("format", ["PNG", "PPM", "JPEG", "GIF", "BMP", "TGA", "JPEG2000"])
-def test_a_picture_that_would_fill_the_memory_is_refused(tmp_path: Path, format: str) -> None:
+def test_an_image_that_would_fill_the_memory_is_refused(tmp_path: Path, format: str) -> None:
     facts = described(tmp_path, "bomb.png", bomb(format))
     assert facts.reason == "more pixels than is safe to decode"
 
 
-def test_a_program_that_is_called_a_picture_is_not_run(tmp_path: Path) -> None:
+def test_a_program_named_like_an_image_is_not_run(tmp_path: Path) -> None:
     endless = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 99 99\n%%EndComments\n{} loop\n"
-    assert described(tmp_path, "a.jpg", endless).reason == "not a picture"
+    assert described(tmp_path, "a.jpg", endless).reason == "not an image"
 
 
 def test_a_tiff_whose_pages_lead_back_to_the_first_is_its_first(tmp_path: Path) -> None:
@@ -356,7 +358,7 @@ def test_a_tiff_whose_pages_lead_back_to_the_first_is_its_first(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("format", ["GIF", "PNG", "WEBP"])
-def test_of_a_long_animation_only_the_first_picture_is_decoded(tmp_path: Path, format: str) -> None:
+def test_only_the_first_frame_of_a_long_animation_is_decoded(tmp_path: Path, format: str) -> None:
     frames = [SMALL.rotate(number) for number in range(50)]
     buffer = io.BytesIO()
     frames[0].save(buffer, format, save_all=True, append_images=frames[1:], loop=0)
@@ -364,7 +366,7 @@ def test_of_a_long_animation_only_the_first_picture_is_decoded(tmp_path: Path, f
     assert (facts.reason, facts.width, facts.height) == (None, 40, 30)
 
 
-def test_sockets_devices_and_folders_named_like_pictures_are_not_waited_for(root: Path) -> None:
+def test_sockets_devices_and_folders_named_like_images_are_refused(root: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listening, tempfile.TemporaryDirectory() as short:
         listening.bind(f"{short}/s")
         Path(f"{short}/s").rename(root / "socket.jpg")
@@ -376,7 +378,7 @@ def test_sockets_devices_and_folders_named_like_pictures_are_not_waited_for(root
     assert "folder.png/inside.jpg" in pack.files
 
 
-def test_a_single_picture_is_too_few(tmp_path: Path) -> None:
+def test_a_single_painting_is_too_few(tmp_path: Path) -> None:
     SMALL.save(tmp_path / "one.png")
     with pytest.raises(UserError, match="1 usable paintings; at least 16 are needed"):
         load(tmp_path)

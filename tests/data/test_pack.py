@@ -9,9 +9,8 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from artgan.data import inspection as doctor
-from artgan.data.inspection import _read
-from artgan.data.pack import Cut, Pack, load_pack, open_pack
+from artgan.data.folder import load_pack, open_pack
+from artgan.data.pack import Cut, Pack
 from artgan.errors import UserError
 from tests.helpers import ROOT, environment
 
@@ -39,7 +38,7 @@ def test_paintings_are_resized_and_cut_in_the_order_of_their_names(root: Path) -
     np.testing.assert_array_equal(middles(pack)[7], np.asarray(expected))
 
 
-def test_what_one_process_has_loaded_others_open_without_a_look_at_the_paintings(
+def test_a_pack_that_one_process_has_loaded_is_opened_by_others_without_a_check(
     root: Path,
 ) -> None:
     loaded = load(root, crop="random")
@@ -48,11 +47,11 @@ def test_what_one_process_has_loaded_others_open_without_a_look_at_the_paintings
     assert (opened.key, opened.files) == (loaded.key, loaded.files)
     assert opened.checkup == loaded.checkup
     np.testing.assert_array_equal(opened.rows, loaded.rows)
-    with pytest.raises(UserError, match=r"other paintings lie here, or none"):
+    with pytest.raises(UserError, match="this folder is missing, or has other paintings"):
         open_pack(root, Cut(32, "center"), loaded.key)
 
 
-def test_a_square_can_lie_anywhere_along_its_painting(root: Path) -> None:
+def test_a_square_can_be_anywhere_along_its_painting(root: Path) -> None:
     pack = load(root, crop="random")
     numbers = np.full(9, 7)
     with Image.open(root / pack.files[7]) as image:
@@ -94,7 +93,7 @@ def test_plain_borders_are_trimmed_when_asked(root: Path) -> None:
     np.testing.assert_array_equal(square, expected)
 
 
-def test_only_one_of_the_same_paintings_is_kept_when_asked(root: Path) -> None:
+def test_only_one_of_several_duplicates_is_used_when_asked(root: Path) -> None:
     first = load(root).files[0]
     shutil.copy(root / first, root / "zz copy.jpg")
     with Image.open(root / first) as image:
@@ -108,18 +107,57 @@ def test_only_one_of_the_same_paintings_is_kept_when_asked(root: Path) -> None:
     np.testing.assert_array_equal(middles(pack)[-1], np.asarray(expected))
 
 
-def test_a_second_start_reads_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_start_reads_no_painting_and_writes_nothing(root: Path) -> None:
     first = load(root)
     written = {path: path.stat().st_mtime_ns for path in (root / ".artgan").glob("[!l]*")}
-
-    def refuse(path: Path) -> tuple[bytes, int]:
-        raise AssertionError(path)
-
-    monkeypatch.setattr(doctor, "_read", refuse)
+    for file in root.rglob("*.jpg"):
+        status = file.stat()
+        file.write_bytes(bytes(status.st_size))  # would be refused, were it read
+        os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
     second = load(root)
     assert second.key == first.key
     assert {path: path.stat().st_mtime_ns for path in (root / ".artgan").glob("[!l]*")} == written
     np.testing.assert_array_equal(second.rows, first.rows)
+
+
+def test_files_that_were_only_touched_need_no_other_pack(root: Path) -> None:
+    first = load(root)
+    path = root / ".artgan" / f"{first.key}.pack"
+    written = path.stat().st_mtime_ns
+    for file in root.rglob("*.jpg"):
+        file.touch()
+    assert load(root).key == first.key
+    assert path.stat().st_mtime_ns == written
+
+
+def test_a_folder_to_which_one_painting_was_added_is_packed_in_the_order_of_names(
+    root: Path,
+) -> None:
+    load(root, crop="tiles")
+    Image.effect_noise((300, 100), 60).convert("RGB").save(root / "landscape" / "000 new.png")
+    added = load(root, crop="tiles")
+    shutil.rmtree(root / ".artgan")
+    fresh = load(root, crop="tiles")
+    assert (added.key, added.files) == (fresh.key, fresh.files)
+    np.testing.assert_array_equal(middles(added), middles(fresh))
+
+
+def test_packs_of_earlier_versions_are_replaced_with_a_message(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = root / ".artgan"
+    folder.mkdir()
+    for name in ("files.json", "0123456789abcdef.npy", "0123456789abcdef.json"):
+        (folder / name).write_bytes(b"of another format")
+    pack = load(root)
+    assert capsys.readouterr().err == (
+        f"{root}: was packed by an earlier version of artgan; packing it again\n"
+    )
+    assert {path.name for path in folder.iterdir()} == {
+        *("lock", "files.cache", "report.html", "report.json", f"{pack.key}.pack")
+    }
+    load(root)
+    assert not capsys.readouterr().err
 
 
 def test_a_copy_of_the_folder_has_the_same_key(root: Path, tmp_path: Path) -> None:
@@ -129,7 +167,7 @@ def test_a_copy_of_the_folder_has_the_same_key(root: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("change", ["changed", "added", "removed"])
-def test_another_content_is_another_pack_and_the_old_one_goes(root: Path, change: str) -> None:
+def test_other_contents_make_another_pack_and_remove_the_old_one(root: Path, change: str) -> None:
     before = load(root)
     file = root / before.files[0]
     if change == "changed":
@@ -140,7 +178,7 @@ def test_another_content_is_another_pack_and_the_old_one_goes(root: Path, change
         file.unlink()
     after = load(root)
     assert after.key != before.key
-    assert [path.stem for path in (root / ".artgan").glob("*.npy")] == [after.key]
+    assert [path.stem for path in (root / ".artgan").glob("*.pack")] == [after.key]
     if change == "changed":
         assert middles(after)[0].std() < 10
 
@@ -149,7 +187,7 @@ def test_each_way_of_cutting_has_a_pack_of_its_own(root: Path) -> None:
     ways = [{}, {"resolution": 64}, {"crop": "random"}, {"crop": "tiles"}, {"border": "trim"}]
     ways.append({"deduplicate": True})
     keys = {load(root, **way).key for way in ways}  # type: ignore[arg-type]
-    assert {path.stem for path in (root / ".artgan").glob("*.npy")} == keys
+    assert {path.stem for path in (root / ".artgan").glob("*.pack")} == keys
     assert len(keys) == 6
 
 
@@ -159,20 +197,20 @@ def test_a_file_that_cannot_be_used_is_left_out(root: Path) -> None:
     pack = load(root)
     assert len(pack) == 40
     assert {facts.file: facts.reason for facts in pack.checkup.unusable} == {
-        "page.jpg": "not a picture but a web page",
+        "page.jpg": "not an image but a web page",
         "nothing.png": "the file is empty",
     }
     assert pack.report.is_file()
     assert (root / "page.jpg").read_text() == "<html>"
 
 
-def test_a_file_that_cannot_be_used_makes_no_other_pack(root: Path) -> None:
+def test_a_file_that_cannot_be_used_does_not_change_the_key(root: Path) -> None:
     before = load(root)
     (root / "page.jpg").write_text("<html>")
     assert load(root).key == before.key
 
 
-def test_a_thin_picture_is_no_larger_in_the_pack_than_others_may_be(root: Path) -> None:
+def test_a_thin_image_takes_at_most_16_squares_of_the_pack(root: Path) -> None:
     Image.effect_noise((60000, 16), 90).convert("RGB").save(root / "thin.png")
     pack = load(root, crop="random")
     assert pack.lengths[pack.files.index("thin.png")] == 16 * 32
@@ -180,46 +218,24 @@ def test_a_thin_picture_is_no_larger_in_the_pack_than_others_may_be(root: Path) 
 
 def test_too_few_paintings_are_a_clear_error_that_leaves_no_pack(root: Path) -> None:
     for file in sorted(root.rglob("*.jpg"))[10:]:
-        file.write_bytes(b"no picture")
+        file.write_bytes(b"no image")
     with pytest.raises(UserError, match="10 usable paintings; at least 16 are needed"):
         load(root)
-    assert not list(root.rglob("*.npy"))
+    assert not list(root.rglob("*.pack"))
     assert not list(root.rglob("*.tmp"))
 
 
-def test_a_file_that_could_not_be_read_is_tried_again(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    broken = min(root.rglob("*.jpg"))
-
-    def refuse(path: Path) -> tuple[bytes, int]:
-        # Root may read anything, so the system's answer is what the test has to set.
-        if path == broken:
-            raise PermissionError(13, "Permission denied")
-        return _read(path)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(doctor, "_read", refuse)
-        assert [facts.reason for facts in load(root).checkup.unusable] == [
-            "cannot be read: Permission denied"
-        ]
-    assert len(load(root)) == 40
-
-
-@pytest.mark.parametrize("what", ["array", "index", "files.json"])
-def test_what_is_damaged_is_made_anew(root: Path, what: str) -> None:
+@pytest.mark.parametrize("what", ["pack", "cache"])
+def test_a_damaged_pack_or_record_is_made_again(root: Path, what: str) -> None:
     pack = load(root)
     whole = np.array(pack.rows)
-    folder = root / ".artgan"
-    path = {"array": folder / f"{pack.key}.npy", "index": folder / f"{pack.key}.json"}.get(
-        what, folder / "files.json"
-    )
+    (path,) = (root / ".artgan").glob(f"*.{what}")
     path.write_bytes(path.read_bytes()[:300])
     np.testing.assert_array_equal(load(root).rows, whole)
 
 
 @pytest.mark.parametrize("what", ["missing", "empty"])
-def test_a_folder_without_pictures_is_a_clear_error(tmp_path: Path, what: str) -> None:
+def test_a_folder_without_images_is_a_clear_error(tmp_path: Path, what: str) -> None:
     root = tmp_path / what
     if what == "empty":
         root.mkdir()
@@ -231,7 +247,7 @@ def test_a_read_only_folder_is_packed_elsewhere(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(root.parent)
-    # Root may write anywhere, so the answer of the system is what the test has to set.
+    # Root may write anywhere, so the test sets the system's answer.
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     pack = load(root)
     assert Path("datasets/.packs") in pack.report.parents
@@ -241,7 +257,8 @@ def test_a_read_only_folder_is_packed_elsewhere(
 LOAD = """
 import sys
 from pathlib import Path
-from artgan.data.pack import Cut, load_pack
+from artgan.data.folder import load_pack
+from artgan.data.pack import Cut
 print(load_pack(Path(sys.argv[1]), Cut(32)).rows.sum())
 """
 
@@ -269,26 +286,26 @@ def test_two_processes_that_start_at_once_share_one_pack(root: Path) -> None:
     assert sums == {f"{load(root).rows.sum()}\n"}
 
 
-@pytest.mark.parametrize("found", ["lock", ".*.tmp", "files.json", "report.html"])
-def test_a_start_after_one_was_killed_makes_it_good(root: Path, found: str) -> None:
+@pytest.mark.parametrize("found", ["lock", ".*.tmp", "files.cache", "report.html"])
+def test_a_start_repairs_what_a_killed_one_left(root: Path, found: str) -> None:
     process = loading(root)
     while process.poll() is None and not list((root / ".artgan").glob(found)):
         pass
     process.kill()
     process.communicate()
-    (root / ".artgan" / ".half.npy.tmp").touch()
+    (root / ".artgan" / ".half.pack.tmp").touch()
     assert len(load(root)) == 40
     assert not list((root / ".artgan").glob(".*.tmp"))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell what is mapped")
-def test_what_was_read_of_the_file_leaves_memory(root: Path) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_forgetting_frees_the_memory_of_what_was_read(root: Path) -> None:
     pack = load(root)
 
     def resident() -> int:
         """KiB of the pack in this process's memory."""
         lines = Path("/proc/self/smaps").read_text().splitlines()
-        begin = next(i for i, line in enumerate(lines) if line.endswith(f"{pack.key}.npy"))
+        begin = next(i for i, line in enumerate(lines) if line.endswith(f"{pack.key}.pack"))
         return next(int(line.split()[1]) for line in lines[begin:] if line.startswith("Rss:"))
 
     before = middles(pack)
@@ -320,7 +337,7 @@ def test_nothing_is_held_out_unless_asked(root: Path) -> None:
     assert (len(training), len(held_out)) == (40, 0)
 
 
-def test_what_shows_the_same_is_never_on_both_sides(root: Path) -> None:
+def test_duplicates_are_never_on_both_sides(root: Path) -> None:
     for path in sorted(root.rglob("*.jpg"))[:20]:
         shutil.copy(path, path.with_name(f"copy-{path.name}"))
     pack = load(root, crop="tiles")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from artgan.data.checkup import Checkup, Facts
+from artgan.data.inspection import Checkup, Facts
 from artgan.data.report import write_report
 
 VOID = {"meta", "img", "br"}
@@ -41,33 +41,37 @@ def report(
 ) -> tuple[str, dict[str, Any]]:
     """Writes a report and reads back both files."""
     page = write_report(Checkup(root, facts, duplicates or [], others or {}), root / ".artgan")
-    figures = json.loads(page.with_suffix(".json").read_bytes())
-    return page.read_text(encoding="utf-8"), figures
+    counts = json.loads(page.with_suffix(".json").read_bytes())
+    return page.read_text(encoding="utf-8"), counts
 
 
 class Parsed(HTMLParser):
-    """Follows the tags of a page, and keeps the attributes of its pictures."""
+    """Follows the tags of a page, and keeps its text and the attributes of its images."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
         self.open: list[str] = []
         self.names: set[str] = set()
-        self.pictures: list[dict[str, str | None]] = []
+        self.images: list[dict[str, str | None]] = []
+        self.text = ""
         self.feed(page)
         self.close()
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self.names.add(tag)
         if tag == "img":
-            self.pictures.append(dict(attributes))
+            self.images.append(dict(attributes))
         if tag not in VOID:
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
 
+    def handle_data(self, data: str) -> None:
+        self.text += data
 
-def test_the_figures_are_those_of_the_folder(tmp_path: Path) -> None:
+
+def test_the_json_file_counts_what_is_in_the_folder(tmp_path: Path) -> None:
     facts = [
         usable("root.png", 63, 200),
         usable("birds/a.png", 64, 64, frame=(4, 4, 60, 60)),
@@ -79,10 +83,10 @@ def test_the_figures_are_those_of_the_folder(tmp_path: Path) -> None:
         unusable("g.png", "damaged: no more"),
     ]
     groups = [["birds/a.png", "birds/b.jpg", "root.png"], ["hills/d.png", "hills/deep/c.png"]]
-    _, figures = report(tmp_path, facts, groups, {".txt": 2, "linked folder": 3})
+    _, counts = report(tmp_path, facts, groups, {".txt": 2, "linked folder": 3})
 
-    assert figures.pop("date")
-    assert figures == {
+    assert counts.pop("date")
+    assert counts == {
         "root": str(tmp_path),
         "pictures": 8,
         "usable": 5,
@@ -125,31 +129,31 @@ def test_the_figures_are_those_of_the_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("width", "height"), [(200, 100), (100, 200)])
 def test_twice_as_long_is_not_yet_longer_than_that(tmp_path: Path, width: int, height: int) -> None:
     facts = [usable("a.png", width, height), usable("b.png", width, height)]
-    _, figures = report(tmp_path, facts)
-    assert figures["wide"] == figures["tall"] == 0
-    assert figures["shapes"]["5:4 to 2:1"] + figures["shapes"]["1:2 to 4:5"] == 2
+    _, counts = report(tmp_path, facts)
+    assert counts["wide"] == counts["tall"] == 0
+    assert counts["shapes"]["5:4 to 2:1"] + counts["shapes"]["1:2 to 4:5"] == 2
 
 
 def test_an_empty_folder_has_a_report(tmp_path: Path) -> None:
-    page, figures = report(tmp_path, [])
-    assert "0 of 0 pictures" in page
+    page, counts = report(tmp_path, [])
+    assert "0 of 0 images" in page
     assert page.count("None.") == 10  # in place of every gallery, and of all counts but of sizes
-    assert figures["pictures"] == 0
+    assert counts["pictures"] == 0
 
 
-def test_of_many_files_the_page_shows_some_and_the_json_all(tmp_path: Path) -> None:
-    """The files are missing besides, as if the folder had been moved away meanwhile."""
+def test_of_many_files_the_page_shows_some_and_the_json_file_all(tmp_path: Path) -> None:
+    """The files are missing, too, as if the folder had been moved in the meantime."""
     good = [usable(f"{index % 999}/{index}.png", frame=(9, 9, 99, 99)) for index in range(5000)]
     bad = [unusable(f"{index}.png", f"kind {index % 50}") for index in range(5000)]
     groups = [[facts.file for facts in good[index : index + 9]] for index in range(0, 4500, 9)]
     others = {f".{index}": 1 for index in range(5000)}
-    page, figures = report(tmp_path, good + bad, groups, others)
+    page, counts = report(tmp_path, good + bad, groups, others)
 
     assert len(page) < 300_000
-    assert "no picture" in page
-    assert figures["unusable"] == [{"file": f.file, "reason": f.reason} for f in bad]
-    assert figures["duplicates"] == groups
-    assert figures["others"] == others
+    assert "not shown" in page
+    assert counts["unusable"] == [{"file": f.file, "reason": f.reason} for f in bad]
+    assert counts["duplicates"] == groups
+    assert counts["others"] == others
     # 60 of all, 18 borders; among squares none is the widest or the tallest
     # 8 of 50 reasons with 6 of 100 files each, 30 of 500 groups with 4 of 9 files each
     assert page.count("<figure>") == 60 + 18 + 8 * 6 + 30 * 4
@@ -161,7 +165,7 @@ def test_of_many_files_the_page_shows_some_and_the_json_all(tmp_path: Path) -> N
 
 
 def test_every_tag_of_the_page_is_closed(tmp_path: Path) -> None:
-    facts = [usable("a.png"), usable("b.png", 900, 90), unusable("c.png", "not a picture")]
+    facts = [usable("a.png"), usable("b.png", 900, 90), unusable("c.png", "not an image")]
     page, _ = report(tmp_path, facts, [["a.png", "b.png"]])
     assert Parsed(page).open == []
 
@@ -171,28 +175,28 @@ def test_a_hostile_name_stays_text(tmp_path: Path, place: str) -> None:
     at = dict.fromkeys(["file", "folder", "reason", "ending", "root"], "plain") | {place: HOSTILE}
     file = f"{at['folder']}/{at['file']}"
     facts = [usable(file, 300, 100), usable("b.png"), unusable(f"{file}2", at["reason"])]
-    page, figures = report(tmp_path / at["root"], facts, [[file, "b.png"]], {at["ending"]: 1})
+    page, counts = report(tmp_path / at["root"], facts, [[file, "b.png"]], {at["ending"]: 1})
 
     parsed = Parsed(page)
     assert "script" not in parsed.names
     assert parsed.open == []
-    assert "&lt;script&gt;alert(1)&quot;&#x27;&amp;amp; 山水 \\udcff\u202e.png" in page
+    assert "<script>alert(1)\"'&amp; 山水 \\udcff\u202e.png" in parsed.text
     written = {
-        "file": Path(figures["duplicates"][0][0]).name,
-        "folder": list(figures["classes"]),
-        "reason": figures["unusable"][0]["reason"],
-        "ending": list(figures["others"]),
-        "root": Path(figures["root"]).name,
+        "file": Path(counts["duplicates"][0][0]).name,
+        "folder": list(counts["classes"]),
+        "reason": counts["unusable"][0]["reason"],
+        "ending": list(counts["others"]),
+        "root": Path(counts["root"]).name,
     }
     assert HOSTILE in written[place]
 
 
-def test_a_file_whose_name_is_no_text_is_shown(tmp_path: Path) -> None:
+def test_a_file_whose_name_is_not_text_is_shown(tmp_path: Path) -> None:
     name = os.fsdecode(b"\xff\xfe.png")
     Image.new("RGB", (40, 40), "red").save(tmp_path / name, "PNG")
-    page, figures = report(tmp_path, [usable(name, 40, 60, frame=(9, 9, 30, 50))])
+    page, counts = report(tmp_path, [usable(name, 40, 60, frame=(9, 9, 30, 50))])
     assert "data:image/jpeg" in page
-    assert os.fsencode(figures["bordered"][0]["file"]) == b"\xff\xfe.png"
+    assert os.fsencode(counts["bordered"][0]["file"]) == b"\xff\xfe.png"
 
 
 def test_a_thumbnail_shows_the_file_it_is_named_after(tmp_path: Path) -> None:
@@ -209,7 +213,7 @@ def test_a_thumbnail_shows_the_file_it_is_named_after(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("size", "shrunk"), [((1200, 300), (320, 80)), ((4000, 40), (480, 5)), ((160, 160), (160, 160))]
 )
-def test_thumbnails_are_small_whatever_they_show(
+def test_thumbnails_are_small_whatever_their_image(
     tmp_path: Path, size: tuple[int, int], shrunk: tuple[int, int]
 ) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), np.uint8)
@@ -222,35 +226,35 @@ def test_thumbnails_are_small_whatever_they_show(
 def thumbnails(page: str) -> list[tuple[str, Image.Image]]:
     """The thumbnails of a page with their names, in its order."""
     return [
-        (picture["alt"] or "", Image.open(io.BytesIO(base64.b64decode(jpeg))))
-        for picture in Parsed(page).pictures
-        for jpeg in re.findall("image/jpeg;base64,(.*)", picture["src"] or "")
+        (image["alt"] or "", Image.open(io.BytesIO(base64.b64decode(jpeg))))
+        for image in Parsed(page).images
+        for jpeg in re.findall("image/jpeg;base64,(.*)", image["src"] or "")
     ]
 
 
-def test_what_there_is_of_an_unusable_picture_is_shown(tmp_path: Path) -> None:
+def test_what_can_be_decoded_of_an_unusable_image_is_shown(tmp_path: Path) -> None:
     Image.new("RGB", (8, 200), "red").save(tmp_path / "thin.png")
     Image.effect_noise((99, 99), 50).save(tmp_path / "torn.jpg")
     content = (tmp_path / "torn.jpg").read_bytes()
     (tmp_path / "torn.jpg").write_bytes(content[: len(content) // 2])
-    os.mkfifo(tmp_path / "pipe.jpg")  # must not be waited for
+    os.mkfifo(tmp_path / "pipe.jpg")  # reading it would never end
     names = ["thin.png", "torn.jpg", "pipe.jpg", "gone.jpg"]
     page, _ = report(tmp_path, [unusable(name, "for a reason") for name in names])
     assert [name for name, _ in thumbnails(page)] == ["thin.png", "torn.jpg"]
 
 
 def test_the_unusable_are_grouped_by_the_kind_of_their_reason(tmp_path: Path) -> None:
-    reasons = ["not a picture", "not a picture but a web page", "damaged: ab", "damaged: abc"]
+    reasons = ["not an image", "not an image but a web page", "damaged: ab", "damaged: abc"]
     page, _ = report(tmp_path, [unusable(f"{reason}.jpg", reason) for reason in reasons])
     cards = [card.split("<figure>") for card in page.split('<div class="card"><h3>')[1:]]
     assert [(title.split(" <")[0], len(figures)) for title, *figures in cards] == [
         ("damaged", 2),
-        ("not a picture", 1),
-        ("not a picture but a web page", 1),
+        ("not an image", 1),
+        ("not an image but a web page", 1),
     ]
 
 
-def test_what_is_to_be_kept_and_what_trimming_keeps_is_marked(tmp_path: Path) -> None:
+def test_the_file_to_keep_and_the_part_inside_a_border_are_marked(tmp_path: Path) -> None:
     facts = [usable("a.png", 200, 100, frame=(20, 25, 170, 90)), usable("b.png")]
     page, _ = report(tmp_path, facts, [["b.png", "a.png"]])
     assert page.count('<i style="inset:25.00% 15.00% 10.00% 10.00%"></i>') == 1
@@ -258,7 +262,7 @@ def test_what_is_to_be_kept_and_what_trimming_keeps_is_marked(tmp_path: Path) ->
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs the browser chromium")
-def test_a_browser_shows_every_picture_even_on_a_phone(tmp_path: Path) -> None:
+def test_a_browser_shows_every_image_even_on_a_phone(tmp_path: Path) -> None:
     for name in ("a.png", "b.png", "c.png"):
         Image.new("RGB", (400, 300), "red").save(tmp_path / name)
     long = "x" * 150 + ".png"
@@ -267,12 +271,12 @@ def test_a_browser_shows_every_picture_even_on_a_phone(tmp_path: Path) -> None:
         usable("a.png", 400, 300),
         usable("b.png", 400, 300, frame=(40, 30, 360, 270)),
         usable(long, 4000, 200),
-        unusable("c.png", "nothing but one colour, #ff0000"),
+        unusable("c.png", "only one colour, #ff0000"),
     ]
     page, _ = report(tmp_path, facts, [["a.png", "b.png"]])
-    shown = len(Parsed(page).pictures)
+    shown = len(Parsed(page).images)
 
-    # The report has no script of its own; this one tells what the browser made of it.
+    # The report has no script of its own; this one reports what the browser shows.
     asked = """<script>onload = () => {
       const page = document.documentElement;
       const shown = [...document.images].filter(image => image.naturalWidth && image.clientHeight);

@@ -1,4 +1,4 @@
-"""Named sets, from an address to a folder; and what is said where that cannot be."""
+"""Named sets, from a URL to a folder, or a message if they are not available."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ def git_blob(content: bytes) -> str:
 
 @pytest.fixture
 def web(paintings: Path, tmp_path: Path) -> Iterator[str]:
-    """A server with a zip laid out as that of the article: with the twins that a Mac adds."""
+    """A server with a zip like that of the article, with the copies that a Mac adds."""
     folder = tmp_path / "web"
     folder.mkdir()
     with ZipFile(folder / "data.zip", "w") as archive:
@@ -39,7 +39,7 @@ def web(paintings: Path, tmp_path: Path) -> Iterator[str]:
 def named(
     configure: Configure, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Callable[..., DatasetConfig]:
-    """The configuration of a named set, for a user who stands in `tmp_path`."""
+    """The configuration of a named set, for a user in `tmp_path`."""
     monkeypatch.chdir(tmp_path)
 
     def named(name: str, **keys: object) -> DatasetConfig:
@@ -52,7 +52,7 @@ def named(
     return named
 
 
-def test_a_named_set_is_fetched_verified_unpacked_and_packed(
+def test_a_named_set_is_downloaded_verified_unpacked_and_packed(
     web: str, named: Callable[..., DatasetConfig], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     content = (tmp_path / "web" / "data.zip").read_bytes()
@@ -79,7 +79,7 @@ def test_another_archive_than_the_published_one_is_refused(
     assert not (tmp_path / "datasets" / "chinese_art").exists()
 
 
-def test_without_a_network_the_message_names_address_file_and_the_other_way(
+def test_without_a_network_the_message_names_url_file_and_alternative(
     named: Callable[..., DatasetConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("artgan.download.ATTEMPTS", 1)
@@ -124,7 +124,7 @@ def test_a_set_without_archives_is_refused(named: Callable[..., DatasetConfig]) 
         named("chinese_art", archives=[])
 
 
-def test_a_folder_that_was_filled_by_hand_is_taken_as_it_is(
+def test_a_folder_that_was_filled_by_hand_is_used_as_it_is(
     named: Callable[..., DatasetConfig], paintings: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "datasets").mkdir()
@@ -132,7 +132,7 @@ def test_a_folder_that_was_filled_by_hand_is_taken_as_it_is(
     assert len(load_paintings(named("chinese_art"), 32)) == 40
 
 
-def test_of_the_sets_with_photos_only_the_paintings_are_taken(
+def test_of_sets_with_photos_only_the_paintings_are_used(
     named: Callable[..., DatasetConfig], paintings: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "web").mkdir()
@@ -153,7 +153,7 @@ def test_of_the_sets_with_photos_only_the_paintings_are_taken(
     ("key", "value"),
     [("artist", "hokusai"), ("address", "http://x"), ("repo", "a/b"), ("streaming", True)],
 )
-def test_keys_of_another_source_are_refused(configure: Configure, key: str, value: str) -> None:
+def test_options_of_another_source_are_refused(configure: Configure, key: str, value: str) -> None:
     config = configure(**{f"dataset__{key}": value}).dataset
     with pytest.raises(UserError, match=f"dataset.{key}: means nothing to source folder"):
         settle(config)
@@ -199,12 +199,12 @@ def test_the_article_s_command_works_from_the_first_byte_to_the_samples(
     succeed("sample.py", "ckpt=checkpoints/art", "num=4", cwd=tmp_path)
 
 
-def test_a_set_that_cannot_be_fetched_leaves_no_run(tmp_path: Path) -> None:
+def test_a_set_that_cannot_be_downloaded_leaves_no_run(tmp_path: Path) -> None:
     (tmp_path / "web").mkdir()
     with serving(tmp_path / "web") as address:
         where = [f"dataset.address={address}", "dataset.insecure=true"]
         done = script("train.py", "dataset=chinese_art", *where, cwd=tmp_path)
     assert done.returncode == 1
-    assert "data.zip: cannot be fetched (the server answers 404 Not Found)" in done.stderr
+    assert "data.zip: cannot be downloaded (the server answers 404 Not Found)" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "checkpoints").exists()

@@ -13,7 +13,7 @@ from tests.helpers import pack_of
 
 
 def numbered(count: int, length: int = 2) -> Pack:
-    """Strips of 2 pixels' width that are told apart by red, and their rows by green."""
+    """Strips 2 pixels wide, numbered in red, and their rows in green."""
     rows = np.zeros((count, length, 2, 3), np.uint8)
     rows[..., 0] = np.arange(count)[:, None, None]
     rows[..., 1] = np.arange(length)[:, None]
@@ -25,14 +25,14 @@ def numbers(stream: PaintingStream, batches: int) -> list[int]:
     return [int(image[0, 0, 0]) for paintings, _ in taken for image in paintings.flatten(0, 1)]
 
 
-def test_each_painting_is_seen_once_an_epoch_also_where_batches_do_not_divide_it() -> None:
+def test_each_painting_is_seen_once_an_epoch_even_if_batches_do_not_divide_it() -> None:
     seen = numbers(PaintingStream(numbered(10), batch_size=4, seed=3), batches=5)
     assert sorted(seen[:10]) == list(range(10))
     assert sorted(seen[10:]) == list(range(10))
     assert seen[:10] != seen[10:]
 
 
-def test_a_stream_begun_later_goes_on_where_the_first_would_be() -> None:
+def test_a_stream_started_later_continues_where_the_first_would_be() -> None:
     whole = numbers(PaintingStream(numbered(10), batch_size=4, seed=3), batches=7)
     later = PaintingStream(numbered(10), batch_size=4, seed=3, images_seen=12)
     assert numbers(later, batches=4) == whole[12:]
@@ -68,7 +68,7 @@ def test_batches_are_uint8_tensors_in_the_layout_of_convolutions() -> None:
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_batches_that_come_together_are_those_that_come_one_by_one(rank: int) -> None:
+def test_batches_yielded_together_are_those_yielded_singly(rank: int) -> None:
     def stream(**options: Any) -> PaintingStream:
         return PaintingStream(numbered(10, 5), 4, 3, rank=rank, world_size=2, **options)
 
@@ -82,7 +82,7 @@ def test_batches_that_come_together_are_those_that_come_one_by_one(rank: int) ->
     assert sizes == [1, 2, 4]
 
 
-def test_a_device_that_holds_the_paintings_cuts_the_same_squares() -> None:
+def test_squares_cut_on_a_device_are_the_same() -> None:
     rows = np.random.default_rng(0).integers(0, 256, (10, 9, 4, 3), np.uint8)
     files = [f"{'ab'[number % 2]}/{number}" for number in range(10)]
     pack = replace(pack_of(rows), lying=np.arange(10) % 2 == 0, files=files)
@@ -124,7 +124,7 @@ def test_the_square_moves_along_a_longer_strip_from_epoch_to_epoch() -> None:
     assert all(len(set(strip)) > 1 for strip in seen.T)
 
 
-def test_a_stream_begun_later_cuts_the_same_squares() -> None:
+def test_a_stream_started_later_cuts_the_same_squares() -> None:
     pack = numbered(10, length=9)
     whole = list(itertools.islice(PaintingStream(pack, batch_size=4, seed=3), 7))
     later = PaintingStream(pack, batch_size=4, seed=3, images_seen=12)

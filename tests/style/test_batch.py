@@ -252,7 +252,7 @@ def test_of_several_pictures_a_bad_one_is_named_and_passed_over(painter: type[In
     Path("photos/aa.jpg").write_text("not a picture")
     with pytest.raises(UserError) as mistake:
         command(content="photos", out="done")
-    assert "aa.jpg cannot be used: not a picture" in str(mistake.value)
+    assert "aa.jpg cannot be used: not an image" in str(mistake.value)
     assert "1 of 3 pictures were not repainted" in str(mistake.value)
     written = sorted(path.name for path in Path("done").iterdir())
     assert written == ["a-sea.png", "b-sea.png", "sheet-sea.png"]
@@ -265,14 +265,14 @@ def test_of_a_gallery_a_bad_style_is_named_and_passed_over() -> None:
     with pytest.raises(UserError) as mistake:
         command(content="photos", style=["sea.png", "text.jpg", "wood.png", "no"], gallery=True)
     assert str(mistake.value).splitlines() == [
-        "style: text.jpg cannot be used: not a picture.",
+        "style: text.jpg cannot be used: not an image.",
         "style: there is no picture no.",
         "4 of 8 pictures were not repainted; see painted/gallery.png",
     ]
     written = sorted(path.stem for path in Path("painted").iterdir())
     assert written == ["a-sea", "a-wood", "b-sea", "b-wood", "gallery"]
     assert np.shape(cells(Path("painted/gallery.png"))) == (3, 3, 3)
-    with pytest.raises(UserError, match=r"style: text.jpg cannot be used: not a picture.$"):
+    with pytest.raises(UserError, match=r"style: text.jpg cannot be used: not an image.$"):
         command(style=["sea.png", "text.jpg"], out="blend.png")
 
 
@@ -459,20 +459,20 @@ GATYS = {"method": "gatys"}
     ("options", "message"),
     [
         ({"content": "nowhere.jpg"}, "content: there is no picture nowhere.jpg."),
-        ({"content": "text.jpg"}, "content: text.jpg cannot be used: not a picture."),
+        ({"content": "text.jpg"}, "content: text.jpg cannot be used: not an image."),
         ({"content": "empty"}, "content: no pictures lie in empty."),
         ({"content": []}, "content: name at least one."),
         ({"content": {"a": 1}}, "content: '{'a': 1}' is neither a picture nor a folder."),
         ({"content": [""]}, "content: '' is neither"),
         ({"style": "nowhere.jpg"}, "style: there is no picture nowhere.jpg."),
-        ({"style": "text.jpg"}, "style: text.jpg cannot be used: not a picture."),
+        ({"style": "text.jpg"}, "style: text.jpg cannot be used: not an image."),
         ({"style": "empty"}, "style: no pictures lie in empty."),
         ({"out": "there.png"}, "out: there.png is there already. Give another place by out=, or"),
         ({"out": "result"}, "out: result ends in none of .png, .jpg"),
         ({"out": "result.bmp"}, "out: result.bmp ends in none of"),
         ({"out": "empty"}, "out: empty is a folder. Name a file, such as empty/result.png"),
         ({"out": "there.png/result.png"}, "cannot be written to. Choose another place."),
-        ({"content": ["text.jpg", "text.jpg"]}, "content: text.jpg cannot be used: not a picture"),
+        ({"content": ["text.jpg", "text.jpg"]}, "content: text.jpg cannot be used: not an image"),
         (BATCH | {"out": "new.png"}, "out: new.png names a file, and several pictures go"),
         (BATCH | {"out": "text.jpg"}, "out: text.jpg names a file"),
         ({"mask": "nowhere.png"}, "mask: there is no picture nowhere.png."),

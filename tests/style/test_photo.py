@@ -166,7 +166,7 @@ def test_a_profile_without_red_green_and_blue_is_not_borne(tmp_path: Path, mode:
     assert "icc_profile" not in unchanged(read_content(tmp_path / "photo.tif")).info
 
 
-def test_a_profile_that_makes_no_sense_is_ignored(tmp_path: Path) -> None:
+def test_an_invalid_profile_is_ignored(tmp_path: Path) -> None:
     photo().save(tmp_path / "photo.png", icc_profile=b"rubbish")
     result = unchanged(read_content(tmp_path / "photo.png"))
     assert "icc_profile" not in result.info
@@ -301,7 +301,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "torn.png").write_bytes(buffer.getvalue()[:500])
     for name, reason in [
         ("none.jpg", "there is no picture"),
-        ("text.jpg", "cannot be used: not a picture"),
+        ("text.jpg", "cannot be used: not an image"),
         ("torn.png", "cannot be used: damaged"),
     ]:
         with pytest.raises(UserError, match=f"content: .*{name}.*{reason}|{reason} .*{name}"):

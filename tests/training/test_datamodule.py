@@ -3,9 +3,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from artgan.training.datamodule import Paintings, holds
 
 from artgan.options import TrainConfig
-from artgan.training.datamodule import Paintings, holds
 from tests.helpers import pack_of
 
 PACK = pack_of(np.zeros((16, 2, 2, 3), np.uint8))

@@ -221,7 +221,7 @@ def test_of_several_processes_one_claims_writes_and_prints(
     assert names(folder) == names(alone)
     assert len(list(folder.glob("events.*"))) == 1
     said = log.read_text()
-    assert said.count("40 of 40 pictures can be used") == said.count("Done: 16 images") == 1
+    assert said.count("40 of 40 images can be used") == said.count("Done: 16 images") == 1
     assert "Traceback" not in said
 
 

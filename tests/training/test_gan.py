@@ -7,13 +7,13 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from artgan.training.datamodule import Paintings
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from artgan.data.stream import PaintingStream
 from artgan.networks.dcgan import MinibatchStd
 from artgan.options import TrainConfig
-from artgan.training.datamodule import Paintings
 from artgan.training.draws import Batch, draw
 from artgan.training.gan import GAN
 from artgan.training.run import pick_precision

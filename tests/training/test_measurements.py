@@ -204,13 +204,13 @@ def test_a_run_goes_on_without_features_that_cannot_be_fetched(
 ) -> None:
     folder = measured(name="mine", evaluate__features="squeezenet")
     said = capsys.readouterr().err
-    assert said.count("cannot be fetched") == 1
+    assert said.count("cannot be downloaded") == 1
     assert said.count("Measuring without it: no FID and no KID.") == 1
     assert [figures["features"] for figures in points(folder).values()] == [None] * 3
 
 
 def test_but_not_where_the_best_is_told_by_them(measured: Run, nowhere: None) -> None:
-    with pytest.raises(UserError, match="cannot be fetched"):
+    with pytest.raises(UserError, match="cannot be downloaded"):
         measured(name="mine", evaluate__features="squeezenet", checkpoint__monitor="kid")
 
 

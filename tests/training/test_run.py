@@ -152,7 +152,7 @@ def test_the_classes_are_those_of_the_paintings_trained_on(run: Run) -> None:
 
 @pytest.mark.parametrize(
     ("place", "message"),
-    [("", "8 paintings lie in no subfolder"), ("blue", "in one subfolder of .*, blue. Give")],
+    [("", "8 paintings are in no subfolder"), ("blue", "in one subfolder of .*, blue. Give")],
 )
 def test_a_set_without_classes_is_refused_before_there_is_a_folder(
     run: Run, colours: Path, tmp_path: Path, place: str, message: str

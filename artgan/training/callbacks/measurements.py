@@ -1,4 +1,4 @@
-"""How well a run paints, measured while it trains, and the best state of it kept."""
+"""How well a run paints, measured while it trains; the best state is kept."""
 
 from pathlib import Path
 from typing import Any
@@ -23,49 +23,56 @@ from artgan.evaluation import (
 )
 from artgan.options import ON_FEATURES, TrainConfig
 from artgan.painter import draw_inputs
-from artgan.training.callbacks import GivenUp, Stopping, due, refuse_diverged, show, writer
+from artgan.training.callbacks.checkpoints import refuse_diverged
+from artgan.training.callbacks.output import show, writer
+from artgan.training.callbacks.stopping import Abandoned, Stopping
 from artgan.training.gan import GAN
+from artgan.training.state import RunState
 
 
 class Measurements(pl.Callback):
-    """Measures the averaged generator every so many images and when the budget is used up.
+    """Measures the averaged generator every few images and when the budget is used up.
 
-    The figures are those that `evaluate.py` would give. They go to TensorBoard and to `evaluated/`
-    in the run's folder; the state that had the least of the monitored figure is kept as
-    `best.ckpt`. Nothing of the training is touched, and its clock stands still meanwhile. A run
-    that is to end does not wait for it; it is made up for when the run goes on.
+    The scores are those that `evaluate.py` gives. They go to TensorBoard and to `evaluated/` in the
+    run's folder; the state with the lowest monitored metric is kept as `best.ckpt`. Training is not
+    affected, and its clock stands still meanwhile. A run that is to end does not wait for a
+    measurement; it is caught up on when the run is resumed.
 
     Args:
         config: of the run, with `evaluate_every`.
         folder: of the run.
-        stopping: knows the budget and the clock.
+        state: of the run.
+        stopping: abandons a measurement when a signal comes.
 
     Attributes:
-        tags: TensorBoard's name of each figure, and where in `metrics.json` it stands; once
-            prepared.
-        best: name, value and count of samples of the figure that `best.ckpt` was kept for, or None.
+        tags: TensorBoard's name of each metric, and its place in `metrics.json`; once prepared.
+        best: name, value and number of samples of the metric that `best.ckpt` was kept for, or
+            None.
     """
 
-    def __init__(self, config: TrainConfig, folder: Path, stopping: Stopping) -> None:
+    def __init__(
+        self, config: TrainConfig, folder: Path, state: RunState, stopping: Stopping
+    ) -> None:
         assert config.evaluate_every is not None
         self.every = config.evaluate_every
         self.config = config
         self.folder = folder
+        self.state = state
         self.stopping = stopping
         self.tags: dict[str, tuple[str, ...]] = {}
         self.best: dict[str, Any] | None = None
 
     def prepare(self, training: Pack, held_out: Pack, device: str) -> None:
-        """Does once what every measurement needs; only the first process measures.
+        """Does once what every measurement needs; only the first rank measures.
 
         Args:
-            training: the paintings that are trained on.
-            held_out: those that are not; may be empty.
-            device: for the network that gives features.
+            training: the paintings trained on.
+            held_out: those held out; may be empty.
+            device: for the feature network.
 
         Raises:
-            UserError: the features cannot be had, and the command named their file or monitors a
-                figure on them; or `best.ckpt` is damaged.
+            UserError: the feature network is not available, and the command named its file or
+                monitors a metric that needs it; or `best.ckpt` is damaged.
         """
         settings, monitor = self.config.evaluate, self.config.checkpoint.monitor
         self.extract = usable_features(
@@ -75,61 +82,62 @@ class Measurements(pl.Callback):
         self.reference = reference_of(packs, self.config.dataset, settings.num, self.extract)
         names = [part.name for part in self.reference.parts]
         self.tags = tags(names, self.extract.name if self.extract else None)
-        self.best = _kept(self.folder / BEST)
+        self.best = _read_best(self.folder / BEST)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best} if self.best else {}
 
-    def owes(self, module: GAN) -> bool:
-        """Whether the state that a run goes on from was to be measured, and was not."""
-        figures = figures_folder(self.folder, module.progress.images_seen) / METRICS
-        return module.progress.images_seen > 0 and self._due(module) and not figures.exists()
+    def is_missing(self) -> bool:
+        """Whether the state that a run resumes from was to be measured, and was not."""
+        seen = self.state.progress.images_seen
+        scores = figures_folder(self.folder, seen) / METRICS
+        return seen > 0 and self._due() and not scores.exists()
 
-    def _due(self, module: GAN) -> bool:
-        return due(module, self.every) or self.stopping.state.used >= 1
+    def _due(self) -> bool:
+        return self.state.due(self.every) or self.state.used >= 1
 
     def on_train_start(self, trainer: pl.Trainer, module: GAN) -> None:  # type: ignore[override]
-        # Which figures lie in the folder, the first process knows for all.
-        if trainer.strategy.broadcast(self.owes(module)):
+        # The first rank knows for all which scores are in the folder.
+        if trainer.strategy.broadcast(self.is_missing()):
             self._measure_all(trainer, module)
 
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: pl.Trainer, module: GAN, *_: object
     ) -> None:
-        if self._due(module):
+        if self._due():
             self._measure_all(trainer, module)
 
     def _measure_all(self, trainer: pl.Trainer, module: GAN) -> None:
         refuse_diverged(trainer, module, self.folder)
         if module.device.type != "cpu":
             torch.accelerator.synchronize(module.device)  # what is still to do there is training
-        with self.stopping.clock.paused():
+        with self.state.clock.paused():
             better = trainer.is_global_zero and self._measure(trainer, module)
             # Saving takes all ranks, which wait here for the first; so does stopping.
-            found = (better, trainer.should_stop)
-            better, trainer.should_stop = trainer.strategy.broadcast(found)
+            found = (better, self.state.stopping)
+            better, self.state.stopping = trainer.strategy.broadcast(found)
             if better:
                 trainer.save_checkpoint(self.folder / BEST)
 
     def _measure(self, trainer: pl.Trainer, module: GAN) -> bool:
-        """Measures, and tells whether this state is the best so far."""
-        seen = module.progress.images_seen
+        """Measures; returns whether this state is the best so far."""
+        seen = self.state.progress.images_seen
         num, latent_dim = self.config.evaluate.num, self.config.model.latent_dim
         folder = figures_folder(self.folder, seen)
         try:
-            with self.stopping.given_up_for_signals():
+            with self.stopping.abandoning_at_signals():
                 inputs = draw_inputs(SEED, num, latent_dim, module.classes)
                 measured, sheet = measure(
                     module.generator_ema, inputs, self.reference, self.extract
                 )
-        except GivenUp:
+        except Abandoned:
             (folder / METRICS).unlink(missing_ok=True)  # those of a state that was rolled back
-            trainer.should_stop = True
+            self.state.stopping = True
             return False
-        # The state may lie in no file.
-        state = {"checkpoint": None, "images_seen": seen, "seed": SEED, "ema": True}
+        # The state may be in no file.
+        described = {"checkpoint": None, "images_seen": seen, "seed": SEED, "ema": True}
         show(trainer, "nearest", sheet, folder / SHEET, seen)
-        write_figures(state | measured, folder)
+        write_figures(described | measured, folder)
         for tag, place in self.tags.items():
             writer(trainer).add_scalar(tag, figure(measured, place), seen)
         return self.config.checkpoint.monitor is not None and self._is_best(measured)
@@ -139,7 +147,7 @@ class Measurements(pl.Callback):
         (tag,) = (tag for tag, place in self.tags.items() if place == monitored)
         value = figure(measured, self.tags[tag])
         now = {"figure": tag, "samples": measured["samples"], "value": value}
-        # Of other features, paintings or counts, it does not compare.
+        # With other features, paintings or counts, values are not comparable.
         same = self.best is not None and all(self.best[k] == now[k] for k in ("figure", "samples"))
         if same and self.best is not None and now["value"] >= self.best["value"]:
             return False
@@ -147,8 +155,8 @@ class Measurements(pl.Callback):
         return True
 
 
-def _kept(path: Path) -> dict[str, Any] | None:
-    """For which figure the best state was kept; it says so itself."""
+def _read_best(path: Path) -> dict[str, Any] | None:
+    """The metric for which the best state was kept, from its own file."""
     if not path.is_file():
         return None
     return load_checkpoint(path).get("callbacks", {}).get(Measurements.__name__, {}).get("best")
