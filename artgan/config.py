@@ -144,7 +144,7 @@ def compose(command: str, options: dict[str, Any]) -> Any:
     values = composed(command, groups)
     for key, value in options.items():
         if key not in groups:
-            put(values, key, value)
+            put(values, key, str(value) if isinstance(value, Path) else value)
     return validate(schema, values, groups)
 
 
@@ -303,7 +303,7 @@ def _explain(schema: Any, error: ErrorDetails) -> str:
     reasons = {
         "missing": f"a value is needed. Add {key}=… to the command.",
         "value": error["msg"].partition(", ")[2],
-        "string": "is empty. Give a value, or null for none.",
+        "string": "is empty. Give a value, or null for none." if value == "" else "is not a text.",
         "list": "is a list. Write its items in brackets, as [one,two].",
         "finite": f"{value} is not a finite number.",
         "int": f"'{value}' is not a whole number.",

@@ -12,17 +12,17 @@ from tests.helpers import ROOT
 
 # From the ground up. A part is a module of artgan, or a package with all its modules.
 FLOORS = [
-    ["errors", "memory", "networks"],
+    ["errors", "memory", "networks", "options"],
     ["files"],
-    ["cache", "device", "download", "images", "options", "workers"],
-    ["checkpoint", "events", "inkwash", "weights"],
-    ["data", "sampling"],
-    ["comparison", "export", "metrics", "style"],
+    ["cache", "config", "device", "download", "images", "sweep", "workers"],
+    ["checkpoint", "events", "help", "inkwash", "weights"],
+    ["data", "metrics", "painter"],
+    ["comparison", "export", "measuring", "sampling", "style"],
     ["evaluation"],
     ["training"],
     ["__init__", "__main__", "cli"],
 ]
-ONLY_IN = {"hydra": {"cli", "options"}, "pytorch_lightning": {"training"}}
+ONLY_IN = {"hydra": {"cli", "config"}, "pytorch_lightning": {"training"}}
 FLOOR = {part: number for number, floor in enumerate(FLOORS) for part in floor}
 PACKAGE = ROOT / "artgan"
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -80,7 +80,7 @@ def test_a_script_starts_without_torch(name: str) -> None:
 
 
 def test_a_command_is_checked_without_torch() -> None:
-    code = "import sys, artgan.training.run_folder; assert 'torch' not in sys.modules"
+    code = "import sys, artgan.training.start; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
 
 

@@ -21,11 +21,12 @@ from artgan.config import load_config
 from artgan.data.sources import load_paintings
 from artgan.data.stream import PaintingStream
 from artgan.errors import UserError
-from artgan.evaluation import Reference, _rows, evaluate, measure, table
+from artgan.evaluation import evaluate, table
 from artgan.export import export
+from artgan.measuring import Reference, feature_rows, measure
 from artgan.metrics.features import Features
-from artgan.options import DatasetConfig, ExportConfig
-from artgan.sampling import draw_classes, paint
+from artgan.options import ExportConfig
+from artgan.painter import draw_classes, paint
 from tests.helpers import evaluation_of, pack_of, script, succeed
 
 Run = Callable[..., Path]
@@ -40,39 +41,39 @@ def measured(run: Run) -> Path:
 def test_a_run_is_measured_against_what_it_has_and_has_not_seen(
     measured: Path, weights: Path
 ) -> None:
-    figures, folder = evaluate(evaluation_of(measured, features=str(weights)))
-    name = f"images-000000064-{figures['features']}-24-seed0"
+    scores, folder = evaluate(evaluation_of(measured, features=str(weights)))
+    name = f"images-000000064-{scores['features']}-24-seed0"
     assert folder == measured / "evaluated" / name
-    assert json.loads((folder / "metrics.json").read_text()) == figures
-    assert figures["features"].startswith("squeezenet1_0-")
+    assert json.loads((folder / "metrics.json").read_text()) == scores
+    assert scores["features"].startswith("squeezenet1_0-")
     key = load_checkpoint(measured / "last.ckpt")["artgan"]["dataset_key"]
-    described = {"key": key, "holdout": 0.5, "crop": "center", "root": figures["dataset"]["root"]}
-    assert figures["dataset"] == described
+    described = {"key": key, "holdout": 0.5, "crop": "center", "root": scores["dataset"]["root"]}
+    assert scores["dataset"] == described
     assert "/" not in described["root"]
     for part in ("training", "held-out"):
-        assert figures[part]["paintings"] == 20
+        assert scores[part]["paintings"] == 20
         names = ("fid", "kid", "kid_std", "precision", "recall", "swd", "swd/32", "swd/16")
-        assert all(isinstance(figures[part][name], float) for name in names)
+        assert all(isinstance(scores[part][name], float) for name in names)
     with Image.open(folder / "nearest.png") as sheet:
         assert sheet.size == (16 * 34 + 2, 2 * 34 + 2)
 
 
-def test_without_features_the_other_figures_still_come(measured: Path) -> None:
-    figures, _ = evaluate(evaluation_of(measured))
-    assert figures["features"] is None
-    assert "kid" not in figures["training"]
-    assert {"swd", "similarity of the paintings"} <= set(figures["training"])
-    assert {"ratio", "near"} <= set(figures["originality"])
+def test_without_features_there_are_the_other_scores(measured: Path) -> None:
+    scores, _ = evaluate(evaluation_of(measured))
+    assert scores["features"] is None
+    assert "kid" not in scores["training"]
+    assert {"swd", "similarity of the paintings"} <= set(scores["training"])
+    assert {"ratio", "near"} <= set(scores["originality"])
 
 
-def test_tensorboard_shows_the_figures_beside_those_of_the_run(measured: Path) -> None:
+def test_tensorboard_shows_the_scores_beside_the_run(measured: Path) -> None:
     written = {path: path.stat().st_mtime_ns for path in measured.glob("events.*")}
     for _ in range(2):  # the second takes the place of the first
-        figures, folder = evaluate(evaluation_of(measured))
+        scores, folder = evaluate(evaluation_of(measured))
     log = EventAccumulator(str(folder)).Reload()
     assert len(list(folder.glob("events.*"))) == 1
     (point,) = log.Scalars("evaluate/swd held-out")
-    assert (point.step, point.value) == (64, pytest.approx(figures["held-out"]["swd"]))
+    assert (point.step, point.value) == (64, pytest.approx(scores["held-out"]["swd"]))
     assert set(log.Tags()["scalars"]) == {
         "evaluate/similarity",
         "evaluate/swd training",
@@ -90,7 +91,7 @@ def test_tensorboard_shows_the_figures_beside_those_of_the_run(measured: Path) -
     assert written == {path: path.stat().st_mtime_ns for path in measured.glob("events.*")}
 
 
-def test_the_same_call_gives_the_same_figures(measured: Path, weights: Path) -> None:
+def test_the_same_call_gives_the_same_scores(measured: Path, weights: Path) -> None:
     first, _ = evaluate(evaluation_of(measured, features=str(weights)))
     second, _ = evaluate(evaluation_of(measured, features=str(weights)))
     assert first == second
@@ -132,23 +133,22 @@ def test_no_other_paintings_are_called_held_out_than_in_the_run(
 ) -> None:
     folder = run(name="mine", dataset__holdout=own)
     refusal = f"dataset.holdout: .* held {own:g} of them out"
-    for dataset in (DatasetConfig(), DatasetConfig(root=str(paintings))):
-        dataset.holdout = given
-        with pytest.raises(UserError, match=refusal) as said:
+    for dataset in ({"holdout": given}, {"holdout": given, "root": str(paintings)}):
+        with pytest.raises(UserError, match=refusal) as raised:
             evaluate(evaluation_of(folder, dataset=dataset))
-        assert len(str(said.value).splitlines()) == 1
-    evaluate(evaluation_of(folder, dataset=DatasetConfig(holdout=own)))
+        assert len(str(raised.value).splitlines()) == 1
+    evaluate(evaluation_of(folder, dataset={"holdout": own}))
 
 
-def test_the_run_s_paintings_are_known_where_they_lie_now(
+def test_the_run_s_paintings_are_recognised_after_a_move(
     measured: Path, paintings: Path, tmp_path: Path
 ) -> None:
     moved = shutil.copytree(paintings, tmp_path / "moved")
     here, _ = evaluate(evaluation_of(measured))
-    there, _ = evaluate(evaluation_of(measured, dataset=DatasetConfig(root=str(moved))))
+    there, _ = evaluate(evaluation_of(measured, dataset={"root": str(moved)}))
     assert there == here | {"dataset": here["dataset"] | {"root": "moved"}}
     with pytest.raises(UserError, match=r"dataset\.holdout"):
-        evaluate(evaluation_of(measured, dataset=DatasetConfig(root=str(moved), holdout=0.4)))
+        evaluate(evaluation_of(measured, dataset={"root": str(moved), "holdout": 0.4}))
 
 
 def test_of_changed_paintings_or_an_unknown_run_none_count_as_held_out(
@@ -156,33 +156,33 @@ def test_of_changed_paintings_or_an_unknown_run_none_count_as_held_out(
 ) -> None:
     more = shutil.copytree(paintings, tmp_path / "more")
     shutil.copy(next((paintings / "river").iterdir()), more / "another.jpg")
-    changed = evaluation_of(measured, dataset=DatasetConfig(root=str(more), holdout=0.5), num=50)
+    changed = evaluation_of(measured, dataset={"root": str(more), "holdout": 0.5}, num=50)
     checkpoint = load_checkpoint(measured / "last.ckpt")
     del checkpoint["artgan"]["dataset_key"]
     torch.save(checkpoint, tmp_path / "old.ckpt")
     capsys.readouterr()
     for asked, count in ((changed, 41), (evaluation_of(tmp_path / "old.ckpt", num=50), 40)):
-        figures, folder = evaluate(asked)
-        assert figures["paintings"]["paintings"] == count
-        assert figures["dataset"]["holdout"] is None
-        assert figures["dataset"]["key"] in folder.name
-        assert not {"training", "held-out"} & set(figures)
+        scores, folder = evaluate(asked)
+        assert scores["paintings"]["paintings"] == count
+        assert scores["dataset"]["holdout"] is None
+        assert scores["dataset"]["key"] in folder.name
+        assert not {"training", "held-out"} & set(scores)
         (line,) = (line for line in capsys.readouterr().err.splitlines() if "trained on" in line)
         assert "none held out" in line
 
 
 def test_a_run_without_held_out_paintings_is_measured_on_its_own(run: Run) -> None:
-    figures, _ = evaluate(evaluation_of(run(name="whole")))
-    assert figures["training"]["paintings"] == 24
-    assert "held-out" not in figures
+    scores, _ = evaluate(evaluation_of(run(name="whole")))
+    assert scores["training"]["paintings"] == 24
+    assert "held-out" not in scores
 
 
-def test_too_few_held_out_paintings_are_told_of(
+def test_too_few_held_out_paintings_are_reported(
     run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    figures, _ = evaluate(evaluation_of(run(name="few", dataset__holdout=0.3)))
-    assert "held-out" not in figures
-    assert figures["training"]["paintings"] == 24
+    scores, _ = evaluate(evaluation_of(run(name="few", dataset__holdout=0.3)))
+    assert "held-out" not in scores
+    assert scores["training"]["paintings"] == 24
     (line,) = (line for line in capsys.readouterr().err.splitlines() if "are held out," in line)
     assert line.startswith("Only 12 paintings are held out, too few to measure against")
 
@@ -194,25 +194,25 @@ def test_another_dataset_is_measured_against_whole(
     river = shutil.copytree(paintings / "river", tmp_path / "river")
     arguments = ["features=none", "num=40", "dataset=folder", f"dataset.root={river}"]
     succeed("evaluate.py", f"ckpt={measured}", "out=figures", *arguments, cwd=tmp_path)
-    figures = json.loads((tmp_path / "figures" / "metrics.json").read_text())
-    assert figures["paintings"]["paintings"] == 20
-    assert not {"training", "held-out"} & set(figures)
+    scores = json.loads((tmp_path / "figures" / "metrics.json").read_text())
+    assert scores["paintings"]["paintings"] == 20
+    assert not {"training", "held-out"} & set(scores)
 
 
-def test_a_key_of_the_dataset_alone_replaces_that_of_the_run(
+def test_an_option_of_the_dataset_alone_replaces_that_of_the_run(
     measured: Path, paintings: Path, tmp_path: Path
 ) -> None:
     river = shutil.copytree(paintings / "river", tmp_path / "a (b), 河")
     shutil.copytree(paintings / "landscape", river / "more")
     arguments = ["features=none", "num=40", f"dataset.root={river}"]
     succeed("evaluate.py", f"ckpt={measured}", "out=figures", *arguments, cwd=tmp_path)
-    figures = json.loads((tmp_path / "figures" / "metrics.json").read_text())
-    assert figures["paintings"]["paintings"] == 40
-    assert figures["dataset"]["root"] == river.name
+    scores = json.loads((tmp_path / "figures" / "metrics.json").read_text())
+    assert scores["paintings"]["paintings"] == 40
+    assert scores["dataset"]["root"] == river.name
 
 
 @pytest.mark.parametrize("flip", [True, False])
-def test_copies_are_sought_among_all_training_paintings_as_they_were_seen(
+def test_copies_are_searched_for_among_all_training_paintings_as_they_were_seen(
     run: Run, monkeypatch: pytest.MonkeyPatch, flip: bool
 ) -> None:
     folder = run(name="mine", dataset__flip=flip)
@@ -220,16 +220,16 @@ def test_copies_are_sought_among_all_training_paintings_as_they_were_seen(
         load_paintings(load_config(folder).dataset, 32).squares(np.arange(40), np.full(40, 0.5))
     ).permute(0, 3, 1, 2)
     # The network paints mirror images of the paintings, of most of which it is not asked.
-    monkeypatch.setattr("artgan.evaluation.paint", lambda *_: squares.flip(-1))
-    figures, where = evaluate(evaluation_of(folder, num=16))
-    assert (figures["originality"]["ratio"] < 1e-3) is flip
-    assert figures["training"]["paintings"] == 16
+    monkeypatch.setattr("artgan.measuring.paint", lambda *_: squares.flip(-1))
+    scores, where = evaluate(evaluation_of(folder, num=16))
+    assert (scores["originality"]["ratio"] < 1e-3) is flip
+    assert scores["training"]["paintings"] == 16
     with Image.open(where / "nearest.png") as sheet:
         sample, painting = (sheet.crop((2, top, 34, top + 32)) for top in (2, 36))
     assert (sample.tobytes() == painting.tobytes()) is flip
 
 
-def test_features_of_the_paintings_are_kept_and_those_of_other_pixels_are_not_taken(
+def test_features_of_the_paintings_are_cached_and_those_of_other_pixels_not_used(
     run: Run, measured: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     computed: list[int] = []
@@ -251,22 +251,22 @@ def test_features_of_the_paintings_are_kept_and_those_of_other_pixels_are_not_ta
     assert computed == [24, 16, 24, 24]
 
 
-def test_a_flipped_bit_of_kept_features_changes_nothing(tmp_path: Path) -> None:
+def test_a_flipped_bit_of_cached_features_changes_nothing(tmp_path: Path) -> None:
     chance = random.Random(0)
     rows = np.frombuffer(chance.randbytes(40 * 8 * 8 * 3), np.uint8).reshape(40, 8, 8, 3)
     pack = replace(pack_of(rows), report=tmp_path / "report.html")
     extract = Features("means", 192, lambda images: images.flatten(1).float(), "cpu")
-    expected = _rows("training", pack, extract)
+    expected = feature_rows("training", pack, extract)
     (file,) = (tmp_path / "features").iterdir()
     whole = file.read_bytes()
     for _ in range(100):
         damaged = bytearray(whole)
         damaged[chance.randrange(len(whole))] ^= 1 << chance.randrange(8)
         file.write_bytes(damaged)
-        assert torch.equal(_rows("training", pack, extract), expected)
+        assert torch.equal(feature_rows("training", pack, extract), expected)
 
 
-def test_kept_features_go_with_the_paintings_they_are_of(
+def test_cached_features_go_with_their_paintings(
     run: Run, weights: Path, paintings: Path, tmp_path: Path
 ) -> None:
     root = shutil.copytree(paintings, tmp_path / "mine", ignore=shutil.ignore_patterns(".artgan"))
@@ -282,44 +282,44 @@ def test_kept_features_go_with_the_paintings_they_are_of(
     assert not [*features.iterdir()]
 
 
-def test_other_metrics_come_where_features_by_name_cannot_be_had(
+def test_other_metrics_remain_where_named_features_are_not_available(
     measured: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
-    figures, _ = evaluate(evaluation_of(measured, features="inception"))
-    assert figures["features"] is None
-    assert "swd" in figures["held-out"]
-    said = capsys.readouterr().err
-    assert said.count("inception needs torch-fidelity") == 1
-    assert said.count("Measuring without it: no FID and no KID.") == 1
+    scores, _ = evaluate(evaluation_of(measured, features="inception"))
+    assert scores["features"] is None
+    assert "swd" in scores["held-out"]
+    printed = capsys.readouterr().err
+    assert printed.count("inception needs torch-fidelity") == 1
+    assert printed.count("Measuring without it: no FID and no KID.") == 1
 
 
-def test_other_settings_do_not_overwrite_the_figures(measured: Path) -> None:
+def test_other_settings_do_not_overwrite_the_scores(measured: Path) -> None:
     chosen: list[dict[str, Any]] = [{}, {"num": 16}, {"seed": 1}, {"ema": False}]
     folders = [evaluate(evaluation_of(measured, **one))[1] for one in chosen]
     assert len(set(folders)) == len(chosen)
     assert measured / "evaluated" / "images-000000064" not in folders
 
 
-def test_the_table_names_each_figure_with_its_parts(measured: Path) -> None:
-    figures, _ = evaluate(evaluation_of(measured))
-    lines = table(figures).splitlines()
+def test_the_table_names_each_score_with_its_parts(measured: Path) -> None:
+    scores, _ = evaluate(evaluation_of(measured))
+    lines = table(scores).splitlines()
     assert lines[0] == "features: none"
     assert lines[1].split() == ["training", "held-out"]
     (swd,) = (line for line in lines if line.startswith("swd  "))
     assert [float(cell) for cell in swd.split()[1:]] == [
-        pytest.approx(figures[part]["swd"], rel=1e-3) for part in ("training", "held-out")
+        pytest.approx(scores[part]["swd"], rel=1e-3) for part in ("training", "held-out")
     ]
 
 
-def test_the_table_tells_what_does_not_compare(measured: Path) -> None:
-    figures, _ = evaluate(evaluation_of(measured))
-    assert "only kid" not in table(figures)
-    figures["held-out"]["paintings"] -= 1
-    assert table(figures).splitlines()[-1].startswith("Of different counts of paintings, only kid")
+def test_the_table_says_what_is_not_comparable(measured: Path) -> None:
+    scores, _ = evaluate(evaluation_of(measured))
+    assert "only kid" not in table(scores)
+    scores["held-out"]["paintings"] -= 1
+    assert table(scores).splitlines()[-1].startswith("The parts differ in size: only kid")
 
 
-def test_figures_do_not_replace_the_curves_of_a_run(run: Run) -> None:
+def test_scores_do_not_replace_the_curves_of_a_run(run: Run) -> None:
     folder = run(name="mine", max_images=8)
     events = {file: file.read_bytes() for file in folder.glob("events.*")}
     assert events
@@ -340,7 +340,7 @@ def test_a_checkpoint_must_be_named() -> None:
         evaluate(replace(evaluation_of(Path()), ckpt=None))
 
 
-def test_evaluate_py_prints_a_table_and_where_the_rest_lies(measured: Path, tmp_path: Path) -> None:
+def test_evaluate_py_prints_a_table_and_the_folder(measured: Path, tmp_path: Path) -> None:
     printed, _ = succeed(
         "evaluate.py", f"ckpt={measured}", "features=none", "num=16", "out=figures", cwd=tmp_path
     )
@@ -349,32 +349,32 @@ def test_evaluate_py_prints_a_table_and_where_the_rest_lies(measured: Path, tmp_
 
 
 @pytest.mark.parametrize(
-    ("argument", "said"),
+    ("argument", "message"),
     [
         ("features=nowhere.pth", "nowhere.pth"),
         ("num=3", "num: 3 must be at least 16"),
-        ("dataset=folder", "dataset.root: a value is needed. Add dataset.root=… to the command."),
-        ("dataset.holdout=2", "dataset.holdout: 2.0 must be at least 0 and below 1."),
-        ("holdout=0.5", "Did you mean 'dataset.holdout'?"),
+        ("dataset=folder", "dataset.root: a value is needed. Add dataset.root=PATH"),
+        ("dataset.holdout=2", "dataset.holdout: 2 must be at least 0 and below 1."),
+        ("holdout=0.5", "Did you mean dataset.holdout?"),
         ("dataset=fodler", "Did you mean 'folder'?"),
-        ("fetures=none", "Did you mean 'features'?"),
+        ("fetures=none", "Did you mean features?"),
     ],
 )
 def test_mistakes_get_one_clear_line(
-    measured: Path, tmp_path: Path, argument: str, said: str
+    measured: Path, tmp_path: Path, argument: str, message: str
 ) -> None:
     arguments = [f"ckpt={measured}", argument]
     if "features" not in argument:
         arguments.append("features=none")
     done = script("evaluate.py", *arguments, cwd=tmp_path)
     assert done.returncode == 1
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not (measured / "evaluated").exists()
 
 
 @pytest.mark.parametrize(
-    ("dataset", "said"),
+    ("dataset", "message"),
     [
         ({"root": "nowhere"}, "dataset.root: there is no folder"),
         ({"holdout": 0.9}, "dataset.holdout: these are the paintings of the run, which held 0.5"),
@@ -382,10 +382,10 @@ def test_mistakes_get_one_clear_line(
     ],
 )
 def test_a_dataset_that_cannot_be_measured_against_is_refused(
-    measured: Path, dataset: dict[str, Any], said: str
+    measured: Path, dataset: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(UserError, match=said):
-        evaluate(evaluation_of(measured, dataset=DatasetConfig(**dataset)))
+    with pytest.raises(UserError, match=message):
+        evaluate(evaluation_of(measured, dataset=dataset))
     assert not (measured / "evaluated").exists()
 
 
@@ -398,7 +398,7 @@ def test_a_conditional_run_is_measured_in_the_classes_of_its_seeds(
         painted.extend(latents)
         return paint(generator, painted)
 
-    monkeypatch.setattr("artgan.evaluation.paint", watched)
+    monkeypatch.setattr("artgan.measuring.paint", watched)
     evaluate(evaluation_of(run(name="told", model__conditional="true")))
     classes = draw_classes(0, 24, {"landscape": 20, "river": 20})
     assert torch.equal(torch.stack(painted)[:, 100:], classes)

@@ -223,7 +223,13 @@ class Reader:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in sorted(PAGES) if commands(page)])
 def test_the_commands_of_a_page_work(
-    page: str, paintings: Path, mine: Path, web: str, weights: Path, networks: Path, tmp_path: Path
+    page: str,
+    paintings: Path,
+    mine: Path,
+    web: str,
+    weights: Path,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
 ) -> None:
     photos = sorted(paintings.glob("river/*"))[:2]
     (tmp_path / "photos").mkdir()
@@ -238,6 +244,7 @@ def test_the_commands_of_a_page_work(
     for name, text in shown:
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_text(text.replace("https://example.org/sets", web))
+    networks = request.getfixturevalue("networks") if "stylize" in PAGES[page] else tmp_path
     reader = Reader(tmp_path, places, web, weights, networks)
     for command in commands(page):
         reader.types(command)

@@ -9,18 +9,15 @@ import torch
 from artgan.checkpoint import BEST, load_checkpoint
 from artgan.data.pack import Pack
 from artgan.evaluation import (
-    METRICS,
-    PARTS,
+    SCORES,
     SEED,
     SHEET,
-    figure,
-    figures_folder,
-    measure,
-    reference_of,
+    score_at,
+    scores_folder,
     tags,
-    usable_features,
-    write_figures,
+    write_scores,
 )
+from artgan.measuring import PARTS, measure, reference_of, usable_features
 from artgan.options import ON_FEATURES, TrainConfig
 from artgan.painter import draw_inputs
 from artgan.training.callbacks.checkpoints import refuse_diverged
@@ -90,7 +87,7 @@ class Measurements(pl.Callback):
     def is_missing(self) -> bool:
         """Whether the state that a run resumes from was to be measured, and was not."""
         seen = self.state.progress.images_seen
-        scores = figures_folder(self.folder, seen) / METRICS
+        scores = scores_folder(self.folder, seen) / SCORES
         return seen > 0 and self._due() and not scores.exists()
 
     def _due(self) -> bool:
@@ -123,7 +120,7 @@ class Measurements(pl.Callback):
         """Measures; returns whether this state is the best so far."""
         seen = self.state.progress.images_seen
         num, latent_dim = self.config.evaluate.num, self.config.model.latent_dim
-        folder = figures_folder(self.folder, seen)
+        folder = scores_folder(self.folder, seen)
         try:
             with self.stopping.abandoning_at_signals():
                 inputs = draw_inputs(SEED, num, latent_dim, module.classes)
@@ -131,21 +128,21 @@ class Measurements(pl.Callback):
                     module.generator_ema, inputs, self.reference, self.extract
                 )
         except Abandoned:
-            (folder / METRICS).unlink(missing_ok=True)  # those of a state that was rolled back
+            (folder / SCORES).unlink(missing_ok=True)  # those of a state that was rolled back
             self.state.stopping = True
             return False
         # The state may be in no file.
         described = {"checkpoint": None, "images_seen": seen, "seed": SEED, "ema": True}
         show(trainer, "nearest", sheet, folder / SHEET, seen)
-        write_figures(described | measured, folder)
+        write_scores(described | measured, folder)
         for tag, place in self.tags.items():
-            writer(trainer).add_scalar(tag, figure(measured, place), seen)
+            writer(trainer).add_scalar(tag, score_at(measured, place), seen)
         return self.config.checkpoint.monitor is not None and self._is_best(measured)
 
     def _is_best(self, measured: dict[str, Any]) -> bool:
         monitored = (self.reference.parts[-1].name, self.config.checkpoint.monitor)
         (tag,) = (tag for tag, place in self.tags.items() if place == monitored)
-        value = figure(measured, self.tags[tag])
+        value = score_at(measured, self.tags[tag])
         now = {"figure": tag, "samples": measured["samples"], "value": value}
         # With other features, paintings or counts, values are not comparable.
         same = self.best is not None and all(self.best[k] == now[k] for k in ("figure", "samples"))
