@@ -149,10 +149,6 @@ def tags(parts: Sequence[str], features: str | None) -> dict[str, tuple[str, ...
 
     Scores from different feature networks are not comparable, so each is labelled with its
     network.
-
-    Args:
-        parts: names of those measured against.
-        features: name of the feature network, or None.
     """
     name = features or "thumbnails"
     found: dict[str, tuple[str, ...]] = {"evaluate/similarity": ("similarity",)}

@@ -132,13 +132,7 @@ def reference_of(
 def measure(
     generator: torch.nn.Module, inputs: Tensor, reference: Reference, extract: Features | None
 ) -> tuple[dict[str, Any], Tensor]:
-    """Measures the samples of a generator.
-
-    Args:
-        generator: in evaluation mode.
-        inputs: [N, latent_dim + K, 1, 1], latents followed by classes, N of at least 16.
-        reference: the paintings.
-        extract: computes features of images, as it did for the paintings.
+    """Measures what a generator paints from at least 16 inputs [N, latent_dim + K, 1, 1].
 
     Returns:
         The scores, among them a dict for each part and for originality, and a sheet of the samples
@@ -166,15 +160,10 @@ def measure(
 
 
 def feature_rows(name: str, pack: Pack, extract: Features | None, mirrored: bool = False) -> Tensor:
-    """Features of the middle squares of all strips, or thumbnails, float32 [N, D].
+    """Features of the middle squares of all strips, perhaps mirrored, float32 [N, D].
 
-    Features are cached beside the paintings, for the pack they were computed on.
-
-    Args:
-        name: of the part.
-        pack: its paintings.
-        extract: computes features; None gives thumbnails.
-        mirrored: whether the squares are mirrored first.
+    They are cached beside the paintings, for the pack they were computed on. Without a network,
+    thumbnails.
     """
     if extract is None:
         return _computed(thumbnails, f"thumbnails of the {name} paintings", pack, mirrored)

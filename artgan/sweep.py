@@ -16,9 +16,6 @@ FAILURE = "failure.json"
 class Sweep:
     """A sweep that a command line asks for.
 
-    Args:
-        overrides: `key=value`, as Hydra reads them.
-
     Attributes:
         folder: with a folder for each job, named after its number.
         overrides: that have Hydra use the folder.
@@ -61,13 +58,7 @@ class Sweep:
 
 
 def note_failure(folder: Path, overrides: Sequence[str], message: str) -> None:
-    """Notes a failed job in its folder, for the process that began the sweep.
-
-    Args:
-        folder: of the job.
-        overrides: `key=value` of the job.
-        message: why it failed.
-    """
+    """Notes a failed job in its folder, for the process that began the sweep."""
     with atomic_write(folder / FAILURE) as file:
         file.write(json.dumps({"overrides": list(overrides), "message": message}).encode())
 

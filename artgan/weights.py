@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from artgan.download import Download, WrongFile, fetch
 from artgan.errors import UserError
 from artgan.files import sha256
 
@@ -40,6 +39,9 @@ class Published:
         Raises:
             UserError: it cannot be downloaded or written, or is not the published file.
         """
+        # Imported only here: it is slow, and the file is mostly there.
+        from artgan.download import Download, fetch
+
         path = Path(torch.hub.get_dir()) / "checkpoints" / self.name
         fetch(Download(self.url, path, self._verify, advice, LARGEST))
         return path
@@ -62,6 +64,8 @@ class Published:
         )
 
     def _verify(self, path: Path) -> str:
+        from artgan.download import WrongFile
+
         digest = sha256(path)
         if not digest.startswith(self.sha256):
             raise WrongFile(f"its SHA-256 is {digest:.8}…, expected {self.sha256:.8}…")

@@ -67,13 +67,8 @@ def cluster() -> ClusterEnvironment:
 def start_ranks(config: TrainerConfig, folder: Path, dataset_key: str) -> None:
     """Trains a prepared run in one process for each device of this machine, by torchrun.
 
-    Ctrl-C and SIGTERM reach all of them; the run is saved and this process goes on.
-
-    Args:
-        config: says how many; for several machines, MASTER_ADDR, MASTER_PORT and NODE_RANK say
-            where they meet.
-        folder: of the run.
-        dataset_key: of its paintings.
+    Ctrl-C and SIGTERM reach all of them; the run is saved and this process goes on. On several
+    machines, MASTER_ADDR, MASTER_PORT and NODE_RANK say where they meet.
 
     Raises:
         UserError: one of them was lost.

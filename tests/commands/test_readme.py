@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 from torchvision.models.vgg import cfgs, make_layers
 
 from artgan.checkpoint import load_checkpoint
@@ -28,8 +27,8 @@ PAGES |= {name: (ROOT / name).read_text("utf-8") for name in ("CONTRIBUTING.md",
 PAGES["README.md"] = README
 MAIN_JOB = "pip install -e . && python train.py"
 TESTS = 'pip install -e ".[dev]" && pytest'
-# The main job has a test of its own, CI runs the tests in a virtual environment, and the event files
-# that TensorBoard shows are read back in tests/training/test_run.py.
+# The main job has a test of its own, CI runs the tests in a virtual environment, and the event
+# files that TensorBoard shows are read back in tests/training/test_run.py.
 ELSEWHERE = {
     MAIN_JOB,
     TESTS,
@@ -127,8 +126,7 @@ def web(paintings: Path, tmp_path: Path) -> Iterator[str]:
 def networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Networks for style, never trained: VGG's under their published names, and Magenta's where
     it is kept once it has been downloaded."""
-    from artgan.style.magenta import Network
-    from artgan.style.tflite import PUBLISHED
+    from tests.style.magenta_weights import keep_untrained_weights
 
     torch.manual_seed(0)
     folder = tmp_path / "networks"
@@ -140,10 +138,7 @@ def networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for name in names:
             torch.save(weights, folder / f"{name}.pth")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    kept = "-".join(published.digest[:16] for published in PUBLISHED)
-    path = tmp_path / "cache" / "artgan" / "magenta" / f"{kept}.safetensors"
-    path.parent.mkdir(parents=True)
-    save_file(Network().state_dict(), path)
+    keep_untrained_weights()
     return folder
 
 

@@ -35,12 +35,6 @@ class Measurements(pl.Callback):
     affected, and its clock stands still meanwhile. A run that is to end does not wait for a
     measurement; it is caught up on when the run is resumed.
 
-    Args:
-        config: of the run, with `evaluate_every`.
-        folder: of the run.
-        state: of the run.
-        stopping: abandons a measurement when a signal comes.
-
     Attributes:
         tags: TensorBoard's name of each metric, and its place in `metrics.json`; once prepared.
         best: name, value and number of samples of the metric that `best.ckpt` was kept for, or
@@ -61,11 +55,6 @@ class Measurements(pl.Callback):
 
     def prepare(self, training: Pack, held_out: Pack, device: str) -> None:
         """Does once what every measurement needs; only the first rank measures.
-
-        Args:
-            training: the paintings trained on.
-            held_out: those held out; may be empty.
-            device: for the feature network.
 
         Raises:
             UserError: the feature network is not available, and the command named its file or
