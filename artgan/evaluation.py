@@ -106,7 +106,7 @@ def _write_events(painter: Painter, scores: dict[str, Any], sheet: Tensor, folde
             assert writer.file_writer is not None
             for summary in events.settings(painter.config, places):
                 writer.file_writer.add_summary(summary)
-            writer.file_writer.add_summary(events.picture("nearest", sheet, png), seen)
+            writer.file_writer.add_summary(events.image_summary("nearest", sheet, png), seen)
             for tag, place in places.items():
                 writer.add_scalar(tag, score_at(scores, place), seen)
     except OSError as error:  # also one that names no file, as a failing disk's

@@ -160,7 +160,7 @@ def measure(
     files = np.unique(reference.pack.files, return_inverse=True)[1]
     held_out = unseen[0] if unseen else None
     copies = nearest(rows, seen, reference.mirrored, held_out, torch.from_numpy(files))
-    scores["originality"] = copies.figures
+    scores["originality"] = copies.scores
     return scores, _sheet(samples, reference.pack, copies)
 
 

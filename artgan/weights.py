@@ -73,17 +73,10 @@ class Published:
 
 
 def read_weights(path: Path, advice: str) -> tuple[dict[str, Tensor], str]:
-    """Reads a state dict; no code in the file is run, whatever it holds.
-
-    Args:
-        path: of the file.
-        advice: what to do if it cannot be used, a sentence without its full stop.
-
-    Returns:
-        The tensors by name, and the SHA-256 of the file.
+    """Reads a state dict, and the SHA-256 of its file; no code in it is run, whatever it holds.
 
     Raises:
-        UserError: it is not there, cannot be read, or is no state dict.
+        UserError: it is missing, cannot be read, or is not a state dict; it ends in the advice.
     """
     if not path.is_file():
         raise UserError(f"there is no file {path}. {advice}.")
