@@ -105,15 +105,10 @@ class Group:
 
 
 def compare(folders: list[Path], metric: str | None, out: str | None) -> tuple[str, Path]:
-    """Ranks runs and writes a page with their samples side by side.
+    """Ranks runs, as a text and as a page with their samples side by side.
 
-    Args:
-        folders: of the runs.
-        metric: kid, fid or swd; None takes the first of them that any run has.
-        out: page to write; None puts it beside the runs.
-
-    Returns:
-        The ranking as a text, and the page.
+    Without a metric (kid, fid, swd) the first that any run has counts; without `out` the page goes
+    beside the runs.
 
     Raises:
         UserError: none of them is a run, or the page cannot be written.

@@ -77,13 +77,7 @@ class Reference:
 def usable_features(
     features: str, device: str, option: str, needed: bool = False
 ) -> Features | None:
-    """The feature network; None, with a message, if it is not available.
-
-    Args:
-        features: as for `load_features`, or none.
-        device: to compute on.
-        option: that chose the features.
-        needed: whether nothing can be measured without them.
+    """The feature network; None for none, or with a message if it is not available.
 
     Raises:
         UserError: the network is not available, and is needed or a file.
@@ -107,11 +101,8 @@ def reference_of(
 ) -> Reference:
     """What to measure against; a part that is too small is reported and left out.
 
-    Args:
-        packs: the paintings of each part by its name, those trained on first.
-        dataset: the options they were loaded with.
-        most: paintings of each part, at most; copies are searched for among all.
-        extract: computes their features.
+    The packs are the parts by their names, those trained on first, of each of which at most `most`
+    paintings are taken; copies are searched for among all.
     """
     parts: list[Part] = []
     for name, pack in packs.items():

@@ -54,16 +54,10 @@ class Painter:
     def paint(
         self, seeds: Iterable[int], truncation: float = 1.0, classes: Sequence[str] = ()
     ) -> list[Image.Image]:
-        """Paints one sample for each seed, with the pixels that `sample.py` gives it.
+        """Paints a sample for each seed, 0 ≤ seed < 2³², with the pixels that `sample.py` gives.
 
-        Args:
-            seeds: 0 ≤ seed < 2³².
-            truncation: in [0, 1]; below 1 the samples are less varied, often cleaner.
-            classes: paint this class, or an equal mixture of several; by default each seed has
-                its own.
-
-        Raises:
-            UserError: there is no such class.
+        Below 1, a truncation gives less varied, often cleaner samples. Several classes are mixed
+        in equal parts; without them each seed has its own.
         """
         inputs = [self.inputs(seed, 1, truncation, classes)[0] for seed in seeds]
         return [to_pil(sample) for sample in paint(self.generator, inputs)] if inputs else []
@@ -76,12 +70,7 @@ class Painter:
 
 
 def load(run: str | Path, ema: bool = True, device: str = "auto") -> Painter:
-    """Loads the generator of a run.
-
-    Args:
-        run: run folder, of which the newest whole checkpoint is taken, checkpoint or exported file.
-        ema: the averaged generator, or the raw one.
-        device: auto, cpu, cuda or mps.
+    """Loads the generator of a run folder (its newest whole checkpoint), checkpoint or export.
 
     Raises:
         UserError: there is none, it cannot be used, or the device is not available.
