@@ -90,9 +90,7 @@ def test_of_two_processes_in_one_folder_the_second_is_refused(run: Run, tmp_path
     run(resume=folder, max_images=32)
 
 
-def test_the_folder_is_locked_until_training_ends(
-    run: Run, at: At, tmp_path: Path
-) -> None:
+def test_the_folder_is_locked_until_training_ends(run: Run, at: At, tmp_path: Path) -> None:
     def refused(_: GAN) -> None:
         with pytest.raises(UserError, match="another process is training this run"):
             run(resume=tmp_path / "runs" / "mine")
@@ -111,9 +109,7 @@ def test_a_run_refused_at_its_start_leaves_nothing(run: Run, tmp_path: Path) -> 
     assert not (tmp_path / "runs" / "mine").exists()
 
 
-def test_missing_paintings_are_a_clear_error(
-    run: Run, paintings: Path, tmp_path: Path
-) -> None:
+def test_missing_paintings_are_a_clear_error(run: Run, paintings: Path, tmp_path: Path) -> None:
     root = Path(shutil.copytree(paintings, tmp_path / "mine"))
     folder = run(name="mine", dataset__root=root, max_images=16)
     before = contents(folder)
