@@ -67,8 +67,7 @@ def cluster() -> ClusterEnvironment:
 def start_ranks(config: TrainerConfig, folder: Path, dataset_key: str) -> None:
     """Trains a prepared run in one process for each device of this machine, by torchrun.
 
-    Ctrl-C and SIGTERM reach all of them; the run is saved and this process goes on. On several
-    machines, MASTER_ADDR, MASTER_PORT and NODE_RANK say where they meet.
+    Ctrl-C and SIGTERM reach all of them: they save the run and end, and this function returns.
 
     Raises:
         UserError: one of them was lost.
@@ -82,13 +81,9 @@ def start_ranks(config: TrainerConfig, folder: Path, dataset_key: str) -> None:
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    where = ["--standalone"]
-    if config.num_nodes > 1:
-        where = [f"--nnodes={config.num_nodes}", f"--node-rank={os.environ.get('NODE_RANK', 0)}"]
-        where += [f"--master-addr={os.environ['MASTER_ADDR']}"]
-        where += [f"--master-port={os.environ['MASTER_PORT']}"]
+    processes = f"--nproc-per-node={config.devices}"
     try:
-        torchrun.main([*where, f"--nproc-per-node={config.devices}", "-m", "artgan.training"])
+        torchrun.main(["--standalone", processes, "-m", "artgan.training"])
     except SignalException:
         return
     except ChildFailedError as error:

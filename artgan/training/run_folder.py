@@ -1,7 +1,6 @@
 """The folder of a run: its name, its configuration, and the lock on it."""
 
 import datetime
-import os
 import shlex
 import shutil
 import socket
@@ -160,10 +159,11 @@ def _check_together(config: TrainConfig) -> None:
     trainer = config.trainer
     if place := launched():
         trainer.devices, trainer.num_nodes = place.devices, place.num_nodes
-    elif trainer.num_nodes > 1 and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+    elif trainer.num_nodes > 1:
         raise UserError(
             f"trainer.num_nodes: {trainer.num_nodes} machines cannot find each other. Start "
-            "train.py on each of them by torchrun or srun; docs/scaling.md shows how."
+            "train.py on each of them by torchrun or srun (docs/scaling.md shows how), or set "
+            "trainer.num_nodes=1."
         )
     devices = trainer.processes
     if config.on_nan == "rollback" and (devices > 1 or trainer.strategy == "ddp"):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,11 +18,13 @@ from artgan.checkpoint import load_checkpoint
 from artgan.config import load_config
 from artgan.errors import UserError
 from artgan.options import Recipe, TrainConfig
-from artgan.sampling import draw_inputs, load_painter, paint, render
-from artgan.training.augment import TRANSFORMATIONS
-from artgan.training.callbacks import FIGURES, Clock, Stopping
+from artgan.painter import load_painter, paint
+from artgan.sampling import render
+from artgan.training.callbacks.curves import TAGS
+from artgan.training.callbacks.stopping import Stopping
 from artgan.training.losses import LOSSES
-from artgan.training.run_folder import AUGMENTATIONS, claim_folder, settle
+from artgan.training.run_folder import claim_folder, settle
+from artgan.training.state import RunState
 from tests.helpers import EVERYTHING, THE_OTHERS, assert_same_state
 
 Run = Callable[..., Path]
@@ -59,7 +62,7 @@ def test_resume_in_bfloat16_equals_the_uninterrupted_run(run: Run) -> None:
 def test_resume_with_every_option_equals_the_uninterrupted_run(
     run: Run, options: dict[str, object], precision: str
 ) -> None:
-    """Lazy penalties, schedules, the adapted probability, power iterations go on where they stood.
+    """Lazy penalties, schedules, the adapted probability and power iterations continue exactly.
 
     In bfloat16 the network is wide enough for deep convolutions to be matrix products.
     """
@@ -78,7 +81,7 @@ def test_resume_with_every_option_equals_the_uninterrupted_run(
     assert_same_state(folder / "last.ckpt", whole / "last.ckpt")
 
 
-def test_a_run_of_a_version_without_the_newer_keys_goes_on(run: Run) -> None:
+def test_a_run_of_an_older_version_resumes(run: Run) -> None:
     whole = run(name="whole", max_images=96)
     folder = run(name="mine", max_images=64)
     for name in ("last.ckpt", "images-000000064.ckpt"):
@@ -98,7 +101,7 @@ def test_a_run_of_a_version_without_the_newer_keys_goes_on(run: Run) -> None:
 
 @pytest.fixture
 def colours(tmp_path: Path) -> Path:
-    """Twelve blue and eight red pictures, in a folder each."""
+    """Twelve blue and eight red paintings, in a folder each."""
     random = np.random.default_rng(0)
     for index in range(20):
         path = tmp_path / "colours" / ("blue" if index < 12 else "red") / f"{index}.png"
@@ -127,10 +130,8 @@ def test_a_conditional_run_learns_to_paint_each_class(run: Run, colours: Path) -
 
     def redness(*chosen: str) -> torch.Tensor:
         """[16], in ±255."""
-        pictures = paint(
-            painter.generator, draw_inputs(100, 16, 100, painter.classes, chosen=chosen)
-        ).float()
-        return (pictures[:, 0] - pictures[:, 2]).mean(dim=(1, 2))
+        samples = paint(painter.generator, painter.inputs(100, 16, classes=chosen)).float()
+        return (samples[:, 0] - samples[:, 2]).mean(dim=(1, 2))
 
     blue, both, red = redness("blue"), redness("blue", "red"), redness("red")
     assert blue.max() < -50 < 50 < red.min()
@@ -154,7 +155,7 @@ def test_the_classes_are_those_of_the_paintings_trained_on(run: Run) -> None:
     ("place", "message"),
     [("", "8 paintings are in no subfolder"), ("blue", "in one subfolder of .*, blue. Give")],
 )
-def test_a_set_without_classes_is_refused_before_there_is_a_folder(
+def test_a_dataset_without_classes_is_refused_before_a_folder_is_made(
     run: Run, colours: Path, tmp_path: Path, place: str, message: str
 ) -> None:
     for file in (colours / "red").iterdir():
@@ -175,7 +176,7 @@ def test_a_set_without_classes_is_refused_before_there_is_a_folder(
         ),
         (
             {"augment": "[cutout]", "augment_target": 0.6, "loss": "lsgan"},
-            "the sign of D means nothing with the loss lsgan",
+            "the sign of a logit means nothing with the loss lsgan",
         ),
         ({"loss": "wgan_gp", "normalization": "none"}, "Add model.gradient_penalty=10"),
         ({"r1": 1}, "model.r1: .* Add model.normalization=none"),
@@ -183,7 +184,7 @@ def test_a_set_without_classes_is_refused_before_there_is_a_folder(
         ({"loss": "hinge", "label_smoothing": 0.1}, "the loss hinge has no labels"),
     ],
 )
-def test_options_that_make_no_sense_together_are_refused_before_there_is_a_folder(
+def test_options_that_conflict_are_refused_before_a_folder_is_made(
     run: Run, tmp_path: Path, options: dict[str, object], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
@@ -191,22 +192,19 @@ def test_options_that_make_no_sense_together_are_refused_before_there_is_a_folde
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_augmentations_that_can_be_asked_for_are_those_there_are() -> None:
-    assert set(AUGMENTATIONS) == set(TRANSFORMATIONS)
-
-
-def test_ranks_follow_one_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_follow_one_clock() -> None:
     """Else their schedules would differ, and with them their weights."""
-    stopping = Stopping(math.inf, 100.0, Clock())
-    progress = SimpleNamespace(images_seen=8, seconds=0.0)
-    module = SimpleNamespace(progress=progress, time_used=0.0)
+    state = RunState(max_seconds=100.0)
+    state.progress.images_seen = 8
     strategy = SimpleNamespace(
         broadcast=lambda seconds: 40.0, reduce_boolean_decision=lambda stop, all: stop
     )
-    trainer = SimpleNamespace(world_size=2, strategy=strategy, should_stop=None)
-    stopping._began = 0.0
-    stopping.on_train_batch_end(trainer, module)  # type: ignore[arg-type]
-    assert (progress.seconds, module.time_used, trainer.should_stop) == (40.0, 0.4, False)
+    trainer: Any = SimpleNamespace(world_size=2, strategy=strategy)
+    stopping = Stopping(state)
+    with stopping.handling_signals():
+        stopping.on_train_start(trainer, trainer)
+        stopping.on_train_batch_end(trainer, trainer)
+    assert (state.progress.seconds, state.used, state.stopping) == (40.0, 0.4, False)
 
 
 def test_a_seed_makes_a_run_repeatable(run: Run) -> None:
@@ -239,13 +237,13 @@ def test_a_budget_in_time_ends_the_run_after_that_time(run: Run) -> None:
     assert progress["images_seen"] > 0
 
 
-def test_without_a_budget_the_dataset_gives_its_own(configure: Configure) -> None:
+def test_without_a_budget_the_datasets_own_applies(configure: Configure) -> None:
     config = configure(max_images=None)
     settle(config)
     assert (config.epochs, config.max_images, config.max_time) == (650, None, None)
 
 
-def test_a_finished_run_says_so_and_goes_on_with_a_new_budget(run: Run) -> None:
+def test_a_finished_run_is_refused_and_resumes_with_a_larger_budget(run: Run) -> None:
     folder = run(name="finished", max_images=32)
     with pytest.raises(UserError, match="this run is finished, after 32 images"):
         run(resume=folder)
@@ -253,7 +251,7 @@ def test_a_finished_run_says_so_and_goes_on_with_a_new_budget(run: Run) -> None:
     assert load_checkpoint(folder / "last.ckpt")["artgan"]["progress"]["images_seen"] == 80
 
 
-def test_a_run_killed_between_its_end_and_last_ckpt_gets_it(run: Run) -> None:
+def test_a_run_killed_before_last_ckpt_was_linked_gets_it(run: Run) -> None:
     folder = run(name="finished", max_images=32)
     (folder / "last.ckpt").unlink()
     with pytest.raises(UserError, match="this run is finished, after 32 images"):
@@ -262,9 +260,9 @@ def test_a_run_killed_between_its_end_and_last_ckpt_gets_it(run: Run) -> None:
 
 
 @pytest.mark.parametrize("key", ["model.width", "batch_size", "seed", "resolution"])
-def test_what_would_make_it_another_run_cannot_change(run: Run, key: str) -> None:
+def test_options_that_define_a_run_cannot_change_on_resume(run: Run, key: str) -> None:
     folder = run(name="mine", max_images=16)
-    with pytest.raises(UserError, match=f"{key}: cannot change in a run that goes on"):
+    with pytest.raises(UserError, match=f"{key}: cannot change in a run that is resumed"):
         run(resume=folder, **{key.replace(".", "__"): 64})
 
 
@@ -286,7 +284,7 @@ def test_a_run_of_that_name_is_never_overwritten(run: Run) -> None:
     assert (folder / "last.ckpt").read_bytes() == before
 
 
-def test_names_can_be_read_and_sorted_and_never_clash(configure: Configure) -> None:
+def test_default_names_sort_by_time_and_never_clash(configure: Configure) -> None:
     folders = []
     for _ in range(3):
         folders.append(claim_folder(configure()))
@@ -296,7 +294,7 @@ def test_names_can_be_read_and_sorted_and_never_clash(configure: Configure) -> N
         assert re.fullmatch(r"\d{8}-\d{6}-paintings\d+-32px(-\d)?", folder.name), folder.name
 
 
-def test_a_run_folder_holds_everything_of_the_run(run: Run) -> None:
+def test_a_run_folder_holds_these_files(run: Run) -> None:
     folder = run(name="mine", max_images=160, checkpoint__every=32, checkpoint__keep=2)
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
     (event_file,) = {name for name in names if name.startswith("events.")}
@@ -315,10 +313,10 @@ def test_a_run_folder_holds_everything_of_the_run(run: Run) -> None:
     assert load_checkpoint(folder / "last.ckpt")["artgan"]["config"]["max_images"] == 160
 
 
-def test_everything_in_tensorboard_lies_on_the_axis_of_images_seen(run: Run) -> None:
+def test_everything_in_tensorboard_is_over_images_seen(run: Run) -> None:
     folder = run(name="mine", max_images=96)
     log = events(folder)
-    for tag in FIGURES:
+    for tag in TAGS:
         points = log.Scalars(tag)
         assert all(math.isfinite(point.value) for point in points)
         steps = [point.step for point in points]
@@ -327,7 +325,7 @@ def test_everything_in_tensorboard_lies_on_the_axis_of_images_seen(run: Run) -> 
     assert [image.step for image in log.Images("paintings")] == [0]
 
 
-def test_the_hparams_tab_shows_settings_and_figures(run: Run) -> None:
+def test_the_hparams_tab_shows_settings_and_metrics(run: Run) -> None:
     folder = run(name="mine", max_images=16, batch_size=16)
     metadata = events(folder).SummaryMetadata("_hparams_/session_start_info")
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
@@ -338,8 +336,8 @@ def test_the_hparams_tab_shows_settings_and_figures(run: Run) -> None:
     assert settings["model.learning_rate"].number_value == 2e-4
     metadata = events(folder).SummaryMetadata("_hparams_/experiment")
     experiment = HParamsPluginData.FromString(metadata.plugin_data.content).experiment
-    assert {info.name.tag for info in experiment.metric_infos} == set(FIGURES)
-    for tag in FIGURES:
+    assert {info.name.tag for info in experiment.metric_infos} == set(TAGS)
+    for tag in TAGS:
         assert events(folder).Scalars(tag)[-1].step == 16
 
 
@@ -353,7 +351,7 @@ def test_points_after_the_checkpoint_are_not_shown_twice(run: Run, tmp_path: Pat
     assert steps == [16, 32, 48, 64, 80, 96, 112]
 
 
-def test_the_paintings_shown_beside_are_those_trained_on(run: Run, paintings: Path) -> None:
+def test_the_grid_of_paintings_shows_those_trained_on(run: Run, paintings: Path) -> None:
     folder = run(name="mine", max_images=16)
     with Image.open(folder / "samples" / "paintings.png") as image:
         grid = np.asarray(image)
@@ -363,18 +361,18 @@ def test_the_paintings_shown_beside_are_those_trained_on(run: Run, paintings: Pa
 
 
 @pytest.mark.parametrize("name", ["../out", "/tmp/abs", "a/b", "..", "."])
-def test_a_name_that_leads_elsewhere_is_refused(run: Run, name: str) -> None:
+def test_a_name_with_a_path_is_refused(run: Run, name: str) -> None:
     with pytest.raises(UserError, match="must be the plain name of a folder"):
         run(name=name)
 
 
-def test_the_name_of_a_run_that_came_to_nothing_is_free(run: Run, tmp_path: Path) -> None:
+def test_an_empty_run_folder_leaves_its_name_free(run: Run, tmp_path: Path) -> None:
     (tmp_path / "runs" / "mine").mkdir(parents=True)
     assert (run(name="mine", max_images=8) / "last.ckpt").is_file()
 
 
 @pytest.mark.parametrize("damage", ["torn", "lost"])
-def test_without_its_last_checkpoint_a_run_goes_on_from_the_newest_whole_one(
+def test_without_its_last_checkpoint_a_run_resumes_from_the_newest_whole_one(
     run: Run, damage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = run(name="whole", max_images=96)
@@ -386,12 +384,12 @@ def test_without_its_last_checkpoint_a_run_goes_on_from_the_newest_whole_one(
         last.unlink()
     capsys.readouterr()
     run(resume=folder, max_images=96)
-    said = capsys.readouterr().err
-    assert (f"Going on with {folder}/images-000000048.ckpt" in said) == (damage == "torn")
+    printed = capsys.readouterr().err
+    assert (f"Using {folder}/images-000000048.ckpt" in printed) == (damage == "torn")
     assert_same_state(last, whole / "last.ckpt")
 
 
-def test_a_run_goes_on_from_another_folder(
+def test_a_run_can_be_resumed_from_another_working_directory(
     run: Run, paintings: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(paintings.parent)
@@ -436,11 +434,11 @@ def test_a_full_disk_ends_the_run_with_one_message_and_keeps_the_last_checkpoint
     assert not list(folder.glob(".*.tmp"))
 
 
-def test_a_collapse_of_diversity_is_told_once(
+def test_a_collapse_of_diversity_is_reported_once(
     run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("artgan.training.callbacks.EARLY", 0)
-    # Without learning, the pictures stay as alike as they are at the start.
+    monkeypatch.setattr("artgan.training.callbacks.grids.EARLY", 0)
+    # Without learning, the samples stay as alike as they are at the start.
     run(name="mine", max_images=256, model__learning_rate=0)
     assert capsys.readouterr().err.count("Diversity has collapsed") == 1
 
@@ -451,7 +449,7 @@ def test_training_that_diverges_stops_and_names_the_last_good_checkpoint(run: Ru
     checkpoint["state_dict"]["generator.layers.0.weight"].fill_(1e38)
     torch.save(checkpoint, folder / "last.ckpt")
     before = (folder / "last.ckpt").read_bytes()
-    with pytest.raises(UserError, match=r"no longer a number after 48 images.*last\.ckpt"):
+    with pytest.raises(UserError, match=r"not finite after 48 images.*last\.ckpt"):
         run(resume=folder, max_images=96)
     assert (folder / "last.ckpt").read_bytes() == before
 
@@ -461,7 +459,7 @@ def test_a_batch_that_devices_cannot_share_is_refused(run: Run) -> None:
         run(trainer__devices=3)
 
 
-def test_a_device_that_is_not_there_is_a_clear_error_and_the_name_stays_free(run: Run) -> None:
+def test_a_missing_device_is_a_clear_error_and_the_name_stays_free(run: Run) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     with pytest.raises(UserError, match="trainer: "):
@@ -470,7 +468,7 @@ def test_a_device_that_is_not_there_is_a_clear_error_and_the_name_stays_free(run
 
 
 @pytest.mark.slow
-def test_a_discriminator_that_wins_is_told_once(
+def test_a_discriminator_that_wins_is_reported_once(
     run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A generator that does not learn leaves the field to the discriminator.
@@ -480,7 +478,7 @@ def test_a_discriminator_that_wins_is_told_once(
     assert capsys.readouterr().err.count("The discriminator has won") == 1
 
 
-def test_a_folder_whose_name_is_no_text_gives_a_run_one_that_is(
+def test_a_run_gets_a_printable_name_from_any_folder(
     configure: Callable[..., TrainConfig],
 ) -> None:
     config = configure()

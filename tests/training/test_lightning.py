@@ -3,9 +3,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from artgan.training.datamodule import Paintings, holds
 
 from artgan.options import TrainConfig
+from artgan.training.lightning import Paintings, holds
+from artgan.training.state import RunState
 from tests.helpers import pack_of
 
 PACK = pack_of(np.zeros((16, 2, 2, 3), np.uint8))
@@ -16,7 +17,7 @@ def test_updates_come_together_up_to_each_event_and_no_further(
     configure: Callable[..., TrainConfig], begin: int
 ) -> None:
     config = configure(log_every=100, sample_every=250, evaluate_every=330, checkpoint__every=1000)
-    paintings = Paintings(PACK, config, max_images=1700)
+    paintings = Paintings(PACK, [], config, RunState(max_images=1700))
     ends, images = [begin], begin
     while images < 1700:
         images += 8 * paintings.updates_together(images)
