@@ -35,9 +35,9 @@ from artgan.sweep import Sweep, note_failure
 from artgan.version import __version__
 
 MULTIRUN = ("-m", "--multirun")
-# Hydra's flags, and whether a value follows.
-FLAGS = {"--cfg": True, "--package": True, "-p": True, "--info": True, "-i": True}
-FLAGS |= {"--config-dir": True, "-cd": True, "--resolve": False, **dict.fromkeys(MULTIRUN, False)}
+# Hydra's flags that stand alone, and those that a value follows.
+ALONE = (*MULTIRUN, "--resolve", "--info", "-i")
+CFG, CONFIG_DIR = ("--cfg", "-c"), ("--config-dir", "-cd")
 # Launchers and sweepers that an extra installs.
 EXTRAS = {"submitit_local": "slurm", "submitit_slurm": "slurm", "optuna": "optuna"}
 
@@ -217,16 +217,15 @@ def read_arguments(command: str, arguments: list[str]) -> tuple[list[str], list[
     folders: list[Path] = []
     rest = iter(arguments)
     for argument in rest:
-        if argument == "-c" and command == "stylize":
-            raise UserError(right_key(command, argument, next(rest, "")))
-        if argument in FLAGS or argument == "-c":
+        if argument in ALONE:
             flags.append(argument)
-            if FLAGS.get(argument, True):
-                flags.append(next(rest, ""))
-            if argument in ("--config-dir", "-cd"):
-                folders.append(Path(flags[-1]))
         elif argument.startswith("-"):
-            raise UserError(right_key(command, argument, next(rest, "")))
+            value = next(rest, "")
+            if argument in CONFIG_DIR:
+                folders.append(Path(value))
+            elif argument not in CFG or value not in ("job", "hydra", "all"):
+                raise UserError(right_key(command, argument, value))
+            flags += [argument, value]
         else:
             words.append(argument)
     multirun = bool({*MULTIRUN} & {*flags})

@@ -19,7 +19,7 @@ from artgan.config import (
     options_of,
     options_only_for,
 )
-from artgan.errors import nearest
+from artgan.errors import nearest, not_among
 from artgan.options import EvaluateConfig
 
 WIDTH = 100
@@ -154,6 +154,8 @@ def opening(path: Path) -> str:
 
 def right_key(command: str, flag: str, value: str) -> str:
     """What to type instead of a flag such as `--lr=0.1`, or `--lr` with the argument after it."""
+    if flag == "--cfg":
+        return f"{flag}: {not_among(value, ('job', 'hydra', 'all'))}"
     name, equals, given = flag.lstrip("-").partition("=")
     known = options_of(SCHEMAS[command])
     key = SHORT.get(name, name).replace("-", "_")

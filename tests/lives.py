@@ -1,4 +1,4 @@
-"""Processes of `train.py` that come into being at once, from one that has torch imported."""
+"""Processes of `train.py` that start at once, forked from one that has torch imported."""
 
 import multiprocessing
 import os
@@ -75,8 +75,8 @@ def die_at(kind: str, number: int, half: bool, note: Path) -> None:
     Args:
         kind: of the file.
         number: of the operation, from 0 on.
-        half: whether what was about to be synced or appended is half there then.
-        note: file that is told of it.
+        half: whether what was about to be synced or appended is half written then.
+        note: file to write the kind to.
     """
     left = [number]
 
@@ -116,7 +116,7 @@ def die_at(kind: str, number: int, half: bool, note: Path) -> None:
 
 
 def limit_memory(more: int) -> None:
-    """Lets this process have so many bytes more than it has."""
+    """Limits the memory of this process to a number of bytes more than it has."""
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (taken + more, taken + more))
 
