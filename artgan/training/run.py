@@ -113,7 +113,8 @@ def _train(run: Run) -> bool:
                 )
             except (MemoryError, RuntimeError) as error:
                 if is_lost_rank(error):
-                    time.sleep(0 if is_first() else 10)  # the lost one is to be noticed first
+                    # What started the ranks is to notice the lost one first, and ends the others.
+                    time.sleep(0 if is_first() and RUN not in os.environ else 10)
                     raise lost(folder) from error
                 if not is_out_of_memory(error):
                     raise

@@ -100,9 +100,10 @@ def train_as_rank(
     os.dup2(output, 1)
     os.dup2(output, 2)
     for variables, arguments in zip(environments, commands, strict=True):
-        os.environ |= variables
         sys.argv = ["train.py", *arguments]
-        runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+        with own_environment():
+            os.environ |= variables
+            runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
 
 
 def train_together(
