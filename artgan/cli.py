@@ -19,7 +19,6 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from artgan import __version__
 from artgan.config import (
     CONFIGS,
     GROUPS,
@@ -33,6 +32,7 @@ from artgan.config import (
 from artgan.errors import UserError, not_among, plain_errors, printable
 from artgan.help import USAGE, help_text, overview, right_key
 from artgan.sweep import Sweep, note_failure
+from artgan.version import __version__
 
 MULTIRUN = ("-m", "--multirun")
 # Hydra's flags, and whether a value follows.
@@ -43,11 +43,7 @@ EXTRAS = {"submitit_local": "slurm", "submitit_slurm": "slurm", "optuna": "optun
 
 
 def main(command: str | None = None) -> None:
-    """Runs the command that the process was started with.
-
-    Args:
-        command: of a script of its own; None takes the first argument.
-    """
+    """Runs a command; without a name, as for `artgan`, the first argument names it."""
     arguments = sys.argv[1:]
     with plain_errors():
         if command is None:
@@ -70,12 +66,8 @@ def main(command: str | None = None) -> None:
 def launch(command: str, arguments: list[str]) -> None:
     """Composes the configuration that arguments ask for, checks it, and does the work.
 
-    Args:
-        command: train, sample, evaluate, compare, export, stylize or check.
-        arguments: as typed.
-
     Raises:
-        UserError: one cannot be used, or the work failed.
+        UserError: an argument cannot be used, or the work failed.
     """
     flags, overrides = read_arguments(command, arguments)
     multirun = bool({*MULTIRUN} & {*flags})
@@ -264,17 +256,13 @@ def _quoted(text: str) -> str:
 
 
 def checked(argument: str, command: str, multirun: bool, folders: list[Path]) -> str:
-    """Refuses an argument whose key or choice does not exist, naming the nearest one.
+    """A `key=value` that Hydra can read, of an option and a choice that exist.
 
-    Args:
-        argument: `key=value`.
-        command: it belongs to.
-        multirun: whether several values of a key are allowed.
-        folders: of the user's own configuration files.
+    Quoted where Hydra's grammar cannot read the value, such as a path with brackets or Chinese
+    characters, or a list of such names. Folders are those of the user's own configuration files.
 
-    Returns:
-        The argument, quoted where Hydra's grammar cannot read its value, such as a path with
-        brackets or Chinese characters, or a list of such names.
+    Raises:
+        UserError: the option or choice does not exist.
     """
     parser = OverridesParser.create()
     try:

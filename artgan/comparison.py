@@ -1,4 +1,4 @@
-"""Runs beside each other: ranked by how well they paint, and what their settings differ in."""
+"""The compare command: runs ranked by how well they paint, and how their settings differ."""
 
 import json
 import math
@@ -8,10 +8,12 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
+
+from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup
 
 from artgan.checkpoint import KEY, newest_checkpoint
 from artgan.config import flattened, load_config
@@ -21,28 +23,28 @@ from artgan.files import atomic_write, by_number
 from artgan.options import MONITORS, ON_FEATURES, TrainConfig
 
 PAGE = "comparison.html"
-# Keys that say where a run is, not what it is.
+# Options that say where a run is, not what it is.
 PLACES = ("name", "resume", "output")
-# Parts of the paintings as `metrics.json` names them, the one that tells most first.
+# Parts of the paintings in `metrics.json`, the most telling first.
 PARTS = ("held-out", "paintings", "training")
 
 
 class Basis(NamedTuple):
-    """What a figure was measured with and against; figures compare only on the same.
+    """What a score was measured with and against; only scores on the same basis are comparable.
 
     Attributes:
-        figure: kid, fid or swd.
+        metric: kid, fid or swd.
         part: held-out, training, or paintings where that is not known.
         paintings: how many of that part.
         dataset: name of their folder.
         key: of their pack.
         holdout: share of them that was held out.
         samples: how many there were.
-        ema: painted by the averaged generator, or by the raw one.
-        features: that the figure was taken on, or none.
+        ema: whether the averaged generator painted them, or the raw one.
+        features: name of the feature network, if any.
     """
 
-    figure: str
+    metric: str
     part: str
     paintings: int
     dataset: str
@@ -58,22 +60,21 @@ class Basis(NamedTuple):
         part = "" if self.part == "paintings" else f"{self.part} "
         holdout = f", holdout {self.holdout:g}" if self.holdout else ""
         return (
-            f"{self.figure} against {self.paintings:,} {part}paintings of {self.dataset} "
+            f"{self.metric} against {self.paintings:,} {part}paintings of {self.dataset} "
             f"({self.key}{holdout}), {self.samples:,} samples{raw}{features}"
         )
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a run's folder tells.
+    """What a run's folder says.
 
     Attributes:
         folder: of the run.
         config: of the run.
-        images_seen: at its newest checkpoint; 0 where there is none.
+        images_seen: at its newest checkpoint, or 0.
         seconds: of training until then.
-        points: of each basis, the figure by images seen, in that order; infinite where it was no
-            number.
+        points: of each basis, the score by images seen, in that order; infinite if not a number.
         grid: its latest sample grid, or None.
     """
 
@@ -85,7 +86,7 @@ class Run:
     grid: Path | None
 
     def last(self, basis: Basis) -> float:
-        """The latest figure."""
+        """The latest score."""
         return next(reversed(self.points[basis].values()))
 
     @property
@@ -94,11 +95,34 @@ class Run:
         return self.images_seen / self.seconds if self.seconds else 0.0
 
 
-def read_runs(folders: Iterable[Path]) -> list[Run]:
-    """Reads runs; what is no run is named on the screen and passed over, and files silently.
+@dataclass(frozen=True)
+class Group:
+    """Runs that are comparable, the best first: what they were measured with, and their scores."""
 
-    Args:
-        folders: of the runs.
+    title: str
+    runs: list[Run]
+    scores: list[str]
+
+
+def compare(folders: list[Path], metric: str | None, out: str | None) -> tuple[str, Path]:
+    """Ranks runs, as a text and as a page with their samples side by side.
+
+    Without a metric (kid, fid, swd) the first that any run has counts; without `out` the page goes
+    beside the runs.
+
+    Raises:
+        UserError: none of them is a run, or the page cannot be written.
+    """
+    runs = read_runs(folders)
+    groups, different = ranking(runs, metric), differences(runs)
+    beside = Path(os.path.commonpath([run.folder.absolute().parent for run in runs]))
+    page = Path(out) if out else beside / PAGE
+    write_page(groups, different, page)
+    return table(groups, different), page
+
+
+def read_runs(folders: Iterable[Path]) -> list[Run]:
+    """Reads runs; a folder that is not a run is named on the screen and skipped, files silently.
 
     Raises:
         UserError: none of them is a run.
@@ -109,7 +133,7 @@ def read_runs(folders: Iterable[Path]) -> list[Run]:
             if not folder.is_file():  # checkpoints/* gives more than runs
                 runs.append(_read_run(folder))
         except (UserError, OSError) as error:
-            print(f"{printable(str(error))} Passed over.", file=sys.stderr)
+            print(f"{printable(str(error))} Skipped.", file=sys.stderr)
     if not runs:
         raise UserError("None of these is a run. Name run folders, as in checkpoints/*")
     return runs
@@ -122,98 +146,72 @@ def _read_run(folder: Path) -> Run:
         progress = newest[1][KEY]["progress"] if newest else {}
         images_seen, seconds = progress.get("images_seen", 0), progress.get("seconds", 0.0)
     except (KeyError, AttributeError) as error:
-        raise UserError(f"{folder}: its checkpoint says too little ({error!r}).") from error
+        raise UserError(f"{folder}: its checkpoint does not describe it ({error!r}).") from error
     points: dict[Basis, dict[int, float]] = defaultdict(dict)
     for path in sorted(folder.glob("evaluated/*/metrics.json")):
-        for basis, seen, value in _figures(path):
+        for basis, seen, value in _scores(path):
             points[basis][seen] = value
     ordered = {basis: dict(sorted(by_images.items())) for basis, by_images in points.items()}
     grid = next(reversed(by_number((folder / "samples").glob("images-*.png"))), None)
     return Run(folder, config, images_seen, seconds, ordered, grid)
 
 
-def _figures(path: Path) -> list[tuple[Basis, int, float]]:
-    """Basis, images seen and value of each figure in a `metrics.json`; none if it is damaged."""
+def _scores(path: Path) -> list[tuple[Basis, int, float]]:
+    """Basis, images seen and value of each score in a `metrics.json`; none if it is damaged."""
     try:
         measured = json.loads(path.read_bytes())
         part = next(part for part in PARTS if part in measured)
-        figures, dataset = measured[part], measured["dataset"]
-        return [
-            (
-                Basis(
-                    figure,
-                    part,
-                    int(figures["paintings"]),
-                    str(dataset["root"]),
-                    str(dataset["key"]),
-                    dataset["holdout"],
-                    int(measured["samples"]),
-                    bool(measured["ema"]),
-                    str(measured["features"]) if figure in ON_FEATURES else None,
-                ),
-                int(measured["images_seen"]),
-                value if math.isfinite(value := float(figures[figure])) else math.inf,
+        scores, dataset = measured[part], measured["dataset"]
+        found = []
+        for metric in (metric for metric in MONITORS if metric in scores):
+            basis = Basis(
+                metric,
+                part,
+                int(scores["paintings"]),
+                str(dataset["root"]),
+                str(dataset["key"]),
+                dataset["holdout"],
+                int(measured["samples"]),
+                bool(measured["ema"]),
+                str(measured["features"]) if metric in ON_FEATURES else None,
             )
-            for figure in MONITORS
-            if figure in figures
-        ]
+            value = float(scores[metric])
+            value = value if math.isfinite(value) else math.inf
+            found.append((basis, int(measured["images_seen"]), value))
+        return found
     except (OSError, ValueError, KeyError, TypeError, StopIteration):
-        print(f"{printable(str(path))}: is damaged. Passed over.", file=sys.stderr)
+        print(f"{printable(str(path))}: is damaged. Skipped.", file=sys.stderr)
         return []
 
 
-def last_metric(folder: Path, figure: str) -> float | None:
-    """The latest figure that a run measured in training, held-out where it held paintings out.
-
-    Args:
-        folder: of the run.
-        figure: kid, fid or swd.
-    """
-    # Those of evaluate.py have more in their folders' names.
+def last_metric(folder: Path, metric: str) -> float | None:
+    """The latest kid, fid or swd that a run measured in training, held-out if it held any out."""
+    # Folders of evaluate.py have more in their names.
     evaluated = by_number(folder.glob("evaluated/images-*"))
     measured = [one for one in evaluated if re.fullmatch(r"images-\d+", one.name)]
-    figures = _figures(measured[-1] / "metrics.json") if measured else []
-    return next((value for basis, _, value in figures if basis.figure == figure), None)
+    scores = _scores(measured[-1] / "metrics.json") if measured else []
+    return next((value for basis, _, value in scores if basis.metric == metric), None)
 
 
-@dataclass(frozen=True)
-class Group:
-    """Runs that compare, the best first.
-
-    Attributes:
-        title: what they were measured with and against.
-        runs: of the group.
-        figures: that they are ranked by, as text.
-    """
-
-    title: str
-    runs: list[Run]
-    figures: list[str]
-
-
-def ranking(runs: Sequence[Run], figure: str | None = None) -> list[Group]:
-    """Ranks runs; figures on different bases are never ranked together.
-
-    Args:
-        runs: to be ranked.
-        figure: kid, fid or swd; None takes the first of them that any run has.
+def ranking(runs: Sequence[Run], metric: str | None = None) -> list[Group]:
+    """Ranks runs; scores on different bases are never ranked together.
 
     Returns:
         A group for each basis, that of most runs first; a run that was measured in several ways is
-        in several. The last holds the runs without the figure, most images first.
+        in several. The last holds the runs without the metric, most images first.
     """
-    found = {basis.figure for run in runs for basis in run.points}
-    chosen = figure or next((name for name in MONITORS if name in found), "figure")
+    found = {basis.metric for run in runs for basis in run.points}
+    chosen = metric or next((name for name in MONITORS if name in found), "metric")
     by_basis: dict[Basis, list[Run]] = defaultdict(list)
     for run in runs:
         for basis in run.points:
-            if basis.figure == chosen:
+            if basis.metric == chosen:
                 by_basis[basis].append(run)
     groups = []
     for basis, members in sorted(by_basis.items(), key=lambda item: (-len(item[1]), str(item[0]))):
         best_first = sorted(members, key=lambda run: run.last(basis))
-        figures = [_latest_and_best(run.points[basis]) for run in best_first]
-        groups.append(Group(str(basis), best_first, figures))
+        scores = [_latest_and_best(run.points[basis]) for run in best_first]
+        groups.append(Group(str(basis), best_first, scores))
     measured = {run.folder for group in groups for run in group.runs}
     rest = [run for run in runs if run.folder not in measured]
     if rest:
@@ -229,37 +227,28 @@ def _latest_and_best(points: dict[int, float]) -> str:
 
 
 def differences(runs: Sequence[Run]) -> dict[Path, str]:
-    """For each run, by its folder, the settings in which it is not like all others, `key=value`."""
-    settings = {run.folder: flattened(asdict(run.config)) for run in runs}
-    common = set.intersection(*(set(map(_setting, own.items())) for own in settings.values()))
+    """For each run, by its folder, the settings in which it differs, `key=value`."""
+    settings = {
+        run.folder: [f"{key}={value}" for key, value in flattened(asdict(run.config)).items()]
+        for run in runs
+    }
+    common = set.intersection(*map(set, settings.values()))
     return {
         folder: " ".join(
-            text
-            for text in map(_setting, own.items())
-            if text not in common and text.partition("=")[0] not in PLACES
+            text for text in own if text not in common and text.partition("=")[0] not in PLACES
         )
         for folder, own in settings.items()
     }
 
 
-def _setting(item: tuple[str, Any]) -> str:
-    key, value = item
-    return f"{key}={value}"
-
-
-def table(groups: Sequence[Group], differences: dict[Path, str]) -> str:
-    """The ranking for a person to read on a terminal.
-
-    Args:
-        groups: from `ranking`.
-        differences: from `differences`.
-    """
+def table(groups: Sequence[Group], different: dict[Path, str]) -> str:
+    """The ranking as a text."""
     lines = []
     for group in groups:
-        rows = [["", "figure", "images", "images/s", "run", "differs in"]]
-        for place, (run, figure) in enumerate(zip(group.runs, group.figures, strict=True), 1):
+        rows = [["", "score", "images", "images/s", "run", "differs in"]]
+        for place, (run, score) in enumerate(zip(group.runs, group.scores, strict=True), 1):
             facts = [f"{run.images_seen:,}", f"{run.speed:,.0f}", printable(str(run.folder))]
-            rows.append([f"{place}", figure, *facts, printable(differences[run.folder])])
+            rows.append([f"{place}", score, *facts, printable(different[run.folder])])
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines += ["", printable(group.title)]
         for row in rows:
@@ -268,54 +257,31 @@ def table(groups: Sequence[Group], differences: dict[Path, str]) -> str:
     return "\n".join(lines[1:])
 
 
-def write_page(groups: Sequence[Group], differences: dict[Path, str], path: Path) -> None:
+def write_page(groups: Sequence[Group], different: dict[Path, str], path: Path) -> None:
     """Writes the ranking as a page that shows the latest sample grids side by side.
 
-    The grids stay where they are and are linked from there, so that 200 runs make a small page.
-
-    Args:
-        groups: from `ranking`.
-        differences: from `differences`.
-        path: of the page.
+    The grids are linked, not copied, so that 200 runs make a small page.
     """
-    sections = []
+    shown = []
     for group in groups:
-        cards = [
-            _card(f"{place}. {run.folder.name}", figure, run, differences[run.folder], path)
-            for place, (run, figure) in enumerate(zip(group.runs, group.figures, strict=True), 1)
+        cards: list[dict[str, Any]] = [
+            {
+                "name": run.folder.name,
+                "score": score,
+                "speed": f"{run.images_seen:,} images, {run.speed:,.0f} images/s",
+                "difference": different[run.folder],
+                "grid": run.grid and quote(os.fsencode(os.path.relpath(run.grid, path.parent))),
+            }
+            for run, score in zip(group.runs, group.scores, strict=True)
         ]
-        sections.append(f"<section><h2>{escape(group.title)}</h2>{''.join(cards)}</section>")
-    page = TEMPLATE.format(style=STYLE + GRIDS, sections="".join(sections))
+        shown.append((group.title, cards))
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    template = environment.get_template("comparison.html.jinja")
+    page = template.render(style=Markup(STYLE), groups=shown)
     with atomic_write(path) as file:
         file.write(page.encode("utf-8", errors="backslashreplace"))
-
-
-def _card(title: str, figure: str, run: Run, difference: str, page: Path) -> str:
-    picture = "no samples yet"
-    if run.grid:
-        address = quote(os.fsencode(os.path.relpath(run.grid, page.parent)))
-        picture = f'<a href="{address}"><img src="{address}" loading="lazy" alt="samples"></a>'
-    return (
-        f'<div class="card"><h3><bdi>{escape(title)}</bdi></h3>'
-        f"<p><strong>{figure}</strong></p>"
-        f"<p>{run.images_seen:,} images, {run.speed:,.0f} images/s</p>"
-        f"<p><code>{escape(difference)}</code></p>{picture}</div>"
-    )
-
-
-TEMPLATE = """<!doctype html>
-<html lang="en"><head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Runs compared</title>
-<style>{style}</style>
-</head><body>
-<h1>Runs compared</h1>
-<p>The best first, each with its latest samples. Only runs of one list compare.</p>
-{sections}
-</body></html>
-"""
-
-GRIDS = """
-.card img { width: 100%; max-height: none; margin-top: .5rem; }
-"""

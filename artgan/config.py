@@ -126,11 +126,7 @@ def defaults(schema: Any) -> dict[str, Any]:
 
 
 def compose(command: str, options: dict[str, Any]) -> Any:
-    """The configuration that a command has with these options, from Python.
-
-    Args:
-        command: train, sample, evaluate, compare, export, stylize or check.
-        options: dotted name → value, as on the command line.
+    """The configuration of a command such as train, with options by their dotted names.
 
     Raises:
         UserError: an option does not exist, or has a value it cannot have.
@@ -166,12 +162,7 @@ def put(values: dict[str, Any], key: str, value: Any) -> None:
 
 
 def validate(schema: Any, values: dict[str, Any], groups: Iterable[str] = ()) -> Any:
-    """Checks composed values.
-
-    Args:
-        schema: configuration to make.
-        values: nested, as composed; `???` where nothing was given.
-        groups: that were chosen on the command line.
+    """Checks composed values; `???` stands where nothing was given, groups are those chosen.
 
     Raises:
         UserError: naming an option, its value, and what is allowed.
@@ -188,12 +179,9 @@ def validate(schema: Any, values: dict[str, Any], groups: Iterable[str] = ()) ->
 
 
 def typed(schema: type[Schema], values: Any, origin: str = "") -> Schema:
-    """A configuration from plain values, of the right types and in their ranges.
+    """A configuration from nested plain values; what is missing takes its default.
 
-    Args:
-        schema: configuration to make.
-        values: nested dict; what is missing takes its default.
-        origin: the file the values are from, for the message.
+    The origin is the file they are from, for the message.
 
     Raises:
         UserError: naming the option, its value, and what is allowed.
@@ -234,11 +222,7 @@ def options_only_for(method: str) -> set[str]:
 
 
 def refuse_unknown(key: str, schema: Any, command: str) -> None:
-    """Refuses an option that does not exist, naming the nearest one.
-
-    Raises:
-        UserError: it does not exist.
-    """
+    """Refuses an option that does not exist with a UserError that names the nearest one."""
     known = options_of(schema)
     if key in known:
         return
@@ -256,11 +240,7 @@ def choices(group: str, folders: Iterable[Path] = ()) -> list[Path]:
 
 
 def refuse_choice(group: str, choice: object, folders: Iterable[Path] = ()) -> None:
-    """Refuses a choice of a group that has no file.
-
-    Raises:
-        UserError: naming the choices.
-    """
+    """Refuses a choice of a group that has no file with a UserError that names the choices."""
     names = [path.stem for path in choices(group, folders)]
     if choice not in names:
         raise UserError(f"{group}: {not_among(choice, names)}")

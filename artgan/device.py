@@ -1,4 +1,4 @@
-"""Devices: which one to compute on, and networks moved there."""
+"""The device to compute on."""
 
 from typing import TypeVar
 
@@ -12,7 +12,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def pick_device(device: str) -> str:
-    """Names the device that `auto` means here."""
+    """The device that `auto` stands for on this machine."""
     if device != "auto":
         return device
     if torch.cuda.is_available():
@@ -21,16 +21,16 @@ def pick_device(device: str) -> str:
 
 
 def on_device(network: Network, device: str) -> Network:
-    """Moves a network to a device, and gives it.
+    """Moves a network to a device.
 
     Raises:
-        UserError: this machine has no such device, or it has no memory left.
+        UserError: this machine has no such device, or it is out of memory.
     """
     try:
         return network.to(device)
     except (RuntimeError, AssertionError) as error:
         if is_out_of_memory(error):
             raise UserError(
-                f"device: {device} has no memory left. Free it, or add device=cpu."
+                f"device: {device} is out of memory. Free some, or add device=cpu."
             ) from error
         raise UserError(f"device: there is no {device} on this machine.") from error

@@ -1,8 +1,6 @@
 """The evaluate command: from a checkpoint to its scores in files, on screen and in TensorBoard."""
 
-import json
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -17,13 +15,21 @@ from artgan.device import pick_device
 from artgan.errors import UserError
 from artgan.files import atomic_write, cannot_write
 from artgan.images import encode_png
-from artgan.measuring import PARTS, UNKNOWN, measure, reference_of, usable_features
-from artgan.options import ON_FEATURES, DatasetConfig, EvaluateConfig
+from artgan.measuring import (
+    PARTS,
+    SEED,
+    SHEET,
+    UNKNOWN,
+    measure,
+    reference_of,
+    score_at,
+    scores_folder,
+    tags,
+    usable_features,
+    write_scores,
+)
+from artgan.options import DatasetConfig, EvaluateConfig
 from artgan.painter import Painter, load_painter
-
-SEED = 1_000_000  # of the first sample
-SCORES, SHEET = "metrics.json", "nearest.png"
-SHOWN = (*ON_FEATURES, "kid_std", "precision", "recall")  # on features, in TensorBoard
 
 
 def evaluate(config: EvaluateConfig) -> tuple[dict[str, Any], Path]:
@@ -100,7 +106,7 @@ def _write_events(painter: Painter, scores: dict[str, Any], sheet: Tensor, folde
             assert writer.file_writer is not None
             for summary in events.settings(painter.config, places):
                 writer.file_writer.add_summary(summary)
-            writer.file_writer.add_summary(events.picture("nearest", sheet, png), seen)
+            writer.file_writer.add_summary(events.image_summary("nearest", sheet, png), seen)
             for tag, place in places.items():
                 writer.add_scalar(tag, score_at(scores, place), seen)
     except OSError as error:  # also one that names no file, as a failing disk's
@@ -137,45 +143,6 @@ def _default_folder(config: EvaluateConfig, painter: Painter, scores: dict[str, 
         *([] if config.ema else ["raw"]),
     ]
     return plain.with_name("-".join([plain.name, *settings]))
-
-
-def scores_folder(run: Path, images_seen: int) -> Path:
-    """The default folder for the scores of one state of a run."""
-    return run / "evaluated" / f"images-{images_seen:09d}"
-
-
-def tags(parts: Sequence[str], features: str | None) -> dict[str, tuple[str, ...]]:
-    """TensorBoard's name of each metric, and its place in `metrics.json`.
-
-    Scores from different feature networks are not comparable, so each is labelled with its
-    network.
-
-    Args:
-        parts: names of those measured against.
-        features: name of the feature network, or None.
-    """
-    name = features or "thumbnails"
-    found: dict[str, tuple[str, ...]] = {"evaluate/similarity": ("similarity",)}
-    for part in parts:
-        for key in SHOWN if features else ():
-            found[f"evaluate/{key} {part} ({name})"] = (part, key)
-        found[f"evaluate/swd {part}"] = (part, "swd")
-    for key in ("ratio", "near"):
-        found[f"evaluate/originality {key} ({name})"] = ("originality", key)
-    return found
-
-
-def score_at(scores: Any, place: tuple[str, ...]) -> float:
-    """One of the scores in `metrics.json`."""
-    for key in place:
-        scores = scores[key]
-    return float(scores)
-
-
-def write_scores(scores: dict[str, Any], folder: Path) -> None:
-    """Writes `metrics.json`."""
-    with atomic_write(folder / SCORES) as file:
-        file.write(json.dumps(scores, indent=1).encode())
 
 
 def _parts(scores: dict[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What TensorBoard's event files hold besides curves: pictures, and the settings of runs."""
+"""TensorBoard's event files: images, and the settings of runs."""
 
 import os
 import threading
@@ -16,40 +16,28 @@ from artgan.errors import UserError, printable
 from artgan.files import is_full
 
 
-def picture(tag: str, image: Tensor, png: bytes) -> Summary:
-    """A picture uint8 [3, H, W], as the bytes of its PNG."""
+def image_summary(tag: str, image: Tensor, png: bytes) -> Summary:
+    """An image uint8 [3, H, W], as the bytes of its PNG."""
     channels, height, width = image.shape
     shown = Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=png)
     return Summary(value=[Summary.Value(tag=tag, image=shown)])
 
 
-def settings(config: dict[str, Any], figures: Iterable[str]) -> tuple[Summary, ...]:
-    """Fills the HPARAMS tab, which takes each figure's latest value from its curve.
-
-    Args:
-        config: of a run, a nest of dicts.
-        figures: tags of the curves to rank runs by.
-    """
+def settings(config: dict[str, Any], curves: Iterable[str]) -> tuple[Summary, ...]:
+    """Fills the HPARAMS tab from a run's configuration, and from its curves by their tags."""
     flat = {
         key: value if isinstance(value, int | float) else printable(_text(value))
         for key, value in flattened(config).items()
         if isinstance(value, int | float | str | list)
     }
-    return hparams(flat, dict.fromkeys(figures, 0.0))
+    return hparams(flat, dict.fromkeys(curves, 0.0))
 
 
 @contextmanager
-def report_write_errors(folder: Path, told: Callable[[OSError], UserError]) -> Iterator[None]:
-    """Tells of event files that cannot be written.
+def report_write_errors(folder: Path, message: Callable[[OSError], UserError]) -> Iterator[None]:
+    """Raises one UserError if an event file in or below a folder cannot be written in the block.
 
-    TensorBoard writes in a thread, which would print the error before it is handed on.
-
-    Args:
-        folder: in or below which they lie.
-        told: makes the message.
-
-    Raises:
-        UserError: one could not be written in the block.
+    TensorBoard writes in a thread, which would print the error before it is passed on.
     """
     before = threading.excepthook
 
@@ -59,7 +47,7 @@ def report_write_errors(folder: Path, told: Callable[[OSError], UserError]) -> I
         if is_full(error) or not isinstance(error.filename, str | bytes):
             return is_full(error)
         path = Path(os.fsdecode(error.filename))
-        return folder in (path, *path.parents) or path in folder.parents
+        return path.is_relative_to(folder) or folder.is_relative_to(path)
 
     def print_others(failure: threading.ExceptHookArgs) -> None:
         if not is_of_folder(failure.exc_value):
@@ -71,7 +59,7 @@ def report_write_errors(folder: Path, told: Callable[[OSError], UserError]) -> I
     except OSError as error:
         if not is_of_folder(error):
             raise
-        raise told(error) from error
+        raise message(error) from error
     finally:
         threading.excepthook = before
 

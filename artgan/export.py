@@ -5,12 +5,12 @@ from pathlib import Path
 
 from safetensors.torch import save
 
-from artgan import __version__
 from artgan.checkpoint import EXPORTED, FORMAT, KEY, find_checkpoint
 from artgan.errors import UserError
 from artgan.files import atomic_write
 from artgan.options import ExportConfig
 from artgan.painter import load_painter
+from artgan.version import __version__
 
 
 def export(config: ExportConfig) -> Path:

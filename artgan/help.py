@@ -89,12 +89,7 @@ def overview() -> str:
 
 
 def help_text(command: str, topic: str | None = None) -> str:
-    """The help of a command.
-
-    Args:
-        command: such as train.
-        topic: a group of options, such as model; `all`; None for what people set first.
-    """
+    """The help of a command: on a topic such as model, on all, or on what people set first."""
     schema, usage = SCHEMAS[command], USAGE[command]
     values = flattened(composed(command, {}))
     names = [key for key in options_of(schema) if key in values]
@@ -158,13 +153,7 @@ def opening(path: Path) -> str:
 
 
 def right_key(command: str, flag: str, value: str) -> str:
-    """What to type instead of a flag such as `--lr 0.1`.
-
-    Args:
-        command: it was given to.
-        flag: as typed, perhaps with `=` and its value.
-        value: the argument after it.
-    """
+    """What to type instead of a flag such as `--lr=0.1`, or `--lr` with the argument after it."""
     name, equals, given = flag.lstrip("-").partition("=")
     known = options_of(SCHEMAS[command])
     key = SHORT.get(name, name).replace("-", "_")

@@ -12,24 +12,16 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from artgan import __version__
 from artgan.errors import UserError
 from artgan.files import atomic_write
+from artgan.version import __version__
 
 PROVENANCE = "artgan"
 FRAMES_PER_SECOND = 24
 
 
 def tile(images: Tensor, columns: int) -> Tensor:
-    """Lays images side by side in rows, on white.
-
-    Args:
-        images: uint8 [N, 3, H, W].
-        columns: images in a row.
-
-    Returns:
-        uint8 [3, rows · (H + 2) + 2, columns · (W + 2) + 2].
-    """
+    """Lays images uint8 [N, 3, H, W] in rows, as uint8 [3, rows (H+2) + 2, columns (W+2) + 2]."""
     count, channels, height, width = images.shape
     rows = math.ceil(count / columns)
     grid = images.new_full((channels, rows * (height + 2) + 2, columns * (width + 2) + 2), 255)
@@ -41,15 +33,7 @@ def tile(images: Tensor, columns: int) -> Tensor:
 
 
 def encode_png(image: Tensor, provenance: dict[str, Any] | None = None) -> bytes:
-    """Encodes an image as PNG.
-
-    Args:
-        image: uint8 [3, H, W].
-        provenance: how it was painted, kept as JSON in a text chunk.
-
-    Returns:
-        The bytes of the file.
-    """
+    """An image uint8 [3, H, W] as PNG, with how it was painted as JSON in a text chunk."""
     text = PngInfo()
     if provenance is not None:
         text.add_text("Software", f"artgan {__version__}")
@@ -108,12 +92,7 @@ def save_gif(frames: Tensor, path: Path) -> None:
 
 
 def save_mp4(frames: Iterable[Tensor], path: Path) -> None:
-    """Writes a film in H.264, which every browser plays, holding one frame at a time.
-
-    Args:
-        frames: uint8 [3, H, W] each, H and W even.
-        path: of the film.
-    """
+    """Writes frames uint8 [3, H, W], H and W even, as H.264, holding one at a time."""
     import av  # only here: most commands write no film
 
     with atomic_write(path) as file, av.open(file, "w", "mp4") as film:

@@ -1,8 +1,9 @@
 """Measures samples against paintings: those trained on and those held out."""
 
 import hashlib
+import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,17 +18,21 @@ from tqdm import tqdm
 from artgan.cache import read_cache, write_cache
 from artgan.data.pack import FEATURES, FEWEST_PAINTINGS, Pack
 from artgan.errors import UserError
+from artgan.files import atomic_write
 from artgan.images import tile
 from artgan.metrics.distances import frechet_distance, kernel_distance, precision_recall
 from artgan.metrics.diversity import mean_similarity
 from artgan.metrics.features import Features, load_features
 from artgan.metrics.originality import Copies, nearest, thumbnails
 from artgan.metrics.wasserstein import sliced_wasserstein
-from artgan.options import NAMED_FEATURES, DatasetConfig
+from artgan.options import NAMED_FEATURES, ON_FEATURES, DatasetConfig
 from artgan.painter import paint
 
+SEED = 1_000_000  # of the first sample
+SCORES, SHEET = "metrics.json", "nearest.png"
 PARTS = ("training", "held-out")
 UNKNOWN = "paintings"  # of which it is not known whether they were trained on
+SHOWN = (*ON_FEATURES, "kid_std", "precision", "recall")  # on features, in TensorBoard
 PAIRS = 16  # of a sample and its nearest painting, on the sheet
 CHUNK = 256  # images in memory at once
 # Increment when the same paintings and network give other features than before.
@@ -72,13 +77,7 @@ class Reference:
 def usable_features(
     features: str, device: str, option: str, needed: bool = False
 ) -> Features | None:
-    """The feature network; None, with a message, if it is not available.
-
-    Args:
-        features: as for `load_features`, or none.
-        device: to compute on.
-        option: that chose the features.
-        needed: whether nothing can be measured without them.
+    """The feature network; None for none, or with a message if it is not available.
 
     Raises:
         UserError: the network is not available, and is needed or a file.
@@ -102,11 +101,8 @@ def reference_of(
 ) -> Reference:
     """What to measure against; a part that is too small is reported and left out.
 
-    Args:
-        packs: the paintings of each part by its name, those trained on first.
-        dataset: the options they were loaded with.
-        most: paintings of each part, at most; copies are searched for among all.
-        extract: computes their features.
+    The packs are the parts by their names, those trained on first, of each of which at most `most`
+    paintings are taken; copies are searched for among all.
     """
     parts: list[Part] = []
     for name, pack in packs.items():
@@ -132,13 +128,7 @@ def reference_of(
 def measure(
     generator: torch.nn.Module, inputs: Tensor, reference: Reference, extract: Features | None
 ) -> tuple[dict[str, Any], Tensor]:
-    """Measures the samples of a generator.
-
-    Args:
-        generator: in evaluation mode.
-        inputs: [N, latent_dim + K, 1, 1], latents followed by classes, N of at least 16.
-        reference: the paintings.
-        extract: computes features of images, as it did for the paintings.
+    """Measures what a generator paints from at least 16 inputs [N, latent_dim + K, 1, 1].
 
     Returns:
         The scores, among them a dict for each part and for originality, and a sheet of the samples
@@ -161,20 +151,50 @@ def measure(
     files = np.unique(reference.pack.files, return_inverse=True)[1]
     held_out = unseen[0] if unseen else None
     copies = nearest(rows, seen, reference.mirrored, held_out, torch.from_numpy(files))
-    scores["originality"] = copies.figures
+    scores["originality"] = copies.scores
     return scores, _sheet(samples, reference.pack, copies)
 
 
+def scores_folder(run: Path, images_seen: int) -> Path:
+    """The default folder for the scores of one state of a run."""
+    return run / "evaluated" / f"images-{images_seen:09d}"
+
+
+def tags(parts: Sequence[str], features: str | None) -> dict[str, tuple[str, ...]]:
+    """TensorBoard's name of each metric, and its place in `metrics.json`.
+
+    Scores from different feature networks are not comparable, so each is labelled with its
+    network.
+    """
+    name = features or "thumbnails"
+    found: dict[str, tuple[str, ...]] = {"evaluate/similarity": ("similarity",)}
+    for part in parts:
+        for key in SHOWN if features else ():
+            found[f"evaluate/{key} {part} ({name})"] = (part, key)
+        found[f"evaluate/swd {part}"] = (part, "swd")
+    for key in ("ratio", "near"):
+        found[f"evaluate/originality {key} ({name})"] = ("originality", key)
+    return found
+
+
+def score_at(scores: Any, place: tuple[str, ...]) -> float:
+    """One of the scores in `metrics.json`."""
+    for key in place:
+        scores = scores[key]
+    return float(scores)
+
+
+def write_scores(scores: dict[str, Any], folder: Path) -> None:
+    """Writes `metrics.json`."""
+    with atomic_write(folder / SCORES) as file:
+        file.write(json.dumps(scores, indent=1).encode())
+
+
 def feature_rows(name: str, pack: Pack, extract: Features | None, mirrored: bool = False) -> Tensor:
-    """Features of the middle squares of all strips, or thumbnails, float32 [N, D].
+    """Features of the middle squares of all strips, perhaps mirrored, float32 [N, D].
 
-    Features are cached beside the paintings, for the pack they were computed on.
-
-    Args:
-        name: of the part.
-        pack: its paintings.
-        extract: computes features; None gives thumbnails.
-        mirrored: whether the squares are mirrored first.
+    They are cached beside the paintings, for the pack they were computed on. Without a network,
+    thumbnails.
     """
     if extract is None:
         return _computed(thumbnails, f"thumbnails of the {name} paintings", pack, mirrored)

@@ -1,4 +1,4 @@
-"""Memory: what is freed on the CPU between updates, and errors that say there is none left."""
+"""Memory: keeping what is freed, and what to do when it runs out."""
 
 import ctypes
 import sys
@@ -12,7 +12,7 @@ Computed = TypeVar("Computed")
 # From glibc's malloc.h.
 M_TRIM_THRESHOLD = -1
 M_MMAP_MAX = -4
-# Said by torch and by libraries below it (C++, CUDA, oneDNN), with no error of their own for it.
+# In the messages of torch and the libraries below it (C++, CUDA, oneDNN).
 OUT_OF_MEMORY = (
     "can't allocate memory",
     "out of memory",
@@ -31,18 +31,15 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def in_parts(compute: Callable[[int], Computed], side: int, least: int) -> tuple[Computed, int]:
-    """Computes a picture in parts, and where the memory is too little for them, in smaller ones.
+    """Computes an image in tiles, and in smaller ones where memory runs out.
 
     Args:
-        compute: takes the side of the parts in pixels.
-        side: to begin with.
-        least: below which it is given up.
+        compute: takes the side of the tiles in pixels.
+        side: of the first attempt.
+        least: the smallest side to try; then the error is raised.
 
     Returns:
-        What was computed, and the side of the parts that it took.
-
-    Raises:
-        RuntimeError, MemoryError: there is too little memory even for the least parts.
+        What was computed, and the side of the tiles.
     """
     while True:
         try:
@@ -51,18 +48,14 @@ def in_parts(compute: Callable[[int], Computed], side: int, least: int) -> tuple
             if side <= least or not is_out_of_memory(error):
                 raise
         side = max(side // 8 * 4, least)
-        print(f"Too little memory: going on in parts of {side} px.", file=sys.stderr)
+        print(f"Too little memory: going on with tiles of {side} px.", file=sys.stderr)
 
 
 def keep_freed_memory() -> None:
-    """Has the process keep what it frees, to use it again.
+    """Has glibc, where there is one, keep freed memory for reuse.
 
-    By default, glibc gives large pieces back to the system and asks for them anew; at each update
-    the system then clears thousands of pages, which took a tenth of the time on two CPU cores.
-
-    Does nothing where there is no glibc.
-
-    Source: the mallopt(3) manual page.
+    By default it returns large blocks to the system and asks for them again; at each update the
+    system then clears thousands of pages, 10 % of the time on two CPU cores (mallopt(3)).
     """
     if sys.platform != "linux":
         return

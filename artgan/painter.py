@@ -54,16 +54,10 @@ class Painter:
     def paint(
         self, seeds: Iterable[int], truncation: float = 1.0, classes: Sequence[str] = ()
     ) -> list[Image.Image]:
-        """Paints one sample for each seed, with the pixels that `sample.py` gives it.
+        """Paints a sample for each seed, 0 ≤ seed < 2³², with the pixels that `sample.py` gives.
 
-        Args:
-            seeds: 0 ≤ seed < 2³².
-            truncation: in [0, 1]; below 1 the samples are less varied, often cleaner.
-            classes: paint this class, or an equal mixture of several; by default each seed has
-                its own.
-
-        Raises:
-            UserError: there is no such class.
+        Below 1, a truncation gives less varied, often cleaner samples. Several classes are mixed
+        in equal parts; without them each seed has its own.
         """
         inputs = [self.inputs(seed, 1, truncation, classes)[0] for seed in seeds]
         return [to_pil(sample) for sample in paint(self.generator, inputs)] if inputs else []
@@ -76,12 +70,7 @@ class Painter:
 
 
 def load(run: str | Path, ema: bool = True, device: str = "auto") -> Painter:
-    """Loads the generator of a run.
-
-    Args:
-        run: run folder, of which the newest whole checkpoint is taken, checkpoint or exported file.
-        ema: the averaged generator, or the raw one.
-        device: auto, cpu, cuda or mps.
+    """Loads the generator of a run folder (its newest whole checkpoint), checkpoint or export.
 
     Raises:
         UserError: there is none, it cannot be used, or the device is not available.
@@ -150,19 +139,10 @@ def _load_generator(
 
 
 def draw_latents(first_seed: int, count: int, latent_dim: int, truncation: float = 1.0) -> Tensor:
-    """Draws one latent vector for each of `count` seeds, the same on every device.
+    """Latents of `count` consecutive seeds, float32 [count, latent_dim, 1, 1].
 
-    Args:
-        first_seed: seed of the first; each further one has the next seed.
-        count: N.
-        latent_dim: numbers in a vector.
-        truncation: 1 for N(0, 1); less draws the latents towards their mean, trading variety for
-            typical samples.
-
-    Returns:
-        float32 [N, latent_dim, 1, 1].
-
-    Source: Karras et al. 2019 (arXiv:1812.04948), appendix B, for truncation, applied to z.
+    They are the same on every device, and from N(0, 1); a truncation below 1 draws them towards
+    their mean (Karras et al. 2019, arXiv:1812.04948, appendix B, applied to z).
     """
     latents = [
         torch.randn(latent_dim, 1, 1, generator=torch.Generator().manual_seed(first_seed + index))
@@ -174,19 +154,14 @@ def draw_latents(first_seed: int, count: int, latent_dim: int, truncation: float
 def draw_classes(
     first_seed: int, count: int, classes: dict[str, int], chosen: Sequence[str] = ()
 ) -> Tensor:
-    """The class of each of `count` seeds: the chosen one, or one drawn.
-
-    Drawn classes are as frequent as among the paintings, and independent of the latents of the
-    same seeds.
+    """The classes of `count` consecutive seeds, float32 [count, K, 1, 1], each with a sum of 1.
 
     Args:
-        first_seed: seed of the first; each further one has the next seed.
-        count: N.
-        classes: the K names, and how many paintings each has.
-        chosen: names, mixed in equal parts for all seeds; a name given twice counts twice.
-
-    Returns:
-        float32 [N, K, 1, 1] whose rows sum to 1; K may be 0.
+        first_seed: of the first.
+        count: of seeds.
+        classes: the K names, and how many paintings each has; may be empty.
+        chosen: names, mixed in equal parts for all seeds. Without them each seed has a class of its
+            own, as frequent as among the paintings and independent of its latents.
 
     Raises:
         UserError: there is no class of a chosen name.
@@ -222,27 +197,17 @@ def draw_inputs(
     truncation: float = 1.0,
     chosen: Sequence[str] = (),
 ) -> Tensor:
-    """What a generator paints `count` seeds from: latents, followed by classes.
-
-    Arguments and errors are those of `draw_latents` and `draw_classes`.
-
-    Returns:
-        float32 [N, latent_dim + K, 1, 1].
-    """
+    """Latents followed by classes, float32 [count, latent_dim + K, 1, 1], as drawn above."""
     latents = draw_latents(first_seed, count, latent_dim, truncation)
     return torch.cat([latents, draw_classes(first_seed, count, classes, chosen)], dim=1)
 
 
 @torch.no_grad()
 def paint(generator: nn.Module, inputs: Iterable[Tensor]) -> Tensor:
-    """Paints inputs one by one, so that a sample never depends on those painted with it.
+    """Paints inputs [latent_dim + K, h, w], at least one, to uint8 [N, 3, H, W] on the CPU.
 
-    Args:
-        generator: in evaluation mode.
-        inputs: each [latent_dim + K, h, w], at least one.
-
-    Returns:
-        uint8 [N, 3, H, W] on the CPU.
+    One by one, so that a sample never depends on those painted with it. The generator is in
+    evaluation mode.
     """
     device = next(generator.parameters()).device
     samples = []

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from artgan import __version__
 from artgan.checkpoint import EXPORTED, find_checkpoint
 from artgan.config import typed
 from artgan.device import pick_device
@@ -21,6 +20,7 @@ from artgan.files import sha256
 from artgan.images import read_provenance, save_gif, save_mp4, save_png, tile
 from artgan.options import Recipe, SampleConfig
 from artgan.painter import Painter, draw_classes, draw_latents, load_painter, paint
+from artgan.version import __version__
 
 # Share of a height at each end of a scroll where the sums of latents are not complete.
 SCROLL_MARGIN = 3 / 4
@@ -83,15 +83,10 @@ def columns(count: int) -> int:
 
 
 def spherical(start: Tensor, end: Tensor, share: float) -> Tensor:
-    """The latent at `share` of the way from `start` to `end`, along the great circle.
+    """The latent at a share, 0 to 1, of the way from one latent to another, all [C, 1, 1].
 
-    A straight line would pass near the origin, where no training latent ever was. The direction
-    turns evenly; the length, which differs a little between latents, changes evenly too.
-
-    Args:
-        start: [latent_dim, 1, 1].
-        end: [latent_dim, 1, 1].
-        share: 0 gives `start`, 1 gives `end`.
+    It goes along the great circle: a straight line would pass near the origin, where no training
+    latent ever was. Direction and length change evenly.
 
     Source: Shoemake 1985, "Animating rotation with quaternion curves"; White 2016
     (arXiv:1609.04468) for latents.
@@ -109,15 +104,9 @@ def spherical(start: Tensor, end: Tensor, share: float) -> Tensor:
 def walk(
     latents: Tensor, frames: int, between: Callable[[Tensor, Tensor, float], Tensor] = spherical
 ) -> Tensor:
-    """A closed walk through latents, back to the first.
+    """A closed walk through latents [N, C, 1, 1], as [N · frames, C, 1, 1].
 
-    Args:
-        latents: [N, latent_dim, 1, 1].
-        frames: steps from one to the next.
-        between: the place at a share of the way from one to the next.
-
-    Returns:
-        [N · frames, latent_dim, 1, 1].
+    `between` gives the place at a share of the way from one to the next.
     """
     return torch.stack(
         [
@@ -129,21 +118,12 @@ def walk(
 
 
 def scroll_latents(seed: int, length: float, latent_dim: int, truncation: float = 1.0) -> Tensor:
-    """A latent map that the generator paints as one long scroll.
+    """A latent map float32 [latent_dim, 1, w] that is painted as a scroll of `length` heights.
 
     Each column of the generator's first features is then the sum of four latents, each through
     another column of the kernel, where in training it was one. Halving them keeps the variance of
-    the features as in training.
-
-    Args:
-        seed: of the whole scroll.
-        length: of the scroll, in its heights.
-        latent_dim: numbers in a latent vector.
-        truncation: as for `draw_latents`.
-
-    Returns:
-        float32 [latent_dim, 1, w]. The generator paints (w + 3) / 4 heights, of which
-        `SCROLL_MARGIN` at each end have fewer than four latents and are cut off.
+    the features as in training. The generator paints (w + 3) / 4 heights, of which `SCROLL_MARGIN`
+    at each end have fewer than four latents and are cut off.
     """
     width = round(4 * length) + 3
     random = torch.Generator().manual_seed(seed)

@@ -16,10 +16,8 @@ FAILURE = "failure.json"
 class Sweep:
     """A sweep that a command line asks for.
 
-    Args:
-        overrides: `key=value`, as Hydra reads them.
-
     Attributes:
+        given: `key=value`, as Hydra reads them.
         folder: with a folder for each job, named after its number.
         overrides: that have Hydra use the folder.
 
@@ -28,6 +26,7 @@ class Sweep:
     """
 
     def __init__(self, overrides: Sequence[str]) -> None:
+        self.given = {_unquoted(one) for one in overrides}
         given = dict(one.split("=", 1) for one in overrides if "=" in one)
         sweeper = given.get("hydra/sweeper", "basic")
         if sweeper != "basic" and "checkpoint.monitor" not in given:
@@ -54,22 +53,21 @@ class Sweep:
             for path in failures:
                 failure = json.loads(path.read_text())
                 message = " ".join(failure["message"].split())
-                job = f"#{path.parent.name} {' '.join(failure['overrides'])}"
-                print(f"  {job}: {message}", file=sys.stderr)
+                own = [one for one in failure["overrides"] if _unquoted(one) not in self.given]
+                print(f"  {' '.join([f'#{path.parent.name}', *own])}: {message}", file=sys.stderr)
         if failures:
             raise SystemExit(1)
 
 
 def note_failure(folder: Path, overrides: Sequence[str], message: str) -> None:
-    """Notes a failed job in its folder, for the process that began the sweep.
-
-    Args:
-        folder: of the job.
-        overrides: `key=value` of the job.
-        message: why it failed.
-    """
+    """Notes a failed job in its folder, for the process that began the sweep."""
     with atomic_write(folder / FAILURE) as file:
         file.write(json.dumps({"overrides": list(overrides), "message": message}).encode())
+
+
+def _unquoted(override: str) -> str:
+    """Without the quotes and escapes that Hydra changes between the command line and a job."""
+    return override.translate(dict.fromkeys(map(ord, "\\'\"")))
 
 
 def _job_number(path: Path) -> int:

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from artgan.download import Download, WrongFile, fetch
 from artgan.errors import UserError
 from artgan.files import sha256
 
@@ -40,6 +39,9 @@ class Published:
         Raises:
             UserError: it cannot be downloaded or written, or is not the published file.
         """
+        # Imported only here: it is slow, and the file is mostly there.
+        from artgan.download import Download, fetch
+
         path = Path(torch.hub.get_dir()) / "checkpoints" / self.name
         fetch(Download(self.url, path, self._verify, advice, LARGEST))
         return path
@@ -62,6 +64,8 @@ class Published:
         )
 
     def _verify(self, path: Path) -> str:
+        from artgan.download import WrongFile
+
         digest = sha256(path)
         if not digest.startswith(self.sha256):
             raise WrongFile(f"its SHA-256 is {digest:.8}…, expected {self.sha256:.8}…")
@@ -69,17 +73,10 @@ class Published:
 
 
 def read_weights(path: Path, advice: str) -> tuple[dict[str, Tensor], str]:
-    """Reads a state dict; no code in the file is run, whatever it holds.
-
-    Args:
-        path: of the file.
-        advice: what to do if it cannot be used, a sentence without its full stop.
-
-    Returns:
-        The tensors by name, and the SHA-256 of the file.
+    """Reads a state dict, and the SHA-256 of its file; no code in it is run, whatever it holds.
 
     Raises:
-        UserError: it is not there, cannot be read, or is no state dict.
+        UserError: it is missing, cannot be read, or is not a state dict; it ends in the advice.
     """
     if not path.is_file():
         raise UserError(f"there is no file {path}. {advice}.")

@@ -20,12 +20,13 @@ from typing import Any
 
 import torch
 
-from artgan.config import Command, launch
+from artgan.cli import RUN, launch
+from artgan.config import Command
 from artgan.options import TrainConfig
-from artgan.training.callbacks import Checkpoints, SampleGrids
+from artgan.training.callbacks.checkpoints import Checkpoints
+from artgan.training.callbacks.grids import SampleGrids
 from artgan.training.gan import GAN
-from artgan.training.run import train
-from artgan.training.run_folder import prepare
+from artgan.training.start import train
 
 SIZES = ((64, 64), (64, 16), (32, 16))  # width, batch
 
@@ -63,8 +64,7 @@ def main(path: str, seconds: int = 40) -> None:
     def run(config: TrainConfig, command: Command) -> None:
         for noted in (updates, *files):
             noted.clear()
-        with prepare(config, command) as prepared:
-            train(*prepared)
+        train(config, command)
         update = statistics.median(spent(updates))
         step = statistics.median(
             after - before for (before, _), (after, _) in itertools.pairwise(updates)
@@ -80,8 +80,8 @@ def main(path: str, seconds: int = 40) -> None:
         os.chdir(scratch)
         for width, batch in SIZES:
             sizes = [f"model.width={width}", f"batch_size={batch}", f"max_time={seconds}s"]
-            sys.argv[1:] = ["dataset=folder", f"dataset.root={path}", *sizes]
-            launch(TrainConfig, "train", run)
+            RUN["train"] = run
+            launch("train", [path, *sizes])
         os.chdir("/")
 
 

@@ -1,16 +1,16 @@
-"""Style transfer: how near each preset and Magenta come to content and style, and at what speed.
+"""Style transfer: how close each preset and Magenta come to content and style, and how fast.
 
     python benchmarks/style.py BACKBONE WEIGHTS_DIR SHEET.png SIZE CONTENT:STYLE [CONTENT:STYLE ...]
     python benchmarks/style.py BACKBONE WEIGHTS_DIR speed SIZE CONTENT:STYLE [ROUNDS]
 
-The first paints each pair by every preset, all with one backbone, and by Magenta, lays the pictures
-out on a sheet and prints a Markdown table of means over the pairs. All are measured alike, in
-float32: content is the squared distance of relu4_2 to that of the content, relative to the latter's
-square; style the mean of the same for the Gram matrices of relu1_1 … relu5_1. So 0 is the content,
-or the style.
+The first paints each pair with every preset, all with one backbone, and with Magenta, lays the
+images out on a sheet and prints a Markdown table of means over the pairs, all measured in float32.
+Content is the squared distance of relu4_2 to the content's, relative to the square of the latter;
+style is the mean of the same for the Gram matrices of relu1_1 … relu5_1. 0 is the content, or the
+style, itself.
 
-The second compares an iteration of preset=best with the loop that a tutorial would write (float32,
-the same network, losses and optimiser), in turns, and prints the ratio of the medians.
+The second compares an iteration of preset=best with the loop of a tutorial (float32, the same
+network, losses and optimiser), in turns, and prints the ratio of the medians.
 """
 
 import copy
@@ -20,41 +20,31 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from artgan.config import CONFIGS, register
+from artgan.config import compose
 from artgan.images import to_pil
-from artgan.options import StylizeConfig
 from artgan.style.backbone import Backbone
 from artgan.style.gatys import Gatys, from_pil
 from artgan.style.inputs import Region, Style
+from artgan.style.magenta import Magenta
 from artgan.style.moments import moments
 
 PRESETS = ("best", "adam", "keras", "gatys2016")
 MAGENTA = "magenta"
+PAIR = {"content": "x", "style": "x"}  # images are given as tensors
 STYLE = [f"relu{block}_1" for block in range(1, 6)]
 CONTENT = "relu4_2"
-ITERATIONS = 8  # of each turn, of which the first two do not count
-
-
-def configured(**chosen: Any) -> StylizeConfig:
-    register(StylizeConfig)
-    given = {"content": "x", "style": "x", **chosen}
-    arguments = [f"{key}={'null' if value is None else value}" for key, value in given.items()]
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = OmegaConf.to_object(compose("stylize", arguments))
-    assert isinstance(config, StylizeConfig)
-    return config
+ITERATIONS = 8  # of each turn; the first two are not counted
 
 
 def shown(path: str, size: int) -> tuple[Tensor, Image.Image]:
-    """A picture with a long side of `size` pixels, as painters take it, and as it is."""
+    """An image as a tensor with a long side of `size` pixels, and as it is."""
     whole = Image.open(path).convert("RGB")
     factor = size / max(whole.size)
     small = whole.resize((round(whole.width * factor), round(whole.height * factor)))
@@ -62,7 +52,7 @@ def shown(path: str, size: int) -> tuple[Tensor, Image.Image]:
 
 
 class Measure:
-    """Distances of a picture to a content and a style."""
+    """Distances of an image to a content and a style."""
 
     def __init__(self, backbone: str, weights_dir: str) -> None:
         self.backbone = Backbone(backbone, [*STYLE, CONTENT], weights_dir=weights_dir)
@@ -82,15 +72,11 @@ class Measure:
 
 
 def painters(backbone: str, weights_dir: str, size: int) -> Iterator[tuple[str, Any]]:
-    """Each preset, and Magenta, ready to paint."""
+    """Each preset, and Magenta."""
     for preset in PRESETS:
-        network = {"backbone": backbone, "weights_dir": weights_dir}
-        config = configured(method="gatys", preset=preset, size=size, **network)
-        yield preset, Gatys(config, "cpu")
-    # Imported only here: the figures of the presets need nothing of it.
-    from artgan.style.magenta import Magenta
-
-    yield MAGENTA, Magenta(configured(method="magenta", weights_dir=weights_dir), "cpu")
+        chosen = {"method": "gatys", "preset": preset, "size": size, "backbone": backbone}
+        yield preset, Gatys(compose("stylize", PAIR | chosen | {"weights_dir": weights_dir}), "cpu")
+    yield MAGENTA, Magenta(compose("stylize", PAIR | {"weights_dir": weights_dir}), "cpu")
 
 
 def compare(backbone: str, weights_dir: str, sheet: str, size: int, pairs: list[str]) -> None:
@@ -98,11 +84,11 @@ def compare(backbone: str, weights_dir: str, sheet: str, size: int, pairs: list[
     rows: dict[str, list[Image.Image]] = {pair: [] for pair in pairs}
     print("| | style | content | seconds |\n|---|---|---|---|")
     for name, painter in painters(backbone, weights_dir, size):
-        figures = []
+        scores = []
         for pair in pairs:
             content, _ = shown(pair.partition(":")[0], size)
             style, painting = shown(pair.partition(":")[2], size)
-            one = Style("style", "style", 1, lambda painting=painting: iter([painting]))
+            one = Style("style", "style", 1, partial(one_painting, painting))
             began = time.perf_counter()
             if name == MAGENTA:
                 painted = painter.paint(content, [Region(one, 1.0, None)])
@@ -110,16 +96,16 @@ def compare(backbone: str, weights_dir: str, sheet: str, size: int, pairs: list[
                 init = content if painter.config.init == "content" else None
                 painted = painter.paint(content, [Region(one, 1.0, None)], init=init)
             seconds = time.perf_counter() - began
-            figures.append((*measure(painted, content, style), seconds))
+            scores.append((*measure(painted, content, style), seconds))
             rows[pair] = rows[pair] or [visible(content), visible(style)]
             rows[pair].append(visible(painted))
-        means = [statistics.mean(column) for column in zip(*figures, strict=True)]
+        means = [statistics.mean(column) for column in zip(*scores, strict=True)]
         print(f"| {name} | {means[0]:.3f} | {means[1]:.3f} | {means[2]:.1f} |", flush=True)
     lay_out(list(rows.values()), ["content", "style", *PRESETS, MAGENTA], size).save(sheet)
 
 
-def visible(picture: Tensor) -> Image.Image:
-    return to_pil((picture[0] * 255).round().byte())
+def visible(image: Tensor) -> Image.Image:
+    return to_pil((image[0] * 255).round().byte())
 
 
 def lay_out(rows: list[list[Image.Image]], titles: list[str], size: int) -> Image.Image:
@@ -134,17 +120,17 @@ def lay_out(rows: list[list[Image.Image]], titles: list[str], size: int) -> Imag
 
 
 def plain_loop(painter: Gatys, content: Tensor, style: Tensor, durations: list[float]) -> None:
-    """What a tutorial would write for the losses of preset=best."""
+    """The loop of a tutorial, with the losses of preset=best."""
     config, backbone = painter.config, copy.deepcopy(painter.backbone)
     network = backbone.sequence.to(memory_format=torch.contiguous_format)
 
-    def features(picture: Tensor) -> dict[str, Tensor]:
-        x = (picture - backbone.mean) / backbone.deviation
+    def features(image: Tensor) -> dict[str, Tensor]:
+        x = (image - backbone.mean) / backbone.deviation
         outputs = []
         for module in network:
             x = module(x)
             outputs.append(x)
-        return {layer: outputs[backbone.place[layer]] for layer in backbone.layers}
+        return {layer: outputs[backbone.index[layer]] for layer in backbone.layers}
 
     def statistics_of(x: Tensor) -> tuple[Tensor, Tensor]:
         flat = x.flatten(2)[0]
@@ -157,55 +143,61 @@ def plain_loop(painter: Gatys, content: Tensor, style: Tensor, durations: list[f
     with torch.no_grad():
         wanted, like = features(content), features(style)
         targets = {layer: statistics_of(like[layer]) for layer in config.style_layers}
-    picture = content.clone().requires_grad_()
-    optimizer = torch.optim.Adam([picture], lr=config.learning_rate)
+    image = content.clone().requires_grad_()
+    optimizer = torch.optim.Adam([image], lr=config.learning_rate)
     for _ in range(ITERATIONS):
         began = time.perf_counter()
         optimizer.zero_grad()
-        found = features(picture)
+        found = features(image)
         loss: Any = 0
         for layer in config.content_layers:
             loss = loss + config.content_weight * relative(found[layer], wanted[layer])
         for layer, weight in zip(config.style_layers, config.style_layer_weights, strict=True):
             pairs = zip(statistics_of(found[layer]), targets[layer], strict=True)
             loss = loss + config.style_weight * weight * sum(relative(a, b) for a, b in pairs)
-        down = picture[..., 1:, :-1] - picture[..., :-1, :-1]
-        right = picture[..., :-1, 1:] - picture[..., :-1, :-1]
+        down = image[..., 1:, :-1] - image[..., :-1, :-1]
+        right = image[..., :-1, 1:] - image[..., :-1, :-1]
         loss = loss + config.total_variation * (down**2 + right**2).mean()
         loss.backward()
         optimizer.step()
         with torch.no_grad():
-            picture.clamp_(0, 1)
-        loss.item()  # a progress bar shows it
+            image.clamp_(0, 1)
+        loss.item()  # shown by a progress bar
         durations.append(time.perf_counter() - began)
 
 
-def our_loop(painter: Gatys, content: Tensor, style: Image.Image, durations: list[float]) -> None:
+def artgan_loop(
+    painter: Gatys, content: Tensor, style: Image.Image, durations: list[float]
+) -> None:
     region = Region(Style("style", "style", 1, lambda: iter([style])), 1.0, None)
     times: list[float] = []
     painter.paint(content, [region], lambda *_: times.append(time.perf_counter()), content)
     durations += [later - earlier for earlier, later in itertools.pairwise(times)]
 
 
+def one_painting(painting: Image.Image) -> Iterator[Image.Image]:
+    yield painting
+
+
 def speed(backbone: str, weights_dir: str, size: int, pair: str, rounds: int) -> None:
     content, _ = shown(pair.partition(":")[0], size)
     style, painting = shown(pair.partition(":")[2], size)
-    network = {"backbone": backbone, "weights_dir": weights_dir, "iterations": ITERATIONS}
-    ours = {
-        precision: Gatys(
-            configured(
-                method="gatys", preset="best", first_size=None, precision=precision, **network
-            ),
-            "cpu",
-        )
+    chosen: dict[str, Any] = PAIR | {
+        "method": "gatys",
+        "backbone": backbone,
+        "weights_dir": weights_dir,
+    }
+    chosen |= {"first_size": None, "iterations": ITERATIONS}
+    painters = {
+        precision: Gatys(compose("stylize", chosen | {"precision": precision}), "cpu")
         for precision in ("32", "auto")
     }
     durations: dict[str, list[float]] = {"plain": [], "32": [], "auto": []}
     for _ in range(rounds):
         turn: dict[str, list[float]] = {name: [] for name in durations}
-        plain_loop(ours["32"], content, style, turn["plain"])
-        for precision, painter in ours.items():
-            our_loop(painter, content, painting, turn[precision])
+        plain_loop(painters["32"], content, style, turn["plain"])
+        for precision, painter in painters.items():
+            artgan_loop(painter, content, painting, turn[precision])
         for name, each in turn.items():
             durations[name] += each[2:]
     medians = {name: statistics.median(each) for name, each in durations.items()}
@@ -213,10 +205,10 @@ def speed(backbone: str, weights_dir: str, size: int, pair: str, rounds: int) ->
         f"{platform.processor() or platform.machine()}, torch {torch.__version__}, "
         f"{torch.get_num_threads()} threads, {time.strftime('%Y-%m-%d')}; {backbone}, {size} px, "
         f"{rounds} rounds\n\n"
-        "| an iteration | ms | of the plain loop |\n|---|---|---|\n"
+        "| an iteration | ms | relative to the plain loop |\n|---|---|---|\n"
         f"| plain loop, float32 | {medians['plain'] * 1000:.0f} | 1 |"
     )
-    for precision in ours:
+    for precision in painters:
         share = medians[precision] / medians["plain"]
         print(f"| precision={precision} | {medians[precision] * 1000:.0f} | {share:.2f} |")
 

@@ -1,9 +1,9 @@
-"""Times `method=magenta`: the network once loaded, its memory at print size, and the command.
+"""Measures `method=magenta`: the loaded network, its memory at print size, and the command.
 
     python benchmarks/style_speed.py CONTENT STYLE WEIGHTS_DIR [ROUNDS]
 
-CONTENT and STYLE are pictures, WEIGHTS_DIR the folder of the weights. Medians of so many rounds, 5
-by default, on all cores; memory is the peak of a fresh process. Prints a Markdown table.
+CONTENT and STYLE are images, WEIGHTS_DIR is the folder of the weights. Times are medians of ROUNDS
+rounds, 5 by default, on all cores; memory is the peak of a new process. Prints a Markdown table.
 """
 
 import os
@@ -15,8 +15,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from types import SimpleNamespace
-from typing import cast
 
 import numpy as np
 import torch
@@ -26,24 +24,24 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from artgan.options import StylizeConfig  # noqa: E402
+from artgan.config import compose  # noqa: E402
 from artgan.style.inputs import Region, Style  # noqa: E402
 from artgan.style.magenta import Magenta  # noqa: E402
 
 
 def load(content: Path, side: int) -> Tensor:
-    """A square of a picture, float32 [1, 3, side, side] in [0, 1]."""
-    with Image.open(content) as picture:
-        pixels = np.array(picture.convert("RGB").resize((side, side), Image.Resampling.BICUBIC))
+    """A square of an image, float32 [1, 3, side, side] in [0, 1]."""
+    with Image.open(content) as image:
+        pixels = np.array(image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC))
     return torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous() / 255
 
 
 def painter(style: Path, weights_dir: str) -> tuple[Magenta, list[Region]]:
-    chosen = SimpleNamespace(weights_dir=weights_dir, strength=1.0, style_size=None, tile=None)
+    config = compose("stylize", {"content": "x", "style": "x", "weights_dir": weights_dir})
     with Image.open(style) as opened:
-        picture = opened.convert("RGB")
-    region = Region(Style(style.stem, "0", 1, lambda: iter([picture])), 1.0, None)
-    return Magenta(cast(StylizeConfig, chosen), "cpu"), [region]
+        image = opened.convert("RGB")
+    region = Region(Style(style.stem, "0", 1, lambda: iter([image])), 1.0, None)
+    return Magenta(config, "cpu"), [region]
 
 
 def peak(content: Path, style: Path, weights_dir: str, side: int) -> None:
@@ -61,13 +59,13 @@ def main(content: Path, style: Path, weights_dir: str, rounds: int) -> None:
     )
     magenta, regions = painter(style, weights_dir)
     for side in (512, 2048):
-        picture = load(content, side)
+        image = load(content, side)
         seconds = []
         for _ in range(rounds + 1):
             began = time.perf_counter()
-            magenta.paint(picture, regions)
+            magenta.paint(image, regions)
             seconds.append(time.perf_counter() - began)
-        # The first one prepares the convolutions of this size.
+        # The first one also prepares the convolutions for this size.
         median, first = statistics.median(seconds[1:]), seconds[0]
         print(
             f"| {side}×{side}, once loaded, style included | {median:.3f} s, first {first:.3f} s |"
@@ -77,7 +75,7 @@ def main(content: Path, style: Path, weights_dir: str, rounds: int) -> None:
     done = subprocess.run(
         [sys.executable, __file__, "peak", *arguments], check=True, capture_output=True, text=True
     )
-    print(f"| 4096×4096, peak of a fresh process | {float(done.stdout):,.0f} MiB |")
+    print(f"| 4096×4096, peak of a new process | {float(done.stdout):,.0f} MiB |")
 
     seconds = []
     with tempfile.TemporaryDirectory() as scratch:

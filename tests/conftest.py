@@ -13,9 +13,7 @@ import yaml
 from PIL import Image
 from torchvision.models import squeezenet1_0
 
-import artgan.weights as weights_module
-from artgan import download as fetch
-from artgan import inkwash
+from artgan import download, inkwash
 from artgan.config import Command, compose
 from artgan.download import Download
 from artgan.options import TrainConfig
@@ -56,8 +54,8 @@ def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path,
 
     Weights may come from there, and one failure is enough to give up.
     """
-    monkeypatch.setattr(weights_module, "Download", partial(Download, insecure=True))
-    monkeypatch.setattr(fetch, "ATTEMPTS", 1)
+    monkeypatch.setattr(download, "Download", partial(Download, insecure=True))
+    monkeypatch.setattr(download, "ATTEMPTS", 1)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     folder = tmp_path / "web"
     folder.mkdir()

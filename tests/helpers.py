@@ -130,7 +130,7 @@ def small_arguments(paintings: Path) -> list[str]:
 
 def evaluation_of(ckpt: Path, **chosen: Any) -> EvaluateConfig:
     """Options of `evaluate.py` for a run of tiny networks, quickly."""
-    small = {"features": "none", "num": 24, "seed": 0, "device": "cpu"}
+    small: dict[str, Any] = {"features": "none", "num": 24, "seed": 0, "device": "cpu"}
     return EvaluateConfig(ckpt=str(ckpt), **small | chosen)
 
 
@@ -152,7 +152,7 @@ def make_run(folder: Path, **more: object) -> Path:
 
 def sampling_of(ckpt: object, out: object, **chosen: Any) -> SampleConfig:
     """Options of `sample.py` for a run of tiny networks."""
-    small = {"num": 4, "frames": 4, "length": 3.0, "device": "cpu"}
+    small: dict[str, Any] = {"num": 4, "frames": 4, "length": 3.0, "device": "cpu"}
     places = {"ckpt": str(ckpt) if ckpt else None, "out": str(out) if out else None}
     return SampleConfig(**places | small | chosen)
 

@@ -16,11 +16,11 @@ def test_arrays_and_values_come_back(tmp_path: Path, mapped: bool) -> None:
     with new_cache(path) as writer:
         writer.append("rows", ROWS[:3])
         writer.append("rows", ROWS[3:])
-        writer.append("means", np.float32([0.5, -1]))
+        writer.append("means", np.array([0.5, -1], np.float32))
         writer.about["files"] = ["雪.jpg", "b.png"]
     cache = read_cache(path, mapped)
     np.testing.assert_array_equal(cache.arrays["rows"], ROWS)
-    np.testing.assert_array_equal(cache.arrays["means"], np.float32([0.5, -1]))
+    np.testing.assert_array_equal(cache.arrays["means"], np.array([0.5, -1], np.float32))
     assert cache.about == {"files": ["雪.jpg", "b.png"]}
     cache.arrays["rows"][0] = 0  # a copy, not the file
     np.testing.assert_array_equal(read_cache(path).arrays["rows"], ROWS)

@@ -84,10 +84,10 @@ def test_a_hostile_checkpoint_is_refused_and_runs_nothing(tmp_path: Path, form: 
     content = {"artgan": {"format": 1}, "state_dict": Call(os.mkdir, str(proof))}
     if form == "zip":
         torch.save(content, path)
-        message = "Nothing of it was run"
+        message = "Nothing in it was run"
     else:
         path.write_bytes(pickle.dumps(content))
-        message = "is torn, or no checkpoint"
+        message = "is torn, or not a checkpoint"
     assert message in refusal(path)
     assert not proof.exists()
 
@@ -96,12 +96,12 @@ def test_a_hostile_checkpoint_is_refused_and_runs_nothing(tmp_path: Path, form: 
 @pytest.mark.parametrize(
     ("weight", "reason"),
     [
-        (Call(bytearray, LARGE), "Nothing of it was run"),
-        (Call(Counter, "aab"), "Nothing of it was run"),
-        (Call(torch.FloatTensor, LARGE), "Nothing of it was run"),
-        (torch.zeros(1).to_sparse(), "Nothing of it was run"),
-        (torch.zeros(LARGE, device="meta"), "Nothing of it was run"),
-        (torch.zeros(1).expand(LARGE), "claims 400,000,000,000 bytes and has 4"),
+        (Call(bytearray, LARGE), "Nothing in it was run"),
+        (Call(Counter, "aab"), "Nothing in it was run"),
+        (Call(torch.FloatTensor, LARGE), "Nothing in it was run"),
+        (torch.zeros(1).to_sparse(), "Nothing in it was run"),
+        (torch.zeros(LARGE, device="meta"), "Nothing in it was run"),
+        (torch.zeros(1).expand(LARGE), "claims 400,000,000,000 bytes but has 4"),
         (torch.zeros(9).as_strided((LARGE, 3), (0, 3)), "claims 1,200,000,000,000 bytes"),
         (
             Call(
@@ -115,8 +115,8 @@ def test_a_hostile_checkpoint_is_refused_and_runs_nothing(tmp_path: Path, form: 
             ),
             "is damaged",
         ),
-        (torch.zeros(2, dtype=torch.complex64), "is no tensor of weights"),
-        ([0.0], "is no tensor of weights"),
+        (torch.zeros(2, dtype=torch.complex64), "is not a tensor of weights"),
+        ([0.0], "is not a tensor of weights"),
         (torch.tensor([0, math.nan]), "holds numbers that are not finite"),
         (torch.tensor([-math.inf, 0]), "holds numbers that are not finite"),
     ],

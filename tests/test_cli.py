@@ -164,7 +164,8 @@ def test_a_multirun_is_one_job_for_each_combination(command: Launch, tmp_path: P
 def test_a_multirun_finishes_the_others_when_one_fails(command: Launch, tmp_path: Path) -> None:
     jobs, printed = command("train", "-m", f"output={tmp_path}/a b", "model.width=0,64")
     assert [job.model.width for job in jobs] == [64]
-    assert "#0 output" in printed
+    assert printed.splitlines()[0] == "1 of 2 jobs failed:"
+    assert "  #0 model.width=0: model.width: 0 must be" in printed
     assert "model.width: 0 must be at least 1 and at most 4,096." in printed
 
 

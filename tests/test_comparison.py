@@ -48,8 +48,8 @@ def make(configure: Callable[..., TrainConfig], runs: Path) -> Make:
 
 
 def measured(folder: Path, images_seen: int, part: str = "held-out", **changed: Any) -> None:
-    """Writes a `metrics.json` as measuring does, with figures of one part."""
-    figures = {"swd": 100.0, "paintings": 50} | changed.pop("figures", {})
+    """Writes a `metrics.json` as measuring does, with scores of one part."""
+    scores = {"swd": 100.0, "paintings": 50} | changed.pop("scores", {})
     dataset = {"root": "monet", "key": "k", "holdout": 0.1, "crop": "center"}
     whole = {
         "checkpoint": None,
@@ -59,7 +59,7 @@ def measured(folder: Path, images_seen: int, part: str = "held-out", **changed: 
         "dataset": dataset | changed.pop("dataset", {}),
         "samples": 1000,
         "features": "squeezenet-1",
-        part: figures,
+        part: scores,
     }
     path = folder / "evaluated" / f"images-{images_seen:09d}{changed.pop('suffix', '')}"
     path.mkdir(parents=True)
@@ -91,14 +91,14 @@ def test_real_runs_are_ranked_with_what_they_are(run: Callable[..., Path], tmp_p
     assert names(ranking(read_runs([narrow, wide])))[1] == ["wide"]
 
 
-def test_the_latest_figure_ranks_and_a_better_one_is_told(make: Make, runs: Path) -> None:
+def test_the_latest_score_ranks_and_a_better_one_is_shown(make: Make, runs: Path) -> None:
     for name, early, late in (("a", 1.0, 5.0), ("b", 6.0, 2.0), ("c", 4.0, 4.0)):
         folder = make(name)
-        measured(folder, 2_000, figures={"kid": late})
-        measured(folder, 1_000, figures={"kid": early})
+        measured(folder, 2_000, scores={"kid": late})
+        measured(folder, 1_000, scores={"kid": early})
     (group,) = ranking(read_runs(sorted(runs.iterdir())))
     assert names([group]) == [["b", "c", "a"]]
-    assert group.figures == ["2", "4", "5 (best 1 at 1,000)"]
+    assert group.scores == ["2", "4", "5 (best 1 at 1,000)"]
 
 
 @pytest.mark.parametrize(
@@ -109,28 +109,28 @@ def test_the_latest_figure_ranks_and_a_better_one_is_told(make: Make, runs: Path
         {"ema": False},
         {"dataset": {"key": "other"}},
         {"dataset": {"holdout": 0.2}},
-        {"figures": {"kid": 0.1, "paintings": 49}},
+        {"scores": {"kid": 0.1, "paintings": 49}},
         {"part": "training"},
         {"part": "paintings"},
     ],
     ids=str,
 )
-def test_what_does_not_compare_is_not_ranked_together(
+def test_what_is_not_comparable_is_not_ranked_together(
     make: Make, runs: Path, other: dict[str, Any]
 ) -> None:
     make("d")
     for name, changed in (("a", {}), ("b", other), ("c", {})):
-        measured(make(name), 1_000, **{"figures": {"kid": 0.5}} | changed)
+        measured(make(name), 1_000, **{"scores": {"kid": 0.5}} | changed)
     groups = ranking(read_runs(sorted(runs.iterdir())))
-    if "figures" not in other:
-        assert [group.figures for group in groups] == [["0.5", "0.5"], ["0.5"], [""]]
+    if "scores" not in other:
+        assert [group.scores for group in groups] == [["0.5", "0.5"], ["0.5"], [""]]
     assert names(groups) == [["a", "c"], ["b"], ["d"]]
     assert len({group.title for group in groups}) == 3
 
 
 def test_what_needs_no_features_compares_across_them(make: Make, runs: Path) -> None:
-    measured(make("a"), 1_000, figures={"kid": 1.0, "swd": 3.0})
-    measured(make("b"), 1_000, features=None, figures={"swd": 2.0})
+    measured(make("a"), 1_000, scores={"kid": 1.0, "swd": 3.0})
+    measured(make("b"), 1_000, features=None, scores={"swd": 2.0})
     make("c")
     found = read_runs(sorted(runs.iterdir()))
     assert names(ranking(found)) == [["a"], ["b", "c"]]  # kid, that only one has
@@ -138,27 +138,27 @@ def test_what_needs_no_features_compares_across_them(make: Make, runs: Path) -> 
     assert ranking(found, "fid")[0].title == "no fid measured"
 
 
-def test_held_out_paintings_tell_more_than_those_trained_on(make: Make) -> None:
+def test_held_out_paintings_count_before_those_trained_on(make: Make) -> None:
     folder = make("a")
-    measured(folder, 1_000, figures={"kid": 0.5}, training={"kid": 0.1, "paintings": 450})
+    measured(folder, 1_000, scores={"kid": 0.5}, training={"kid": 0.1, "paintings": 450})
     (group,) = ranking(read_runs([folder]))
-    assert group.figures == ["0.5"]
+    assert group.scores == ["0.5"]
     assert last_metric(folder, "kid") == 0.5
 
 
-def test_a_figure_that_is_no_number_is_the_last(make: Make, runs: Path) -> None:
+def test_a_score_that_is_not_a_number_is_the_last(make: Make, runs: Path) -> None:
     for name, value in (("a", float("nan")), ("b", 3.0)):
-        measured(make(name), 1_000, figures={"kid": value})
+        measured(make(name), 1_000, scores={"kid": value})
     (group,) = ranking(read_runs(sorted(runs.iterdir())))
     assert names([group]) == [["b", "a"]]
 
 
-def test_the_figure_of_a_search_is_the_run_s_own_and_its_latest(make: Make) -> None:
+def test_the_metric_of_a_search_is_the_run_s_own_and_its_latest(make: Make) -> None:
     folder = make("a")
     assert last_metric(folder, "kid") is None
-    measured(folder, 1_000, figures={"kid": 1.0})
-    measured(folder, 2_000, figures={"kid": 2.0})
-    measured(folder, 3_000, suffix="-inception-2000", figures={"kid": 3.0})
+    measured(folder, 1_000, scores={"kid": 1.0})
+    measured(folder, 2_000, scores={"kid": 2.0})
+    measured(folder, 3_000, suffix="-inception-2000", scores={"kid": 3.0})
     assert (last_metric(folder, "kid"), last_metric(folder, "swd")) == (2.0, 100.0)
     assert last_metric(folder, "fid") is None
 
@@ -166,20 +166,20 @@ def test_the_figure_of_a_search_is_the_run_s_own_and_its_latest(make: Make) -> N
 @pytest.mark.parametrize(
     "content", ['{"images_seen": 1', "[]", '{"held-out": 3}', '{"held-out": {"kid": "x"}}', "\0"]
 )
-def test_a_damaged_figure_is_named_and_passed_over(
+def test_a_damaged_score_is_named_and_skipped(
     make: Make, content: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = make("a")
-    measured(folder, 1_000, figures={"kid": 1.0})
+    measured(folder, 1_000, scores={"kid": 1.0})
     torn = folder / "evaluated" / "images-000002000" / "metrics.json"
     torn.parent.mkdir()
     torn.write_text(content)
     (group,) = ranking(read_runs([folder]))
-    assert group.figures == ["1"]
-    assert capsys.readouterr().err == f"{torn}: is damaged. Passed over.\n"
+    assert group.scores == ["1"]
+    assert capsys.readouterr().err == f"{torn}: is damaged. Skipped.\n"
 
 
-def test_what_is_no_run_is_named_and_passed_over(
+def test_what_is_not_a_run_is_named_and_skipped(
     make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = make("a")
@@ -190,12 +190,12 @@ def test_what_is_no_run_is_named_and_passed_over(
     others = [tmp_path / "README.md", tmp_path / "empty", tmp_path / "gone", torn]
     others.append(tmp_path / ("a" * 300))
     assert [run.folder for run in read_runs([*others, folder, folder])] == [folder]
-    said = capsys.readouterr().err.splitlines()
-    assert said == [
-        f"{tmp_path / 'empty'}: no run lies here (config.yaml is missing). Passed over.",
-        f"{tmp_path / 'gone'}: no run lies here (config.yaml is missing). Passed over.",
-        f"{torn / 'last.ckpt'}: is torn, or no checkpoint. Passed over.",
-        f"[Errno 36] File name too long: '{tmp_path / ('a' * 300)}' Passed over.",
+    printed = capsys.readouterr().err.splitlines()
+    assert printed == [
+        f"{tmp_path / 'empty'}: there is no run here (config.yaml is missing). Skipped.",
+        f"{tmp_path / 'gone'}: there is no run here (config.yaml is missing). Skipped.",
+        f"{torn / 'last.ckpt'}: is torn, or not a checkpoint. Skipped.",
+        f"[Errno 36] File name too long: '{tmp_path / ('a' * 300)}' Skipped.",
     ]
     with pytest.raises(UserError, match="None of these is a run"):
         read_runs(others)
@@ -216,10 +216,10 @@ def test_only_what_differs_is_shown(make: Make) -> None:
     ]
 
 
-def test_the_page_shows_the_latest_grids_from_where_they_lie(make: Make, tmp_path: Path) -> None:
+def test_the_page_links_the_latest_grids(make: Make, tmp_path: Path) -> None:
     strange = "it's <b> 100% #1?"
     folder = make(strange)
-    measured(folder, 1_000, figures={"kid": 0.5})
+    measured(folder, 1_000, scores={"kid": 0.5})
     (folder / "samples").mkdir()
     for name in ("images-000000000.png", "images-000001000.png", "paintings.png"):
         Image.new("RGB", (8, 8)).save(folder / "samples" / name)
@@ -230,27 +230,27 @@ def test_the_page_shows_the_latest_grids_from_where_they_lie(make: Make, tmp_pat
     (address,) = re.findall(r'<img src="(.*?)"', text)
     shown = page.parent / unquote(address)
     assert shown.resolve() == (folder / "samples" / "images-000001000.png").resolve()
-    assert "1. it&#x27;s &lt;b&gt; 100% #1?" in text
+    assert "1. it&#39;s &lt;b&gt; 100% #1?" in text
     assert "no samples yet" in text
     assert "http" not in text
 
 
 def test_the_terminal_shows_a_line_for_each_run(make: Make, runs: Path) -> None:
     for seed, kid in ((1, 0.25), (2, 0.5)):
-        measured(make(f"seed{seed}", seed=seed), 1_000, figures={"kid": kid})
+        measured(make(f"seed{seed}", seed=seed), 1_000, scores={"kid": kid})
     found = read_runs(sorted(runs.iterdir(), reverse=True))
     title, header, *lines = table(ranking(found), differences(found)).splitlines()
     assert title.startswith("kid against 50 held-out paintings of monet (k, holdout 0.1)")
-    assert header.split() == ["figure", "images", "images/s", "run", "differs", "in"]
+    assert header.split() == ["score", "images", "images/s", "run", "differs", "in"]
     assert [line.split() for line in lines] == [
         ["1", "0.25", "0", "0", str(runs / "seed1"), "seed=1"],
         ["2", "0.5", "0", "0", str(runs / "seed2"), "seed=2"],
     ]
 
 
-def test_the_command_prints_the_ranking_and_where_the_page_lies(make: Make, runs: Path) -> None:
+def test_the_command_prints_the_ranking_and_the_page(make: Make, runs: Path) -> None:
     for name in ("a", "b"):
-        measured(make(name), 1_000, figures={"kid": 0.5})
+        measured(make(name), 1_000, scores={"kid": 0.5})
     # What the shell makes of checkpoints/* is more than runs, the second time the page, too.
     (runs / "README.md").touch()
     (runs / "comparison.html").touch()

@@ -35,5 +35,5 @@ def test_a_full_device_is_told_from_one_that_is_not_there() -> None:
         def _apply(self, *_: object) -> nn.Module:
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    with pytest.raises(UserError, match="device: cuda has no memory left"):
+    with pytest.raises(UserError, match="device: cuda is out of memory"):
         on_device(Large(2, 2), "cuda")

@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def exported(folder: Path, tmp_path: Path) -> Path:
-    return export(ExportConfig(str(folder), str(tmp_path / "mine.safetensors")))
+    return export(ExportConfig(ckpt=str(folder), out=str(tmp_path / "mine.safetensors")))
 
 
 def settings(ckpt: Path | None, out: Path, **more: Any) -> SampleConfig:
@@ -83,7 +83,7 @@ def test_the_header_says_what_the_weights_are(folder: Path, exported: Path) -> N
 
 def test_without_out_the_file_lies_beside_the_checkpoint(tmp_path: Path) -> None:
     folder = make_run(tmp_path)
-    assert export(ExportConfig(str(folder), None)) == folder / "last.safetensors"
+    assert export(ExportConfig(ckpt=str(folder))) == folder / "last.safetensors"
 
 
 def test_a_mistake_leaves_no_file(folder: Path, exported: Path, tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_a_mistake_leaves_no_file(folder: Path, exported: Path, tmp_path: Path) 
         (str(folder), "/dev/null/mine.safetensors", "cannot be written"),
     ):
         with pytest.raises(UserError, match=message):
-            export(ExportConfig(ckpt, out))
+            export(ExportConfig(ckpt=ckpt, out=out))
     assert list(tmp_path.iterdir()) == [exported]
     assert exported.read_bytes() == before
 

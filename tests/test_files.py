@@ -132,7 +132,7 @@ def test_where_the_process_that_fills_a_folder_is_killed_the_one_that_waits_fill
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
-    killed = filling(tmp_path / "set", "half", 60)
+    killed = filling(tmp_path / "set", "half")
     assert killed.stdout is not None
     killed.stdout.readline()
     killed.kill()

@@ -1,6 +1,7 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -315,7 +316,8 @@ def test_a_walk_between_classes_mixes_them(settings: Settings, conditional: str)
 def test_a_scroll_has_the_mean_of_its_class_in_every_column(conditional: str) -> None:
     painter = load_painter(Path(conditional) / "last.ckpt")
     features: list[torch.Tensor] = []
-    painter.generator.layers[0].register_forward_hook(lambda _, __, seen: features.append(seen))
+    layers: Any = painter.generator.layers
+    layers[0].register_forward_hook(lambda _, __, seen: features.append(seen))
     for kind in ("scroll", "single"):
         render(
             painter,

@@ -32,13 +32,8 @@ def download_archives(
 ) -> dict[Path, str]:
     """Downloads the archives that are not in a folder yet, and verifies all of them.
 
-    Args:
-        address: URL of the folder that has the archives.
-        archives: each as "git-blob-SHA-1 name", or as "name" if no checksum is published. A name
-            may contain folders, which are made in `folder`.
-        folder: where to save them.
-        largest: gigabytes that each has at most.
-        insecure: whether http:// is allowed.
+    Each is "git-blob-SHA-1 name", or "name" if no checksum is published; a name may contain
+    folders, which are made in `folder`. It has at most `largest` gigabytes.
 
     Returns:
         The file of each archive, in order, with its checksum as `git-blob-sha1:…`, or as
@@ -86,13 +81,8 @@ def unpack(archives: list[Path], folder: Path, only: list[str]) -> None:
     """Unpacks the images of zip archives into an empty folder.
 
     A top folder that all images of an archive share is dropped; folders below it stay. Each of
-    several archives gets a folder of its own, named after it.
-
-    Args:
-        archives: zip files.
-        folder: for the images, from `artgan.files.atomic_folder`: damage is found only while they
-            are unpacked.
-        only: names of folders; only images below these are unpacked; all if empty.
+    several archives gets a folder of its own, named after it. If `only` names folders, only images
+    below these are unpacked. The folder is one of `atomic_folder`: damage is found on the way.
 
     Raises:
         UserError: an archive is damaged, unsafe to unpack or without images, or the disk has too

@@ -26,13 +26,9 @@ RINGING = 9  # lines before an edge that JPEG disturbs: a block, and the one whe
 def find_frame(image: Image.Image) -> tuple[int, int, int, int] | None:
     """Finds the part inside a plain border: a mount, a margin, a frame, or several nested.
 
-    Args:
-        image: upright RGB of any size.
-
-    Returns:
-        left, top, right, bottom in pixels; in images of more than 512 pixels it is a little too
-        tight rather than too wide. At least 16 pixels a side and an eighth of the area remain.
-        None if there is no border, or on no side one of at least two pixels and 1 %.
+    Returns left, top, right, bottom in pixels of an upright RGB image; above 512 pixels a little
+    too tight rather than too wide. At least 16 pixels a side and an eighth of the area remain. None
+    if there is no border, or on no side one of at least two pixels and 1 %.
     """
     factor = -(-max(image.size) // LONG_SIDE)
     small = image.reduce(factor) if factor > 1 else image

@@ -13,8 +13,7 @@ from artgan.errors import UserError, printable
 def count_classes(pack: Pack) -> dict[str, int]:
     """The names of the classes, sorted, and how many strips each has.
 
-    Args:
-        pack: the paintings; the class of each is the first folder below the root on its path.
+    The class of a painting is the first folder below the root on its path.
 
     Raises:
         UserError: there are paintings outside any subfolder, or fewer than two classes.
@@ -37,15 +36,7 @@ def count_classes(pack: Pack) -> dict[str, int]:
 
 
 def one_hot(files: Sequence[str], classes: Sequence[str]) -> NDArray[np.float32]:
-    """The class of each file, one-hot.
-
-    Args:
-        files: [N] relative to the root.
-        classes: [K] names; none for an unconditional model.
-
-    Returns:
-        float32 [N, K], one 1 in each row.
-    """
+    """The class of each file, one-hot float32 [N, K]; K is 0 for an unconditional model."""
     if not classes:
         return np.zeros((len(files), 0), np.float32)
     numbers = [classes.index(_class_of(file)) for file in files]

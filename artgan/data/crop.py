@@ -26,16 +26,10 @@ class Strip(NamedTuple):
 def cut(image: Image.Image, resolution: int, crop: str) -> list[Strip]:
     """Takes the part that `crop` asks for, its short side resized to `resolution`.
 
-    Args:
-        image: RGB.
-        resolution: side of the squares, in pixels.
-        crop: `center` takes the middle square, as the article did. `tiles` takes squares that
-            overlap by about a third over the whole length; beyond 9 times as long as wide it is
-            `MOST_TILES` squares, spread evenly. `random` keeps the length, to no more than
-            `LONGEST` squares from the middle, and squares are cut from it later.
-
-    Returns:
-        One strip; several, all square, for `tiles`.
+    `center` takes the middle square, as the article did. `tiles` takes several squares that overlap
+    by about a third over the whole length; beyond 9 times as long as wide, `MOST_TILES` squares,
+    spread evenly. `random` keeps the length, to no more than `LONGEST` squares from the middle, and
+    squares are cut from it later.
     """
     short, long = sorted(image.size)
     lying = image.width > image.height

@@ -53,10 +53,8 @@ class Picture(NamedTuple):
     Attributes:
         image: upright RGB, 8 bits a channel; a large one is reduced, to at least `DECODED_SIDE`
             pixels on the short side.
-        width: of the whole image, upright, in pixels.
-        height: of the whole image, upright, in pixels.
-        format: of the file, as Pillow names it, such as JPEG.
-        mode: of the file, as Pillow names it, such as CMYK.
+        width, height: of the whole image, upright, in pixels.
+        format, mode: of the file, as Pillow names them, such as JPEG and CMYK.
     """
 
     image: Image.Image
@@ -71,9 +69,6 @@ def find_pictures(root: Path) -> Found:
 
     Hidden files and folders, `__MACOSX` copies and linked folders are skipped. A folder that cannot
     be searched is listed like a file, as reading it will show why.
-
-    Args:
-        root: folder to search, with all folders below it.
     """
     images: list[str] = []
     others: Counter[str] = Counter()
@@ -106,10 +101,7 @@ def _hidden(name: str) -> bool:
 
 
 def decode(content: bytes) -> Picture:
-    """Decodes an image file fully, upright, as sRGB; transparent parts become white.
-
-    Args:
-        content: the bytes of the file.
+    """Decodes the bytes of an image file, upright, as sRGB; transparent parts become white.
 
     Raises:
         UnusableImage: it is not an image, is damaged, or is too small or too large.
@@ -126,13 +118,7 @@ def decode(content: bytes) -> Picture:
 
 @contextmanager
 def opened(content: bytes) -> Iterator[Image.Image]:
-    """Opens an image file; whatever goes wrong with it in the block becomes an `UnusableImage`.
-
-    Args:
-        content: the bytes of the file.
-
-    Yields:
-        The image, not decoded yet.
+    """Opens the bytes of an image file, not decoded yet, while the block runs.
 
     Raises:
         UnusableImage: it is not an image, is damaged, or is too small or too large.

@@ -50,10 +50,6 @@ def likeness(first: Sketch, second: Sketch) -> float:
     Each block of the first is matched to the best place within a few pixels in the second; the
     result is the correlation that all but the worst 5 % of the blocks reach. Only blocks that show
     something count; images with few of those are unlike unless they are nearly identical.
-
-    Args:
-        first: uint8 [96, 96], from `sketch`.
-        second: the same.
     """
     count, pixels = SIDE // BLOCK, BLOCK**2
     blocks = first.reshape(count, BLOCK, count, BLOCK).swapaxes(1, 2).reshape(-1, pixels)
@@ -83,15 +79,10 @@ def group(
     fingerprints: Sequence[int],
     sketch_of: Callable[[int], Sketch | None],
 ) -> list[list[int]]:
-    """Groups files that show the same image.
+    """Groups files that show the same image: the numbers of each group of two or more, ascending.
 
-    Args:
-        contents: hash of the bytes of each file.
-        fingerprints: `fingerprint` of each.
-        sketch_of: gives the `sketch` of an image by its number, None if its file is gone.
-
-    Returns:
-        The numbers of each group of two or more, in ascending order.
+    Contents are hashes of the files' bytes; `sketch_of` gives the sketch of an image by its number,
+    None if its file is gone.
     """
     first_of: dict[str, int] = {}
     leader = [first_of.setdefault(content, number) for number, content in enumerate(contents)]

@@ -45,13 +45,7 @@ FEW = 128  # files that this process has read before others would have started
 
 
 def check_folder(root: Path) -> tuple[Checkup, Path]:
-    """Inspects the files below `root` that are new or have changed, and reports on all.
-
-    Args:
-        root: folder of paintings, searched recursively.
-
-    Returns:
-        What is in the folder, and the path of the report, an HTML page.
+    """Inspects the files below `root` that are new or have changed; returns all, and the report.
 
     Raises:
         UserError: there is no such folder, no image in it, or no place to write the report.
@@ -64,10 +58,6 @@ def check_folder(root: Path) -> tuple[Checkup, Path]:
 
 def load_pack(root: Path, how: Cut) -> Pack:
     """Loads the pack of the paintings below `root`, which is made first if it is not there.
-
-    Args:
-        root: folder of paintings, searched recursively.
-        how: to cut them.
 
     Raises:
         UserError: the folder is missing, or has fewer than 16 usable paintings.

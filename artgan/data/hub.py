@@ -36,14 +36,8 @@ LONGEST_REASON = 300  # characters of the library's own message
 def default_root(dataset: DatasetConfig) -> Path:
     """Where the images are written unless `dataset.root` is given.
 
-    Args:
-        dataset: `repo`, `split` and the filters give the name.
-
-    Returns:
-        Such as `datasets/wikiart-vincent-van-gogh` for one artist of `huggan/wikiart`.
-
-    Raises:
-        UserError: `dataset.repo` is missing.
+    Such as `datasets/wikiart-vincent-van-gogh` for one artist of `huggan/wikiart`. A UserError says
+    that `dataset.repo` is missing.
     """
     chosen = [_plain(getattr(dataset, key) or "") for key in FILTERS]
     split = "" if dataset.split in (None, "train") else str(dataset.split)
@@ -52,17 +46,9 @@ def default_root(dataset: DatasetConfig) -> Path:
 
 
 def export(dataset: DatasetConfig, folder: Path) -> int:
-    """Writes the chosen images of a Hugging Face dataset into a folder, by class and row number.
+    """Writes the chosen images of a Hugging Face dataset into a folder, and returns their number.
 
-    Their bytes are those of the dataset, in files such as `realism/000123.jpg`.
-
-    Args:
-        dataset: `repo` (a name on the hub, or a folder that the library wrote or can read),
-            `split`, `column`, `label`, `streaming`, and the filters `artist`, `genre`, `style`.
-        folder: where to write them.
-
-    Returns:
-        The number of images.
+    Their bytes are those of the dataset, in files by class and row such as `realism/000123.jpg`.
 
     Raises:
         UserError: the library is missing, the dataset cannot be reached or read, it has no such

@@ -148,15 +148,10 @@ def is_current(root: Path, facts: Facts) -> bool:
 
 
 def inspect_file(path: Path, name: str) -> tuple[Facts, Image.Image | None, Box | None]:
-    """Reads, decodes and describes one file.
+    """Reads, decodes and describes one file, under a name.
 
-    Args:
-        path: of the file.
-        name: by which it is described.
-
-    Returns:
-        What is known of the file; if it can be used, its image, upright RGB, and the part of that
-        which is inside a plain border, None without one. Large images are reduced.
+    If it can be used, its image follows, upright RGB, and the part of that which is inside a plain
+    border, None without one. Large images are reduced.
     """
     try:
         content, mtime_ns = _read(path)

@@ -91,13 +91,7 @@ class Pack:
         """Sets paintings aside that are never trained on.
 
         Which ones follows from their names alone, so it is the same for every run on them. Strips
-        of one painting stay together, and so do duplicates.
-
-        Args:
-            holdout: share of the paintings, 0 ≤ holdout < 1.
-
-        Returns:
-            Those to train on, and those held out, none for a share of 0.
+        of one painting stay together, and so do duplicates. Those to train on are returned first.
 
         Raises:
             UserError: it leaves fewer than 16 paintings to train on.
@@ -142,14 +136,9 @@ class Pack:
         return self.starts[strips] + (places * (slack + 1)).astype(np.int64)
 
     def squares(self, strips: NDArray[np.int64], places: NDArray[np.float64]) -> NDArray[np.uint8]:
-        """Cuts one square from each of n strips.
+        """Cuts one square from each of n strips: uint8 [n, resolution, resolution, 3].
 
-        Args:
-            strips: [n] numbers of the strips.
-            places: [n] where along each, 0 ≤ place < 1; ½ is the middle.
-
-        Returns:
-            uint8 [n, resolution, resolution, 3].
+        The places are where along each strip, 0 ≤ place < 1; ½ is the middle.
         """
         first = self.first_rows(strips, places)
         squares = self.rows[first[:, None] + np.arange(self.resolution)]

@@ -66,16 +66,7 @@ def write_report(checkup: Checkup, folder: Path) -> Path:
         short_sides, small      {range in pixels: count}; count below 256
         shapes, tall, wide      {range of width:height: count}; count beyond 1:2, beyond 2:1
 
-    Args:
-        checkup: of a folder, whose files are read again for the thumbnails; a file that has
-            vanished in the meantime is shown as a blank.
-        folder: where to write; made if missing.
-
-    Returns:
-        The path of the page.
-
-    Raises:
-        UserError: the disk is full, or the folder cannot be written.
+    Files are read again for the thumbnails; one that has vanished in the meantime is a blank.
     """
     facts = _counts(checkup)
     with atomic_write(folder / "report.json") as file:

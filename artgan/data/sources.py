@@ -56,11 +56,7 @@ def settle(dataset: DatasetConfig) -> None:
 
 
 def load_paintings(dataset: DatasetConfig, resolution: int) -> Pack:
-    """Downloads or paints the dataset if it is not there yet, and packs it at `resolution`.
-
-    Args:
-        dataset: settled.
-        resolution: side of the squares, in pixels.
+    """Downloads or paints a settled dataset if it is not there yet, and packs it.
 
     Raises:
         UserError: the paintings are not available, or too few of them can be used.
@@ -74,11 +70,6 @@ def load_paintings(dataset: DatasetConfig, resolution: int) -> Pack:
 
 def reload_paintings(dataset: DatasetConfig, resolution: int, key: str) -> Pack:
     """Opens the pack that another process has loaded, here or on a machine that shares the disk.
-
-    Args:
-        dataset: settled.
-        resolution: side of the squares, in pixels.
-        key: of that pack.
 
     Raises:
         UserError: it is not here.

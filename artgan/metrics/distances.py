@@ -4,23 +4,17 @@ import torch
 from torch import Tensor
 
 CHUNK = 1000  # rows of the distance table in memory at once
-RESOLUTION = 1e-6  # relative to their length, what float32 features are exact to
+RESOLUTION = 1e-6  # of float32 features, relative to their length
 
 
 def frechet_distance(first: Tensor, second: Tensor) -> float:
-    """Fréchet distance between the Gaussians that have the sets' means and covariances (FID).
+    """Squared Fréchet distance (FID) between Gaussians fitted to features [N, D] and [M, D].
 
-    Args:
-        first: [N, D] float features, at least 2 of them.
-        second: [M, D] float features, at least 2 of them.
-
-    Returns:
-        The squared distance, at least 0, in the square of the features' unit; 0 for equal sets, up
-        to rounding. It falls with more features even for sets of one kind, so only distances of
-        equal counts compare.
+    It is 0 for equal sets, up to rounding, and in the square of the features' unit. It falls with
+    more features even for sets of one kind, so only distances at equal counts are comparable.
 
     Raises:
-        ValueError: if shapes do not fit, a set has fewer than 2 rows, or a feature is not finite.
+        ValueError: shapes do not fit, a set has fewer than 2 rows, or a feature is not finite.
 
     Source: Heusel et al. 2017 (arXiv:1706.08500), equation 6.
     """
@@ -41,23 +35,14 @@ def kernel_distance(
 ) -> tuple[float, float]:
     """Unbiased squared MMD under a cubic kernel (KID), its mean and deviation over subsets.
 
-    Unlike the Fréchet distance it has the same expectation at any count of features.
-
-    Args:
-        first: [N, D] float features, at least 2 of them.
-        second: [M, D] float features, at least 2 of them.
-        subsets: number of pairs of subsets, at least 1.
-        subset_size: features in a subset, at least 2, drawn without replacement; the size of the
-            smaller set where that is less. If no set is larger than a subset, there is one subset.
-        seed: of the subsets; the same seed gives the same distance.
-
-    Returns:
-        Mean over the subsets, about 0 and of either sign for sets of one kind, and its standard
-        deviation, 0 where there is one subset.
+    Unlike the Fréchet distance it has the same expectation at any count of features [N, D] and
+    [M, D]. Sets of one kind give about 0, of either sign. Subsets are drawn without replacement, at
+    most as large as the smaller set; if no set is larger than a subset, there is one subset, and
+    the deviation is 0.
 
     Raises:
-        ValueError: if shapes do not fit, a set has fewer than 2 rows, a feature is not finite, or
-            there are too few subsets or features in a subset.
+        ValueError: shapes do not fit, a set or subset has fewer than 2 rows, there is no subset, or
+            a feature is not finite.
 
     Source: Bińkowski et al. 2018 (arXiv:1801.01401), section 4; the estimator is equation 4.
     """
@@ -84,21 +69,13 @@ def kernel_distance(
 def precision_recall(real: Tensor, fake: Tensor, neighbours: int = 3) -> tuple[float, float]:
     """Shares of fakes that could be real (precision) and of reals that could be fake (recall).
 
-    A set's manifold is the union of the balls around its features that reach to their k-th nearest
-    neighbour in the set.
-
-    Args:
-        real: [N, D] float features of paintings, N > `neighbours`.
-        fake: [M, D] float features of generated pictures, M > `neighbours`.
-        neighbours: the k of the balls, at least 1.
-
-    Returns:
-        Precision, the share of fakes on the manifold of the reals, and recall, the share of reals
-        on the manifold of the fakes, both in [0, 1].
+    The manifold of a set [N, D] is the union of balls around its features that reach to their k-th
+    nearest neighbour in the set. Precision is the share of fakes on the manifold of the reals,
+    recall the share of reals on that of the fakes.
 
     Raises:
-        ValueError: if shapes do not fit, a set has too few rows, a feature is not finite, or
-            `neighbours` is less than 1.
+        ValueError: shapes do not fit, a set has no more rows than `neighbours`, that is less than
+            1, or a feature is not finite.
 
     Source: Kynkäänniemi et al. 2019 (arXiv:1904.06991), section 2, equations 1–3.
     """
@@ -112,7 +89,7 @@ def precision_recall(real: Tensor, fake: Tensor, neighbours: int = 3) -> tuple[f
 
 
 def _checked(first: Tensor, second: Tensor, least: int = 2) -> tuple[Tensor, Tensor]:
-    """Both sets in float64, in which the differences of large sums below keep their digits."""
+    """Both sets in float64, so that differences of large sums keep their digits."""
     for features in (first, second):
         if features.ndim != 2 or len(features) < least or not features.is_floating_point():
             raise ValueError(
@@ -144,7 +121,7 @@ def _choose(features: Tensor, size: int, generator: torch.Generator) -> Tensor:
 
 
 def _squared_mmd(first: Tensor, second: Tensor) -> Tensor:
-    """Unbiased estimate from two sets of one size; a feature is not compared with itself."""
+    """Unbiased estimate from two sets of equal size; a feature is not compared with itself."""
     size = len(first)
     within = sum(
         (table.sum() - table.trace()) / (size * (size - 1))
@@ -158,7 +135,7 @@ def _kernel(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _share_on_manifold(features: Tensor, centres: Tensor, neighbours: int) -> float:
-    """Share of features [N, D] that lie in the ball of at least one of the centres [M, D]."""
+    """Share of features [N, D] in the ball of at least one of the centres [M, D]."""
     # The nearest centre is the centre itself. Of more than k equal centres the radius is 0, and
     # rounding must not push a copy out of the ball.
     radii = torch.cat(

@@ -1,4 +1,4 @@
-"""How alike the pictures of one set are: mean MS-SSIM over pairs."""
+"""How alike the images of one set are: mean MS-SSIM over pairs."""
 
 import math
 import random
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 WINDOW = 7
-SIGMA = 1.5 * WINDOW / 11  # the paper's Gaussian of 11 pixels, made smaller
+SIGMA = 1.5 * WINDOW / 11  # as in the paper, where the window has 11 pixels
 LEAST_SIDE = 8  # of a scale: the window fits in
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 BATCH = 64  # pairs
@@ -19,27 +19,20 @@ _CONTRAST = (0.03 * 255) ** 2
 
 
 def mean_similarity(images: Tensor, pairs: int = 1000, seed: int = 0) -> float:
-    """Mean MS-SSIM over random pairs of pictures: the higher, the less diverse the set.
+    """Mean MS-SSIM over random pairs of images, in [0, 1]: 1 if all images are the same.
 
-    Values of different resolutions do not compare where the number of scales differs, nor do
-    values of the paper's window of 11 pixels with these: see `ms_ssim`.
-
-    Args:
-        images: [N, 3, S, S] uint8 pictures, N at least 2, S at least 32.
-        pairs: number of pairs of two pictures, no pair twice; all pairs, if there are fewer.
-        seed: of the choice of pairs; the same seed gives the same value.
-
-    Returns:
-        Mean in [0, 1]: 1 if all pictures are the same.
+    The images are uint8 [N, 3, S, S], N at least 2, S at least 32. No pair is drawn twice; if there
+    are fewer, all are taken. Values of different resolutions are not comparable where the number of
+    scales differs, nor are values of the paper's window with these: see `ms_ssim`.
 
     Raises:
-        ValueError: if shape or type is not as above, or `pairs` is below 1.
+        ValueError: the shape or dtype is different, or `pairs` is below 1.
 
     Source: Odena et al. 2017 (arXiv:1610.09585), section 4.2.
     """
     if len(images) < 2 or pairs < 1:
         raise ValueError(
-            f"Similarity takes at least 2 pictures and 1 pair; got {len(images)} and {pairs}."
+            f"Similarity takes at least 2 images and 1 pair; got {len(images)} and {pairs}."
         )
     total = math.comb(len(images), 2)
     numbers = random.Random(seed).sample(range(total), min(pairs, total))
@@ -52,23 +45,16 @@ def mean_similarity(images: Tensor, pairs: int = 1000, seed: int = 0) -> float:
 
 
 def ms_ssim(first: Tensor, second: Tensor) -> Tensor:
-    """Multi-scale structural similarity of pictures, two by two.
+    """Multi-scale structural similarity of images uint8 [N, 3, S, S], pair by pair.
 
-    The paper's windows of 11 pixels at 5 scales need 176 pixels. So that small pictures have a
-    value, the window is a Gaussian of 7 pixels, and of the 5 scales, each half the one before,
-    there are those of 8 pixels or more: 3 at 32 pixels, 4 at 64, 5 from 128. The paper's
-    weights, divided by their sum, are the exponents. A mean below 0 counts as 0, which has a
-    power.
-
-    Args:
-        first: [N, 3, S, S] uint8 pictures, S at least 32.
-        second: [N, 3, S, S] uint8 pictures.
-
-    Returns:
-        [N] float32 in [0, 1]; 1 for equal pictures.
+    The result is float32 [N] in [0, 1]; 1 for equal images. The paper's windows of 11 pixels at 5
+    scales need 176 pixels. To give small images a value, the window is a Gaussian of 7 pixels, and
+    of the 5 scales, each half the one before, those of 8 pixels or more are used: 3 at 32 pixels, 4
+    at 64, 5 from 128. The paper's weights, divided by their sum, are the exponents. A mean below 0
+    counts as 0.
 
     Raises:
-        ValueError: if shapes or types are not as above.
+        ValueError: shapes or dtypes are different, or S is below 32.
 
     Source: Wang, Simoncelli and Bovik 2003 (Multi-scale structural similarity for image quality
     assessment), equation 7 and section 3.2 for the weights.
@@ -100,7 +86,7 @@ def _ssim(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _window_mean(images: Tensor) -> Tensor:
-    """Gaussian mean of each window that lies within the picture.
+    """Gaussian mean of each window that is inside the image.
 
     Not a convolution, which a GPU may round to 10 bits (TF32): too coarse for variances that are
     differences of large numbers.
@@ -121,12 +107,12 @@ def _pair(number: int) -> tuple[int, int]:
 
 
 def _check(first: Tensor, second: Tensor) -> int:
-    """Refuses pictures that do not fit, and gives their side."""
+    """The side of two batches of images, which must fit."""
     side = first.shape[-1] if first.ndim else 0
     fits = first.ndim == 4 and first.shape[1:] == (3, side, side) and first.shape == second.shape
     if not fits or side < 32 or first.dtype != torch.uint8 or second.dtype != torch.uint8:
         raise ValueError(
-            "MS-SSIM takes two equally large batches of uint8 pictures [N, 3, S, S], S at least "
+            "MS-SSIM takes two equally large batches of uint8 images [N, 3, S, S], S at least "
             f"32; got {first.dtype} {list(first.shape)} and {second.dtype} {list(second.shape)}."
         )
     return side

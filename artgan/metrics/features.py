@@ -1,11 +1,10 @@
-"""Features: what a network trained on photographs sees in a picture, as a row of numbers.
+"""Features: what a network trained on photographs sees in an image, as a row of numbers.
 
-Figures of two networks, or of one network with other weights, never compare. So features bear the
-name of the network and the first digits of its weights' SHA-256.
+Scores from different networks, or different weights, are not comparable, so features are labelled
+with the network and the first digits of its weights' SHA-256.
 """
 
 import io
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +20,21 @@ from artgan.device import on_device
 from artgan.errors import UserError
 from artgan.weights import SQUEEZENET, Published, read_weights
 
-BATCH = 32  # pictures in the network at once
-# Makes |features|² / D about 1 for paintings, where KID's cubic kernel weighs all its powers.
+BATCH = 32  # images in the network at once
+# Makes |features|² / D about 1 for paintings, where all powers of KID's cubic kernel count.
 SQUEEZENET_SCALE = 12
 CHOICES = "features takes inception, squeezenet, the file of a state dict of one of them, or none"
 WITHOUT = "metrics that need no weights run with features=none"
 OTHERWISE = f"give the file by features=PATH; {WITHOUT}"
+INCEPTION = Published(
+    "weights-inception-2015-12-05-6726825d.pth",
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
+    "weights-inception-2015-12-05-6726825d.pth",
+    "6726825d",
+)
+PUBLISHED = {"inception": INCEPTION, "squeezenet": SQUEEZENET}
 
-# A tensor that tells the state dict of each network, and its shape.
+# A tensor that identifies the state dict of each network, and its shape.
 MARKS = {
     "squeezenet1_0": ("features.0.weight", (96, 3, 7, 7)),
     "inception": ("Conv2d_1a_3x3.conv.weight", (32, 3, 3, 3)),
@@ -37,13 +43,13 @@ MARKS = {
 
 @dataclass(frozen=True)
 class Features:
-    """Turns pictures into features.
+    """Turns images into features.
 
     Attributes:
         name: network and first digits of the SHA-256 of its weights: squeezenet1_0-b66bff10.
-        dimension: D, numbers for one picture.
+        dimension: D, numbers for one image.
         network: in evaluation mode, from uint8 [B, 3, H, W] on the device to float32 [B, D].
-        device: where the network lies.
+        device: of the network.
     """
 
     name: str
@@ -53,17 +59,12 @@ class Features:
 
     @torch.no_grad()
     def __call__(self, images: Tensor, progress: str | None = None) -> Tensor:
-        """Computes the features of pictures, each on its own.
+        """Features float32 [N, D] on the CPU of images uint8 [N, 3, H, W], each on its own.
 
-        Args:
-            images: uint8 [N, 3, H, W], N of at least 1.
-            progress: label of a progress bar; None shows none.
-
-        Returns:
-            float32 [N, D] on the CPU.
+        With a label, a progress bar is shown.
         """
         rows = []
-        # Below another bar, such as that of a training, it vanishes once it is full.
+        # Below another bar, such as that of a training, it disappears once it is full.
         bar = tqdm(
             total=len(images),
             desc=progress,
@@ -71,7 +72,7 @@ class Features:
             leave=None,
             disable=None if progress else True,
         )
-        # TensorFloat-32 would round to ten bits, and give other figures on a GPU than on a CPU.
+        # TensorFloat-32 would round to ten bits, and give other scores on a GPU than on a CPU.
         with bar, torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
             for batch in images.split(BATCH):
                 rows.append(self.network(batch.to(self.device)).cpu())
@@ -80,7 +81,7 @@ class Features:
 
 
 class SqueezeNet(nn.Module):
-    """The last feature map of a SqueezeNet 1.0, averaged over the picture.
+    """The last feature map of a SqueezeNet 1.0, averaged over the image.
 
     Source: Iandola et al. 2016 (arXiv:1602.07360); torchvision for the network and its input.
     """
@@ -95,23 +96,21 @@ class SqueezeNet(nn.Module):
         self.register_buffer("deviation", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features float32 [N, 512] of pictures uint8 [N, 3, H, W]."""
+        """Features float32 [N, 512] of images uint8 [N, 3, H, W]."""
         resized = F.interpolate(images.float(), (224, 224), mode="bilinear", antialias=True)
         features = self.squeezenet.features((resized / 255 - self.mean) / self.deviation)
         return features.mean((2, 3)) / SQUEEZENET_SCALE
 
 
 def load_features(features: str, device: str = "cpu") -> Features:
-    """Loads a network that gives features; by name, its weights are fetched on first use.
+    """Loads a feature network.
 
-    Args:
-        features: `inception`, `squeezenet`, or the file of a state dict of torch-fidelity's
-            Inception or of torchvision's SqueezeNet 1.0.
-        device: where to compute.
+    That is `inception` or `squeezenet`, whose weights are downloaded on first use, or the file of a
+    state dict of torch-fidelity's Inception or of torchvision's SqueezeNet 1.0.
 
     Raises:
-        UserError: the weights cannot be fetched or used, torch-fidelity is missing, or the device
-            is not there.
+        UserError: the weights cannot be downloaded or used, torch-fidelity is missing, or the
+            device is not available.
 
     Source: Szegedy et al. 2016 (arXiv:1512.00567), with the weights that Heusel et al. 2017
     (arXiv:1706.08500) measure with, as torch-fidelity ports them, layer "2048"; `SqueezeNet`.
@@ -121,13 +120,9 @@ def load_features(features: str, device: str = "cpu") -> Features:
         torch.Size([16, 512])
     """
     if features == "inception":
-        url = _inception_module().URL_INCEPTION_V3
-        name = url.rpartition("/")[2]
-        path = Published(name, url, re.findall(r"-([0-9a-f]{8,})\.", name)[-1]).download(OTHERWISE)
-    elif features == "squeezenet":
-        path = SQUEEZENET.download(OTHERWISE)
-    else:
-        path = Path(features)
+        _inception_module()  # before the download
+    published = PUBLISHED.get(features)
+    path = published.download(OTHERWISE) if published else Path(features)
     state, digest = read_weights(path, CHOICES)
     architecture = _architecture(path, state)
     build, dimension = {
@@ -153,7 +148,7 @@ def _squeezenet(state: dict[str, Tensor]) -> nn.Module:
 
 def _inception(state: dict[str, Tensor]) -> nn.Module:
     extractor = _inception_module().FeatureExtractorInceptionV3
-    # It reads its weights itself, and would run code in them: it is given tensors only.
+    # It reads its weights itself and would run code in them, so it is given tensors only.
     content = io.BytesIO()
     torch.save(state, content)
     content.seek(0)
@@ -162,7 +157,7 @@ def _inception(state: dict[str, Tensor]) -> nn.Module:
 
 
 class _Only(nn.Module):
-    """Takes the one layer asked for out of the tuple that torch-fidelity gives."""
+    """Takes the one layer asked for out of torch-fidelity's tuple."""
 
     def __init__(self, extractor: nn.Module) -> None:
         super().__init__()

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Of paintings that were not trained on, one in twenty lies as near to one that was.
+# Of paintings that were not trained on, one in twenty is as near to one that was.
 NEAR = 0.05
 THUMBNAIL = 16
-MOST = 2000  # training paintings whose distances to the others are taken
+MOST = 2000  # training paintings whose distances to the others are computed
 CHUNK = 250  # rows of the distance table in memory at once
 
 
@@ -21,16 +21,16 @@ class Copies:
         neighbours: int64 [N], number of that painting; M more, the count of them, where its mirror
             image is nearest.
         order: int64 [N], samples from the one nearest to a painting to the farthest.
-        figures: `distance`, the samples' median; `distance of paintings`, that of each training
-            painting to the others; `distance of held-out paintings`, that of paintings which are
-            not in the training set, where there are any; `ratio` of the samples' to the last of
-            the two, well below 1 where the network copies; `near`, the share of samples that lie
-            nearer to a training painting than 95 % of those paintings do, 0.05 for paintings.
+        scores: `distance`, the samples' median; `distance of paintings`, that of each training
+            painting to the others; `distance of held-out paintings`, if there are any; `ratio` of
+            the samples' to the last of the two, well below 1 where the network copies; `near`, the
+            share of samples that are nearer to a training painting than 95 % of those paintings
+            are, 0.05 for paintings.
     """
 
     neighbours: Tensor
     order: Tensor
-    figures: dict[str, float]
+    scores: dict[str, float]
 
 
 def nearest(
@@ -40,16 +40,15 @@ def nearest(
     held_out: Tensor | None = None,
     paintings: Tensor | None = None,
 ) -> Copies:
-    """Finds each sample's nearest training painting, and how near paintings lie by themselves.
+    """Finds each sample's nearest training painting, and how near paintings are to each other.
 
     Args:
         samples: [N, D] features, or `thumbnails`.
         training: [M, D], the same of all training paintings, at least two.
         mirrored: [M, D], the same of their mirror images, if those are trained on too.
         held_out: [H, D], the same of paintings that were not trained on, if there are any.
-        paintings: int64 [M], number of the painting that each row of `training` is cut from, for
-            squares of one painting overlap and tell nothing of how near paintings lie; by default
-            each is of its own.
+        paintings: int64 [M], number of the painting that each row of `training` is cut from, since
+            overlapping squares say nothing about distances; by default each is one of its own.
 
     Source: the comparison with distances between paintings is that of data-copying tests, as
     Meehan, Chaudhuri, Dasgupta 2020 (arXiv:2004.05675), without their division into cells.
@@ -61,21 +60,21 @@ def nearest(
     count = min(len(training), MOST)
     spread = torch.arange(count) * len(training) // count
     usual, _ = _to_nearest(training[spread], seen, (paintings[spread], paintings))
-    figures = {
+    scores = {
         "distance": distances.median().item(),
         "distance of paintings": usual.median().item(),
     }
     if held_out is not None:
         usual, _ = _to_nearest(held_out, seen)
-        figures["distance of held-out paintings"] = usual.median().item()
+        scores["distance of held-out paintings"] = usual.median().item()
     tiny = torch.finfo(torch.float32).tiny
-    figures["ratio"] = (distances.median() / usual.median().clamp_min(tiny)).item()
-    figures["near"] = (distances < usual.quantile(NEAR)).float().mean().item()
-    return Copies(neighbours, distances.argsort(), figures)
+    scores["ratio"] = (distances.median() / usual.median().clamp_min(tiny)).item()
+    scores["near"] = (distances < usual.quantile(NEAR)).float().mean().item()
+    return Copies(neighbours, distances.argsort(), scores)
 
 
 def thumbnails(images: Tensor) -> Tensor:
-    """Pictures uint8 [N, 3, H, W] as rows to compare, float32 [N, 768], of 16×16 pixels each."""
+    """Images uint8 [N, 3, H, W] as rows float32 [N, 768] of 16×16 pixels."""
     return F.adaptive_avg_pool2d(images.float() / 255, THUMBNAIL).flatten(1)
 
 
@@ -86,7 +85,7 @@ def _to_nearest(
 ) -> tuple[Tensor, Tensor]:
     """L2 distances [N] to the nearest of the others, and its numbers [N], one set after another.
 
-    Where it is said which `paintings` items and others are of, an item's own is left out.
+    If `paintings` says which ones items and others belong to, an item's own is left out.
     """
     distances, numbers = [], []
     for start in range(0, len(items), CHUNK):

@@ -1,4 +1,4 @@
-"""Sliced Wasserstein distance: do patches look alike, at each scale of the picture?"""
+"""Sliced Wasserstein distance: do patches look alike, at each scale of the image?"""
 
 import torch
 import torch.nn.functional as F
@@ -6,7 +6,7 @@ from torch import Tensor
 
 COARSEST = 16
 PATCH = 7
-BATCH = 64  # pictures whose pyramid is in memory at once
+BATCH = 64  # images whose pyramids are in memory at once
 CHUNK = 16  # directions whose projections are in memory at once
 
 _BINOMIAL = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)  # once along each side: a kernel of 5 × 5
@@ -15,27 +15,17 @@ _BINOMIAL = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)  # once along each side: a 
 def sliced_wasserstein(
     first: Tensor, second: Tensor, *, patches: int = 128, directions: int = 512, seed: int = 0
 ) -> dict[int, float]:
-    """Distance between the patches of two sets of pictures, at each level of the pyramid.
+    """Distance × 1000 between the patches of two sets of images, by the side of each level.
 
-    Descriptors are normalised per level, channel and set, as in the paper's code: a change of
-    brightness or contrast that is the same for all pictures goes unseen. Both sets draw their
-    patches at the same places, so that a set is at distance 0 from itself. Of the larger set, a
-    random choice as large as the smaller set is taken.
-
-    Args:
-        first: [N, 3, S, S] uint8 pictures, S a power of two of at least 32.
-        second: [M, 3, S, S] uint8 pictures on the same device.
-        patches: number of patches per picture and level.
-        directions: number of random directions that the descriptors are projected on.
-        seed: of pictures, places and directions; the same seed gives the same distances.
-
-    Returns:
-        The distance times 1000 of each level by its side in pixels, finest first, such as
-        {64: 3.1, 32: 4.5, 16: 7.0}; 0 for equal sets. It falls with more pictures or patches even
-        for sets of one kind, so only distances of equal counts compare.
+    The images are uint8 [N, 3, S, S] and [M, 3, S, S], S a power of two of at least 32; the levels
+    such as {64: 3.1, 32: 4.5, 16: 7.0}. Descriptors are normalised per level, channel and set, as
+    in the paper's code: a change of brightness or contrast common to all goes unnoticed. Both
+    sets draw their patches at the same places, so a set is at distance 0 from itself. Of the larger
+    set, a random choice as large as the smaller one is taken. The distance falls with more images
+    or patches even for sets of one kind, so only distances at equal counts are comparable.
 
     Raises:
-        ValueError: if shapes or types are not as above, or a set is empty.
+        ValueError: shapes or dtypes are different, or a set is empty.
 
     Source: Karras et al. 2018 (arXiv:1710.10196), section 5.
     """
@@ -62,16 +52,8 @@ def sliced_wasserstein(
 def projected_distance(first: Tensor, second: Tensor, directions: Tensor) -> Tensor:
     """Mean over directions of the 1-Wasserstein distance between the projections on them.
 
-    On a line, the cheapest way to move one set of points onto another keeps their order, so that
-    sorting solves the transport.
-
-    Args:
-        first: [P, K] float32 descriptors.
-        second: [P, K] float32 descriptors.
-        directions: [D, K] float32 unit vectors.
-
-    Returns:
-        Scalar, in the unit of the descriptors.
+    On a line, the cheapest way to move one set of points onto another keeps their order, so
+    sorting solves the transport. Descriptors are [P, K], directions [D, K] unit vectors, float32.
 
     Source: Rabin et al. 2011 (Wasserstein barycenter and its application to texture mixing),
     section 2.3.
@@ -84,15 +66,10 @@ def projected_distance(first: Tensor, second: Tensor, directions: Tensor) -> Ten
 
 
 def laplacian_pyramid(images: Tensor, levels: int) -> list[Tensor]:
-    """Splits pictures into bands of detail, finest first, and the small picture that remains.
+    """Splits images [N, 3, S, S] into bands [N, 3, S/2^i, S/2^i], the finest first.
 
-    Args:
-        images: [N, 3, S, S] floats in any range, S divisible by 2^(levels - 1).
-        levels: number of levels.
-
-    Returns:
-        Tensors [N, 3, S / 2^i, S / 2^i]. From the last to the first, `upsample` and add the next
-        to get the pictures back.
+    S is divisible by 2^(levels - 1). From the last to the first, `upsample` and add the next to get
+    the images back.
 
     Source: Burt and Adelson 1983 (The Laplacian pyramid as a compact image code).
     """
@@ -105,14 +82,7 @@ def laplacian_pyramid(images: Tensor, levels: int) -> list[Tensor]:
 
 
 def upsample(images: Tensor) -> Tensor:
-    """Doubles the side of pictures with the kernel of the pyramid.
-
-    Args:
-        images: [N, 3, S, S] floats.
-
-    Returns:
-        [N, 3, 2S, 2S] floats.
-    """
+    """Doubles the side of images [N, 3, S, S] with the kernel of the pyramid."""
     count, channels, height, width = images.shape
     spread = images.new_zeros(count, channels, 2 * height, 2 * width)
     spread[..., ::2, ::2] = images
@@ -134,13 +104,13 @@ def _descriptors(images: Tensor, levels: int, level: int, rows: Tensor, columns:
     """Patches of one level at the given places [N, patches], normalised: [N · patches, 147]."""
     count, patches = rows.shape
     descriptors = torch.empty(count, patches, 3, PATCH, PATCH, device=images.device)
-    # Each level builds the pyramids anew: keeping them for all pictures would take gigabytes.
+    # Each level builds the pyramids again: keeping them for all images would take gigabytes.
     for start in range(0, count, BATCH):
         batch = slice(start, start + BATCH)
         band = laplacian_pyramid(images[batch].float(), levels)[level]
         windows = band.unfold(2, PATCH, 1).unfold(3, PATCH, 1)
-        picture = torch.arange(len(band))[:, None]
-        descriptors[batch] = windows[picture, :, rows[batch], columns[batch]]
+        each = torch.arange(len(band))[:, None]
+        descriptors[batch] = windows[each, :, rows[batch], columns[batch]]
     deviation, mean = torch.std_mean(descriptors, dim=(0, 1, 3, 4), correction=0, keepdim=True)
     # The bound, in steps of grey, keeps a flat channel from 0 / 0 and from magnified rounding.
     descriptors.sub_(mean).div_(deviation.clamp_min(1e-3))
@@ -168,7 +138,7 @@ def _check(first: Tensor, second: Tensor) -> None:
         fits = images.ndim == 4 and images.shape[1:] == (3, side, side) and len(images) > 0
         if not fits or images.dtype != torch.uint8 or side < 32 or side & (side - 1):
             raise ValueError(
-                "Sliced Wasserstein takes uint8 pictures [N, 3, S, S], S a power of two of at "
+                "Sliced Wasserstein takes uint8 images [N, 3, S, S], S a power of two of at "
                 f"least 32, and at least one of them; got {images.dtype} {list(images.shape)}."
             )
     if first.shape[-1] != second.shape[-1]:

@@ -32,16 +32,9 @@ def _stages(resolution: int) -> int:
 class Generator(nn.Module):
     """Paints from latents: transposed convolutions with BatchNorm and ReLU, then tanh.
 
-    At 64 px and width 64 it has 3,576,704 parameters. Each doubling of the resolution adds a layer
-    with twice as many channels next to the latents. A latent vector may end in a one-hot class.
-
-    Args:
-        resolution: side of the square images: 32, 64, 128 or 256.
-        latent_dim: length of a latent vector, including the class.
-        width: channels of the last hidden layer.
-
-    Raises:
-        ValueError: the resolution is none of these.
+    The resolution is 32, 64, 128 or 256; each doubling adds a layer with twice as many channels
+    next to the latents. The width is that of the last hidden layer. A latent vector may end in a
+    one-hot class. At 64 px and width 64 there are 3,576,704 parameters.
 
     Source: Radford et al. 2016, section 3 and figure 1; classes: Mirza and Osindero 2014
     (arXiv:1411.1784), section 3.2.
@@ -61,13 +54,9 @@ class Generator(nn.Module):
         self.apply(initialize)
 
     def forward(self, latents: Tensor) -> Tensor:
-        """Paints one image per latent map.
+        """Images [N, 3, (h + 3) · resolution / 4, (w + 3) · resolution / 4] in [-1, 1].
 
-        Args:
-            latents: [N, latent_dim, h, w], N(0, 1); 1×1 for a square image.
-
-        Returns:
-            Images [N, 3, (h + 3) · resolution / 4, (w + 3) · resolution / 4] in [-1, 1].
+        The latents are [N, latent_dim, h, w] from N(0, 1), 1×1 for square images.
         """
         return self.layers(latents)
 
@@ -75,18 +64,10 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Scores images as real or generated: strided convolutions and LeakyReLU.
 
-    At 64 px, width 64 and with BatchNorm it has 2,765,568 parameters. It gives logits; the loss
-    contains the sigmoid.
-
-    Args:
-        resolution: side of the square images: 32, 64, 128 or 256.
-        width: channels of the first layer.
-        normalization: batch, spectral or none. Without BatchNorm, convolutions have biases.
-        minibatch_std: whether the last layer sees how much the images of a batch differ.
-        classes: K, or 0 for a network without classes.
-
-    Raises:
-        ValueError: the resolution is none of these.
+    The width is that of the first layer; normalization is batch, spectral or none, and without
+    BatchNorm the convolutions have biases. With `minibatch_std` the last layer sees how much the
+    images of a batch differ. There are K classes, or 0. At 64 px, width 64 and with BatchNorm there
+    are 2,765,568 parameters. It gives logits; the loss contains the sigmoid.
 
     Source: Radford et al. 2016, section 3; LeakyReLU with slope 0.2, no BatchNorm on the first
     layer. Spectral normalisation: Miyato et al. 2018 (arXiv:1802.05957). Classes: Miyato and
@@ -124,16 +105,10 @@ class Discriminator(nn.Module):
                     spectral_norm(layer)
 
     def forward(self, images: Tensor, batches: int = 1, classes: Tensor | None = None) -> Tensor:
-        """Scores images.
+        """Logits [N] of images [N, 3, resolution, resolution] in [-1, 1]; above zero is real.
 
-        Args:
-            images: [N, 3, resolution, resolution] in [-1, 1].
-            batches: number of equal batches that `images` holds, one after another. Layers that
-                depend on the whole batch treat each separately.
-            classes: [N, K] one-hot, the class of each image; ignored where K = 0.
-
-        Returns:
-            Logits [N], above zero for a real image, of that class.
+        The images may be several equal batches, one after another: layers that depend on the whole
+        batch treat each separately. With classes, one-hot [N, K], it is real and of its class.
         """
         features = images
         for layer in self.layers:

@@ -38,12 +38,7 @@ def average_over_ranks(parameters: Iterable[Tensor]) -> None:
 
 
 def var_mean(features: Tensor, dim: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """`torch.var_mean` without correction over the batch of all ranks.
-
-    Args:
-        features: this rank's part, as large as the others.
-        dim: dimensions to reduce, including that of the batch.
-    """
+    """`torch.var_mean` without correction over the batch of all ranks, in equal parts."""
     if not is_distributed():
         return torch.var_mean(features, dim, correction=0)
     # torch.var_mean is ten times slower on a CPU, and so is the derivative of a square.

@@ -1,5 +1,5 @@
-"""Style transfer: repainting a picture like another one."""
+"""Style transfer: repainting an image like a painting."""
 
-from artgan.style.batch import stylize
+from artgan.style.api import stylize
 
 __all__ = ["stylize"]

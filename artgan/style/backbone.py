@@ -1,7 +1,7 @@
-"""Networks trained on photographs, whose features say what content and style are.
+"""Networks trained on photographs, whose features define content and style.
 
 Layers are named as in the papers: `conv4_2` is the second convolution of the fourth block before
-its ReLU, `relu4_2` after it, `pool4` what follows the block.
+its ReLU, `relu4_2` after it, `pool4` the pooling after the block.
 """
 
 import math
@@ -27,7 +27,7 @@ SQUEEZENET_LAYERS = [
     *("conv1", "relu1", "maxpool1", "fire2", "fire3", "fire4", "maxpool4"),
     *("fire5", "fire6", "fire7", "fire8", "maxpool8", "fire9"),
 ]
-# For a layer of VGG, that of SqueezeNet with a like stride: pixels from one position to the next.
+# For each layer of VGG, the layer of SqueezeNet with a similar stride.
 STAND_INS = {
     "1": {"conv": "conv1", "relu": "relu1", "pool": "relu1"},  # 2 for 1 (pool: 2)
     "2": {"1": "fire2", "2": "fire3", "pool": "maxpool1"},  # 4 for 2 (pool: 4)
@@ -36,26 +36,19 @@ STAND_INS = {
     "5": {"1": "fire9", "2": "fire9", "3": "fire9", "4": "fire9", "pool": "fire9"},  # 16
 }
 SMALLEST = 32  # pixels that each network needs in height and width
-CHOICES = "Give another folder by weights_dir=PATH; backbone=random needs no weights"
-OTHERWISE = (
-    "give the folder that it lies in by weights_dir=PATH; backbone=random needs no weights, and "
-    "paints less well"
+CHOICES = "Give another folder as weights_dir=PATH; backbone=random needs no weights"
+ADVICE = (
+    "give its folder as weights_dir=PATH; backbone=random needs no weights, but paints less well"
 )
 
 
 @dataclass(frozen=True)
-class Pretrained:
-    """A network trained on photographs.
+class Architecture:
+    """A network for features."""
 
-    Attributes:
-        shape: vgg16, vgg19 or squeezenet.
-        weights: as published.
-        caffe: whether it takes BGR in 0…255 minus the mean, not normalised RGB.
-    """
-
-    shape: str
-    weights: Published
-    caffe: bool = False
+    shape: str  # vgg16, vgg19 or squeezenet
+    weights: Published | None  # None for random ones
+    caffe: bool = False  # whether it takes BGR in 0…255 minus the mean, not normalised RGB
 
 
 def _vgg_weights(site: str, name: str) -> Published:
@@ -64,38 +57,40 @@ def _vgg_weights(site: str, name: str) -> Published:
 
 TORCHVISION = "https://download.pytorch.org/models"
 JOHNSON = "https://web.eecs.umich.edu/~justincj/models"
-PRETRAINED = {
-    "vgg19": Pretrained("vgg19", _vgg_weights(TORCHVISION, "vgg19-dcbb9e9d.pth")),
-    "vgg16": Pretrained("vgg16", _vgg_weights(TORCHVISION, "vgg16-397923af.pth")),
-    "vgg19_caffe": Pretrained("vgg19", _vgg_weights(JOHNSON, "vgg19-d01eb7cb.pth"), True),
-    "vgg16_caffe": Pretrained("vgg16", _vgg_weights(JOHNSON, "vgg16-00b39a1b.pth"), True),
-    "squeezenet": Pretrained("squeezenet", SQUEEZENET),
+NETWORKS = {
+    "random": Architecture("vgg19", None),
+    "vgg19": Architecture("vgg19", _vgg_weights(TORCHVISION, "vgg19-dcbb9e9d.pth")),
+    "vgg16": Architecture("vgg16", _vgg_weights(TORCHVISION, "vgg16-397923af.pth")),
+    "vgg19_caffe": Architecture("vgg19", _vgg_weights(JOHNSON, "vgg19-d01eb7cb.pth"), True),
+    "vgg16_caffe": Architecture("vgg16", _vgg_weights(JOHNSON, "vgg16-00b39a1b.pth"), True),
+    "squeezenet": Architecture("squeezenet", SQUEEZENET),
 }
 
 
 class Backbone(nn.Module):
-    """The part of a network that leads to some of its layers.
+    """A network up to the last of the layers asked for.
 
-    Its first convolution repeats the border of the picture, where setting the mean of photographs
-    around it would show in what is painted. In SqueezeNet, which has no padding there, three pixels
-    are added, so that the outermost take part, too.
+    Its first convolution replicates the border of the image: zeros, the mean of photographs, would
+    show in the result. SqueezeNet has no padding there; it gets three pixels, so that the outermost
+    ones take part, too.
 
     Attributes:
-        name: of the network, and first digits of its weights' SHA-256.
-        layers: that it gives.
+        name: of the network, with the first digits of its weights' SHA-256.
+        layers: whose features it gives.
+        index: module that gives each layer.
         stride: pixels from one position to the next in its coarsest layer.
-        halo: pixels around a position that it depends on at most, a multiple of `stride`.
+        halo: most pixels around a position that it depends on, a multiple of `stride`.
 
     Args:
         name: vgg19, vgg16, vgg19_caffe, vgg16_caffe, squeezenet or random.
-        layers: names as in the papers; SqueezeNet's own are taken as well.
+        layers: names as in the papers, or SqueezeNet's own.
         pooling: max or average.
-        seed: of the weights of random.
-        weights_dir: folder in which, or below which, weights lie by their published names; None
-            fetches them.
+        seed: of random weights.
+        weights_dir: folder with the weights under their published names, at any depth; None
+            downloads them.
 
     Raises:
-        UserError: there is no such layer, or the weights cannot be had or do not fit.
+        UserError: there is no such layer, or the weights are not available or do not fit.
 
     Source: Simonyan and Zisserman 2015 (arXiv:1409.1556) for VGG; Iandola et al. 2016
     (arXiv:1602.07360) for SqueezeNet; He et al. 2015 (arXiv:1502.01852) for random weights.
@@ -117,39 +112,35 @@ class Backbone(nn.Module):
         weights_dir: str | None = None,
     ) -> None:
         super().__init__()
-        published = PRETRAINED.get(name)
-        shape = published.shape if published else "vgg19"
+        network = NETWORKS[name]
         self.layers = list(layers)
-        self.place = {layer: _place(name, shape, layer) for layer in layers}
-        depth = max(self.place.values()) + 1
+        self.index = {layer: _index(name, layer) for layer in layers}
         with torch.device("meta"):
-            modules = _squeezenet() if shape == "squeezenet" else _vgg(shape)
-        self.sequence = nn.Sequential(*modules[:depth])
-        if published:
-            weights = published.weights
+            modules = _squeezenet() if network.shape == "squeezenet" else _vgg(network.shape)
+        self.sequence = nn.Sequential(*modules[: max(self.index.values()) + 1])
+        if network.weights:
             folder = weights_dir and Path(weights_dir).expanduser()
-            path = weights.find(folder) if folder else weights.download(OTHERWISE)
+            path = network.weights.find(folder) if folder else network.weights.download(ADVICE)
             state, digest = read_weights(path, CHOICES)
         else:
             path, digest = Path(name), f"{seed:08d}"
             state = _draw(self.sequence, seed)
         self.name = f"{name}-{digest[:8]}"
-        self._load(path, state, published is not None and published.caffe)
+        self._load(path, state, network.caffe)
         if pooling == "average":
             for index, module in enumerate(self.sequence):
                 if isinstance(module, nn.MaxPool2d):
                     window = module.kernel_size, module.stride, 0, module.ceil_mode
                     self.sequence[index] = nn.AvgPool2d(*window)
-        caffe = published is not None and published.caffe
-        mean = CAFFE_MEAN if caffe else IMAGENET_MEAN
-        deviation = CAFFE_DEVIATION if caffe else IMAGENET_DEVIATION
+        mean = CAFFE_MEAN if network.caffe else IMAGENET_MEAN
+        deviation = CAFFE_DEVIATION if network.caffe else IMAGENET_DEVIATION
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
         self.register_buffer("deviation", torch.tensor(deviation).view(3, 1, 1))
         self.stride, self.halo = self._reach()
         self.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """The features of each layer, [N, C, h, w], of RGB pictures [N, 3, H, W] in [0, 1]."""
+        """The features of each layer, [N, C, h, w], of RGB images [N, 3, H, W] in [0, 1]."""
         height, width = images.shape[-2:]
         if min(height, width) < SMALLEST:
             missing = (0, max(0, SMALLEST - width), 0, max(0, SMALLEST - height))
@@ -159,14 +150,14 @@ class Backbone(nn.Module):
         outputs = {}
         for index, module in enumerate(self.sequence):
             features = module(features)
-            if index in self.place.values():
+            if index in self.index.values():
                 outputs[index] = features
-        return {layer: outputs[self.place[layer]] for layer in self.layers}
+        return {layer: outputs[self.index[layer]] for layer in self.layers}
 
     def size(self, layer: str, height: int, width: int) -> tuple[int, int]:
-        """Positions (h, w) of a layer for a picture of a height and width in pixels."""
+        """Positions (h, w) of a layer for an image of a height and width in pixels."""
         sizes = [max(height, SMALLEST), max(width, SMALLEST)]
-        for module in self.sequence[: self.place[layer] + 1]:
+        for module in self.sequence[: self.index[layer] + 1]:
             kernel, stride, padding = _window(module)
             divide = math.ceil if getattr(module, "ceil_mode", False) else math.floor
             sizes = [divide((size + 2 * padding - kernel) / stride) + 1 for size in sizes]
@@ -174,10 +165,10 @@ class Backbone(nn.Module):
 
     def stride_of(self, layer: str) -> int:
         """Pixels from one position of a layer to the next."""
-        return math.prod(_window(module)[1] for module in self.sequence[: self.place[layer] + 1])
+        return math.prod(_window(module)[1] for module in self.sequence[: self.index[layer] + 1])
 
     def _reach(self) -> tuple[int, int]:
-        """Stride of the coarsest layer, and what its positions look at before and after them."""
+        """Stride of the coarsest layer, and the halo of its positions."""
         stride, before, after = 1, 0, 0
         for module in self.sequence:
             kernel, step, padding = _window(module)
@@ -191,7 +182,7 @@ class Backbone(nn.Module):
         state = {key.removeprefix("features."): tensor for key, tensor in state.items()}
         state = {key: tensor.float() for key, tensor in state.items() if key in needed}
         if caffe and "0.weight" in state:
-            state["0.weight"] = state["0.weight"].flip(1)  # it was trained on BGR, and is given RGB
+            state["0.weight"] = state["0.weight"].flip(1)  # trained on BGR, given RGB
         try:
             self.sequence.load_state_dict(state, assign=True)
         except RuntimeError as error:
@@ -202,9 +193,8 @@ class Backbone(nn.Module):
 
 
 def layer_names(name: str) -> list[str]:
-    """The layers of a network, in order; the place of each is its index in torchvision's."""
-    published = PRETRAINED.get(name)
-    shape = published.shape if published else "vgg19"
+    """The layers of a network, each at its index among torchvision's modules."""
+    shape = NETWORKS[name].shape
     if shape == "squeezenet":
         return SQUEEZENET_LAYERS
     names = []
@@ -215,11 +205,11 @@ def layer_names(name: str) -> list[str]:
     return names
 
 
-def _place(name: str, shape: str, layer: str) -> int:
+def _index(name: str, layer: str) -> int:
     names = layer_names(name)
     if layer in names:
         return names.index(layer)
-    if shape == "squeezenet" and layer in layer_names("vgg19"):
+    if name == "squeezenet" and layer in layer_names("vgg19"):
         kind, block, number = layer[:4], layer[4], layer[6:]
         stand_ins = STAND_INS[block]
         return names.index(stand_ins.get(kind) or stand_ins[number])
@@ -240,7 +230,7 @@ def _vgg(shape: str) -> list[nn.Module]:
 
 
 def _squeezenet() -> list[nn.Module]:
-    # Imported only here: it takes seconds, and VGG does without.
+    # Imported only here: it takes seconds, and VGG does not need it.
     from torchvision.models import squeezenet1_0
 
     _, _, *modules = squeezenet1_0().features
@@ -249,16 +239,18 @@ def _squeezenet() -> list[nn.Module]:
 
 
 def _window(module: nn.Module) -> tuple[int, int, int]:
-    """Kernel, stride and padding of a part of a network, each alike in height and width."""
+    """Kernel, stride and padding of a module, the same in height and width."""
     if isinstance(module, nn.Conv2d):
         return module.kernel_size[0], module.stride[0], int(module.padding[0])
     if isinstance(module, nn.MaxPool2d | nn.AvgPool2d):
         return int(module.kernel_size), int(module.stride), 0  # type: ignore[arg-type]
-    return (1, 1, 0) if isinstance(module, nn.ReLU) else (3, 1, 1)  # of a fire the widest branch
+    return (
+        (1, 1, 0) if isinstance(module, nn.ReLU) else (3, 1, 1)
+    )  # of a Fire module, its widest branch
 
 
 def _draw(sequence: nn.Module, seed: int) -> dict[str, Tensor]:
-    """He's initial weights, which keep the features' scale from layer to layer; biases of zero."""
+    """He's initial weights, which keep the scale of features through the layers; zero biases."""
     random = torch.Generator().manual_seed(seed)
     state = {}
     for key, tensor in sequence.state_dict().items():

@@ -1,87 +1,108 @@
-"""What a picture can be painted like: paintings, folders of them, runs of ours."""
+"""Styles: paintings, folders of them and runs, and the regions where they are painted."""
 
 import hashlib
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+import torch
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor
 from tqdm import tqdm
 
+from artgan.cache import read_cache, write_cache
 from artgan.checkpoint import EXPORTED, find_checkpoint
 from artgan.data.decode import UnusableImage, find_pictures, on_white, to_rgb
 from artgan.errors import UserError, printable
-from artgan.files import atomic_write, user_cache
-from artgan.style.photo import Source, luminance, read_picture, read_whole
+from artgan.files import user_cache
+from artgan.style.photo import Source, decode_upright, read_image, to_grey
 
 CHECKPOINTS = (".ckpt", EXPORTED)
-LONGEST_NAME = 60  # signs of a name that goes into that of a file
+LONGEST_NAME = 60  # characters of a name within a file name
 
-# watch(step, steps, losses, picture) is called once an iteration; picture() gives what has been
-# painted so far, float32 [1, 3, H, W] in [0, 1], at the size of the present scale.
-Watch = Callable[[int, int, dict[str, float], Callable[[], Tensor]], None]
+Statistics = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Style:
-    """What a picture is to be painted like.
+    """What an image is to be painted like."""
 
-    Attributes:
-        name: short, fit for a file name.
-        key: SHA-256 of all that it shows, or of the names, sizes and times of the files of a
-            folder; statistics are kept under it.
-        count: pictures in it.
-        pictures: gives them anew at each call: upright RGB, sRGB, whole.
-        computed: its statistics so far, and those in grey, by both their keys.
-    """
-
-    name: str
-    key: str
-    count: int
-    pictures: Callable[[], Iterator[Image.Image]]
-    computed: dict[tuple[str, str], dict[str, Tensor]] = field(default_factory=dict)
+    name: str  # short, fit for a file name
+    key: str  # SHA-256 of its pixels, or of a folder's file names, sizes and times
+    count: int  # of its images
+    images: Callable[[], Iterator[Image.Image]]  # upright RGB, sRGB, at full size
+    # Statistics computed so far, by the key of the style, also in grey, and of the statistics.
+    computed: dict[tuple[str, str], Statistics] = field(default_factory=dict)
 
     def in_grey(self) -> "Style":
-        """The style of the luminance of its pictures alone."""
+        """The style of the luminance of its images alone."""
         return replace(
             self,
             key=hashlib.sha256(f"{self.key} in grey".encode()).hexdigest(),
-            pictures=lambda: map(luminance, self.pictures()),
+            images=lambda: map(to_grey, self.images()),
         )
 
 
 @dataclass(frozen=True)
 class Region:
-    """A style, and where it is painted.
-
-    Attributes:
-        style: that is painted.
-        weight: of it among the styles that are blended; those of all regions sum to 1.
-        mask: float32 [1, 1, H, W] in [0, 1] at the size of the content, 1 where it is painted; None
-            for everywhere.
-    """
+    """A style, and where it is painted."""
 
     style: Style
-    weight: float
-    mask: Tensor | None
+    weight: float  # among the styles; those of all regions sum to 1
+    mask: Tensor | None  # [1, 1, H, W] in [0, 1], 1 where it is painted; None for everywhere
+
+
+def partition(
+    masks: Sequence[Tensor | None], weights: Sequence[float]
+) -> Iterator[tuple[list[int], Tensor | None, float]]:
+    """Divides an image among styles.
+
+    Styles with the same mask are blended. Where different masks overlap, they share the place by
+    the weights of their styles.
+
+    Args:
+        masks: [H, W] in [0, 1] of each style; None for everywhere.
+        weights: of each style.
+
+    Yields:
+        The styles that are blended; their share of each position, [H, W], or None for all of the
+        image; and their share of the whole image.
+    """
+    groups: list[list[int]] = []
+    for index, mask in enumerate(masks):
+        same = [group for group in groups if _equal(mask, masks[group[0]])]
+        if same:
+            same[0].append(index)
+        else:
+            groups.append([index])
+    if len(groups) == 1 and masks[0] is None:
+        yield groups[0], None, 1.0
+        return
+    (size,) = {mask.shape for mask in masks if mask is not None}
+    firsts = [masks[group[0]] for group in groups]
+    each = torch.stack([torch.ones(size) if mask is None else mask for mask in firsts])
+    totals = torch.tensor([sum(weights[index] for index in group) for group in groups])
+    weighted = each * totals[:, None, None]
+    shares = weighted / weighted.sum(0).clamp(min=1e-12) * each.amax(0)
+    for group, share in zip(groups, shares, strict=True):
+        if share.any():
+            yield group, share, float(share.mean())
+
+
+def _equal(one: Tensor | None, other: Tensor | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return torch.equal(one, other)
 
 
 def short_name(source: Source, seed: int = 0) -> str:
-    """What a content or style is called in the names of files.
-
-    Args:
-        source: a picture, a folder, or a run, whose painting of the seed is meant.
-        seed: of that painting.
-    """
+    """The name of a content or style within file names; `seed` is that of a run's sample."""
     if isinstance(source, Image.Image):
-        return "picture"
+        return "image"
     path = Path(source).expanduser().absolute()
     if _is_run(path):
         name = path.parent.name if path.suffix == CHECKPOINTS[0] else path.stem
@@ -92,70 +113,64 @@ def short_name(source: Source, seed: int = 0) -> str:
 
 
 def load_style(source: Source, seed: int) -> Style:
-    """Finds what a picture is to be painted like.
-
-    Args:
-        source: a picture, a folder of paintings, or a run or checkpoint, which paints one.
-        seed: of the painting of a run.
+    """Loads the style of an image, a folder of paintings, or a run's sample of a seed.
 
     Raises:
-        UserError: it is not there, or is none of these.
+        UserError: it is missing, or none of these.
     """
     name = short_name(source, seed)
     path = None if isinstance(source, Image.Image) else Path(source).expanduser()
-    if path and _is_run(path):
-        return _single(name, _painting_of(path, seed))
-    if path and path.is_dir():
+    if path and path.is_dir() and not _is_run(path):
         return _folder(name, path)
-    return _single(name, read_picture(source, "style"))
+    image = _sample(path, seed) if path and _is_run(path) else read_image(source, "style")
+    key = hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
+    return Style(name, key, 1, lambda: iter([image]))
 
 
-def averaged(
-    style: Style, statistics: Callable[[Image.Image], dict[str, Tensor]], key: str
-) -> dict[str, Tensor]:
-    """The mean of statistics over the pictures of a style, computed once for each style and key.
+def mean_statistics(
+    style: Style, statistics: Callable[[Image.Image], Statistics], key: str
+) -> Statistics:
+    """The mean of statistics over the images of a style, computed once for each style and key.
 
-    Those of several pictures are kept in the cache on disk, too.
+    Those of a folder are kept in the user's cache, too.
 
     Args:
-        style: whose pictures are looked at.
-        statistics: of one picture, each a float32 tensor of a shape that all pictures share.
-        key: what tells these statistics from others of the same style; letters, digits and dashes.
+        style: whose images are read.
+        statistics: of one image, each a float32 tensor of a shape that all images share.
+        key: tells these statistics from others of the same style; letters, digits and dashes.
 
     Returns:
         float32 on the CPU.
 
     Raises:
-        UserError: no picture can be used.
+        UserError: no image can be used.
     """
-    computed = style.computed
-    if (style.key, key) not in computed:
-        computed[style.key, key] = _mean(style, statistics, key)
-    return computed[style.key, key]
+    if (style.key, key) not in style.computed:
+        if style.count == 1:
+            (image,) = style.images()
+            found = {name: value.cpu() for name, value in statistics(image).items()}
+        else:
+            found = _mean_of_folder(style, statistics, key)
+        style.computed[style.key, key] = found
+    return style.computed[style.key, key]
 
 
-def _mean(
-    style: Style, statistics: Callable[[Image.Image], dict[str, Tensor]], key: str
-) -> dict[str, Tensor]:
-    if style.count == 1:
-        (picture,) = style.pictures()
-        return {name: value.cpu() for name, value in statistics(picture).items()}
-    kept = user_cache() / "statistics" / f"{style.key}-{key}.safetensors"
-    # Whatever is wrong with what was kept: it is made anew.
-    with suppress(OSError, SafetensorError):
-        return load_file(kept)
-    sums: dict[str, Tensor] = {}
+def _mean_of_folder(
+    style: Style, statistics: Callable[[Image.Image], Statistics], key: str
+) -> Statistics:
+    path = user_cache() / "statistics" / f"{style.key}-{key}.zip"
+    with suppress(OSError, ValueError):  # missing or damaged
+        return {name: torch.from_numpy(one) for name, one in read_cache(path).arrays.items()}
+    sums: Statistics = {}
     count = 0
-    label = f"Looking at {style.name}"
-    shown = tqdm(style.pictures(), label, style.count, unit="img", leave=False, disable=None)
-    for picture in shown:
+    label = f"Reading {style.name}"
+    for image in tqdm(style.images(), label, style.count, unit="img", leave=False, disable=None):
         count += 1
-        for name, value in statistics(picture).items():
+        for name, value in statistics(image).items():
             sums[name] = sums.get(name, 0) + value.cpu().double()
     means = {name: (total / count).float() for name, total in sums.items()}
-    # Where nothing can be kept, as in a home that is read only, they are computed anew next time.
-    with suppress(UserError), atomic_write(kept) as file:
-        file.write(save(means))
+    with suppress(UserError):  # such as a read-only home: computed again next time
+        write_cache(path, {name: mean.numpy() for name, mean in means.items()})
     return means
 
 
@@ -163,20 +178,14 @@ def _is_run(path: Path) -> bool:
     return path.suffix in CHECKPOINTS or any(path.glob(f"*{CHECKPOINTS[0]}"))
 
 
-def _single(name: str, image: Image.Image) -> Style:
-    shown = hashlib.sha256(repr(image.size).encode() + image.tobytes())
-    return Style(name, shown.hexdigest(), 1, lambda: iter([image]))
-
-
-def _painting_of(run: Path, seed: int) -> Image.Image:
-    # Imported only now, since most styles are files, and a start is to be quick.
+def _sample(run: Path, seed: int) -> Image.Image:
+    # Imported only here: most styles are files, and the command should start quickly.
     from artgan.images import to_pil
     from artgan.painter import draw_inputs, load_painter, paint
 
     painter = load_painter(find_checkpoint(run))
-    return to_pil(
-        paint(painter.generator, draw_inputs(seed, 1, painter.latent_dim, painter.classes))[0]
-    )
+    inputs = draw_inputs(seed, 1, painter.latent_dim, painter.classes)
+    return to_pil(paint(painter.generator, inputs)[0])
 
 
 def _folder(name: str, folder: Path) -> Style:
@@ -185,29 +194,30 @@ def _folder(name: str, folder: Path) -> Style:
         raise UserError(f"style: {folder} is a folder of runs. Name one of them, such as {runs[0]}")
     names = find_pictures(folder).names
     if not names:
-        raise UserError(f"style: no pictures lie in {folder}. Name a picture, or a folder of some.")
+        raise UserError(
+            f"style: there are no images in {folder}. Name an image, or a folder of some."
+        )
     files = [folder / found for found in names]
-    shown = hashlib.sha256()
+    key = hashlib.sha256()
     for found, file in zip(names, files, strict=True):
-        shown.update(repr(found).encode())
-        # What cannot be read is told of once the pictures are looked at.
-        with suppress(OSError):
-            shown.update(repr((file.stat().st_size, file.stat().st_mtime_ns)).encode())
-    return Style(name, shown.hexdigest(), len(files), partial(_usable, folder, files))
+        key.update(repr(found).encode())
+        with suppress(OSError):  # reported when the images are read
+            key.update(repr((file.stat().st_size, file.stat().st_mtime_ns)).encode())
+    return Style(name, key.hexdigest(), len(files), partial(_usable, folder, files))
 
 
 def _usable(folder: Path, files: list[Path]) -> Iterator[Image.Image]:
-    """The pictures of a folder; of those that cannot be used one line tells at the end."""
+    """The images of a folder; those that cannot be used are reported in one line at the end."""
     reasons = []
     for file in files:
         try:
-            picture = on_white(to_rgb(read_whole(file.read_bytes())))
+            image = on_white(to_rgb(decode_upright(file.read_bytes())))
         except (OSError, UnusableImage) as error:
             reasons.append(f"{printable(file.name)}: {error}")
         else:
-            yield picture
+            yield image
     if len(reasons) == len(files):
-        raise UserError(f"style: no picture in {folder} can be used ({reasons[0]}).")
+        raise UserError(f"style: none of the images in {folder} can be used ({reasons[0]}).")
     if reasons:
-        told = f"{len(reasons)} of {len(files)} pictures cannot be used ({reasons[0]})"
-        print(f"{folder}: {told}; they are passed over.", file=sys.stderr)
+        unusable = f"{len(reasons)} of {len(files)} images cannot be used"
+        print(f"{folder}: {unusable} and are skipped ({reasons[0]}).", file=sys.stderr)

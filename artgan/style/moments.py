@@ -1,7 +1,7 @@
-"""What content and style mean: distances between features, and between their moments.
+"""Content and style losses: distances between features, and between their moments.
 
-All that a style needs is a mean over positions. So it adds up: over the tiles of a picture, over
-the paintings of a folder, and with a weight for each position where a mask says so.
+Moments are means over positions. So they add up: over the tiles of an image, over the paintings of
+a folder, and with a weight for each position where there is a mask.
 """
 
 from collections.abc import Callable
@@ -12,19 +12,14 @@ import torch
 from torch import Tensor
 
 SHORT = 256  # rows of a product in bfloat16
-FLATTEST = 1e-6  # square of what differs in a style, relative to what does not
+FLATTEST = 1e-6  # least squared norm of a covariance, relative to the Gram matrix's
 
 
 class Moments(NamedTuple):
-    """The first two moments of features, or what a part of a picture adds to them.
+    """The first two moments of features, or what a tile adds to them."""
 
-    Attributes:
-        mean: [C], of each channel.
-        second: [C, C], mean product of each two channels: the Gram matrix.
-    """
-
-    mean: Tensor
-    second: Tensor
+    mean: Tensor  # [C], of each channel
+    second: Tensor  # [C, C], mean product of each pair of channels: the Gram matrix
 
 
 def moments(features: Tensor, share: float | Tensor) -> Moments:
@@ -32,7 +27,7 @@ def moments(features: Tensor, share: float | Tensor) -> Moments:
 
     Args:
         features: [1, C, h, w].
-        share: what each position counts, one number or [h, w]; over the whole picture the sum is 1.
+        share: weight of each position, one number or [h, w], with a sum of 1 over the whole image.
 
     Source: Gatys et al. 2016 (CVPR), Equation 3, for the Gram matrix; Gatys et al. 2017
     (arXiv:1611.07865), Section 4, for that of a region.
@@ -49,9 +44,9 @@ def moments(features: Tensor, share: float | Tensor) -> Moments:
 class Gram(torch.autograd.Function):
     """The product rowsᵀ·rows, [C, C] of [N, C], at least in float32.
 
-    Its gradient takes one product of matrices; autograd would take two, not knowing that both
-    factors are the same. Of bfloat16 the CPU's product is rounded to bfloat16, so the sums of many
-    short products are taken: their errors cancel.
+    Its gradient takes one matrix product; autograd would take two, not knowing that both factors
+    are the same. A CPU rounds products in bfloat16 to bfloat16, so many short products are summed,
+    whose errors cancel.
     """
 
     @staticmethod
@@ -78,16 +73,16 @@ def gram_loss(painted: Moments, style: Moments) -> Tensor:
 def covariance_loss(painted: Moments, style: Moments) -> Tensor:
     """Squared differences of the means and of the covariances, each relative to the style's own.
 
-    In a Gram matrix the mean of the features outweighs how they vary together. Apart, each counts
-    alike, and relative to the style so do layers and networks of any scale.
+    In a Gram matrix the mean of the features outweighs their covariance. Taken separately, both
+    count equally; taken relative to the style, so do layers and networks of any scale.
 
-    Source: the moments that tell normal distributions apart, as in Li et al. 2017
+    Source: the moments that define a normal distribution, as in Li et al. 2017
     (arXiv:1701.01036), Section 4.2, and Mroueh 2019 (arXiv:1905.12828).
     """
     difference = painted.mean - style.mean
     means = difference.square().sum() / style.mean.square().sum().clamp(min=FLATTEST)
     target = covariance(style)
-    # A style of one colour has none, and is to remain a number.
+    # The covariance of a style of one colour is zero.
     scale = target.square().sum().clamp(min=FLATTEST * (1 + style.second.square().sum()))
     return means + (covariance(painted) - target).square().sum() / scale
 
@@ -103,7 +98,7 @@ def content_loss(features: Tensor, content: Tensor) -> Tensor:
 
 
 def total_variation(images: Tensor, power: float) -> Tensor:
-    """Sum over pixels of (Δx² + Δy²)^power, but for the last row and column.
+    """Sum of (Δx² + Δy²)^power over all pixels but the last row and column.
 
     Args:
         images: [N, C, H, W].
@@ -119,28 +114,22 @@ def total_variation(images: Tensor, power: float) -> Tensor:
 
 @dataclass(frozen=True)
 class Formula:
-    """What a source multiplies the losses with, so that its weights mean here what they mean there.
+    """The factors of a source's losses, so that its weights mean the same here."""
 
-    Attributes:
-        style: loss of a layer, of moments painted and wanted, positions in the layer, and pixels.
-        content: what a sum of squared differences is multiplied with, of the content's features.
-        power: of the total variation.
-        variation: what the total variation is multiplied with, of the terms that it sums.
-    """
-
+    # Loss of a layer, from the moments painted and wanted, its positions, and the pixels.
     style: Callable[[Moments, Moments, int, int], Tensor]
-    content: Callable[[Tensor], float]
-    power: float
-    variation: Callable[[int], float]
+    content: Callable[[Tensor], float]  # factor of the loss, from the content's features
+    power: float  # of the total variation
+    variation: Callable[[int], float]  # factor of the total variation, from its number of terms
 
 
 def _udacity_style(painted: Moments, style: Moments, positions: int, pixels: int) -> Tensor:
-    # Gram matrices are sums there, and their mean squared difference is divided by C·h·w.
+    # Its Gram matrices are sums, and their mean squared difference is divided by C·h·w.
     return gram_loss(painted, style) * positions / len(style.mean)
 
 
 def _keras_style(painted: Moments, style: Moments, positions: int, pixels: int) -> Tensor:
-    # Sums, over 4·3²·pixels²; the 3 stands for the picture's channels, whatever the layer has.
+    # Sums, over 4·3²·pixels²; the 3 is the number of the image's channels, not the layer's.
     difference = (painted.second - style.second) * (positions / pixels)
     return difference.square().sum() / 36
 
@@ -156,7 +145,7 @@ FORMULAS = {
     "udacity": Formula(_udacity_style, _mean, 1, lambda terms: 1 / terms),
     # Keras' example and articles after it: sums, and total variation of pixels in 0…255.
     "keras": Formula(_keras_style, lambda _: 1.0, 1.25, lambda _: 255.0**2.5),
-    # Ours: relative to the style, and to the content.
+    # artgan's own: relative to the style, and to the content.
     "covariance": Formula(
         lambda p, s, *_: covariance_loss(p, s),
         lambda content: 1 / float(content.square().sum()),

@@ -1,9 +1,8 @@
-"""What Gatys' method minimises: the losses of a picture and their gradient, in tiles."""
+"""What Gatys' method minimises: the losses of an image and their gradient, computed in tiles."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,162 +10,150 @@ from torch import Tensor
 from artgan.options import StylizeConfig
 from artgan.style.backbone import SMALLEST, Backbone
 from artgan.style.moments import FORMULAS, Moments, content_loss, moments, total_variation
+from artgan.style.tiles import Span, spans
 
 Losses = dict[str, float]
-
-
-class Cut(NamedTuple):
-    """A part of a picture's height or width, in pixels: start to end, with what it needs around."""
-
-    start: int
-    end: int
-    low: int
-    high: int
-
-    @property
-    def outer(self) -> slice:
-        return slice(self.low, self.high)
-
-    @property
-    def last(self) -> bool:
-        return self.end == self.high
-
-    def of(self, stride: int) -> slice:
-        """Its positions in a layer of the whole picture; the last part has the rest."""
-        return slice(self.start // stride, None if self.last else self.end // stride)
-
-    def within(self, stride: int) -> slice:
-        """The same in the layer of the part with its surroundings."""
-        shift = self.low // stride
-        end = None if self.last else self.end // stride - shift
-        return slice(self.start // stride - shift, end)
-
-
-def cut(length: int, tile: int, stride: int, halo: int) -> list[Cut]:
-    """Divides a length into tiles that begin at multiples of a network's stride.
-
-    Args:
-        length: pixels.
-        tile: pixels of a part at most, and at least one stride.
-        stride: pixels from one position of the coarsest layer to the next.
-        halo: pixels before and after a part that its positions depend on, a multiple of `stride`.
-    """
-    step = max(tile // stride, 1) * stride
-    # The network would enlarge a part that is smaller than it takes.
-    lowest = max(length - SMALLEST, 0) // stride * stride
-    return [
-        Cut(
-            start,
-            min(start + step, length),
-            max(min(start - halo, lowest), 0),
-            min(start + step + halo, length),
-        )
-        for start in range(0, length, step)
-    ]
+Tile = tuple[Span, Span]  # rows and columns
+# Weight of each position of a layer, [h, w] with a sum of 1; no entry if all are equal.
+Shares = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Target:
-    """What the style of a picture, or of a part of it, is to become.
+    """The style that an image, or a region of it, is to have."""
 
-    Attributes:
-        moments: of each layer.
-        shares: what each position of a layer counts, [h, w] with a sum of 1; none for all alike.
-        weight: of the loss.
-    """
-
-    moments: dict[str, Moments]
-    shares: dict[str, Tensor]
-    weight: float
+    moments: dict[str, Moments]  # of each layer
+    shares: Shares
+    weight: float  # of the loss
 
 
-class Objective:
-    """The loss of a picture and its gradient, computed in tiles where it is large.
+class TiledBackbone:
+    """The features of images of any size, computed in float32 or bfloat16."""
 
-    The style depends on the whole picture. So in several tiles the moments are added up first,
-    without a gradient; then the gradient of the style's loss by the moments is carried back through
-    each tile. That is the gradient of the whole, for the memory of a tile.
-
-    Args:
-        config: layers, weights and formula of the losses.
-        backbone: that gives the features.
-        bf16: whether it computes in bfloat16.
-    """
-
-    def __init__(self, config: StylizeConfig, backbone: Backbone, bf16: bool) -> None:
-        self.config = config
-        self.formula = FORMULAS[config.losses]
+    def __init__(self, backbone: Backbone, bf16: bool) -> None:
         self.backbone = backbone
         self.bf16 = bf16
-        self.content: dict[str, Tensor] = {}
-        self.targets: list[Target] = []
 
-    def features(self, picture: Tensor) -> dict[str, Tensor]:
-        """The features of each layer, [1, C, h, w], of a picture [1, 3, H, W] in [0, 1]."""
-        with torch.autocast(picture.device.type, torch.bfloat16, enabled=self.bf16):
-            return self.backbone(picture)
+    def __call__(self, image: Tensor) -> dict[str, Tensor]:
+        """The features of each layer, [1, C, h, w], of an image [1, 3, H, W] in [0, 1]."""
+        with torch.autocast(image.device.type, torch.bfloat16, enabled=self.bf16):
+            return self.backbone(image)
 
-    def tiles(self, picture: Tensor, tile: int) -> list[tuple[Cut, Cut]]:
-        """The parts of a picture, rows and columns of each."""
+    def tiles(self, image: Tensor, tile: int) -> list[Tile]:
         rows, columns = (
-            cut(length, tile, self.backbone.stride, self.backbone.halo)
-            for length in picture.shape[-2:]
+            spans(length, tile, self.backbone.stride, self.backbone.halo, SMALLEST)
+            for length in image.shape[-2:]
         )
         return [(row, column) for row in rows for column in columns]
 
     @torch.no_grad()
-    def style_of(self, picture: Tensor, tile: int) -> dict[str, Moments]:
-        """The moments of each layer of a style, [1, 3, H, W] in [0, 1]."""
-        everywhere = [Target({}, {}, 1.0)]
-        parts = self._whole_moments(picture, tile, everywhere)
-        return dict(zip(self.config.style_layers, parts, strict=True))
-
-    @torch.no_grad()
-    def look_at(self, content: Tensor, tile: int) -> None:
-        """Takes a picture [1, 3, H, W] in [0, 1] for the content."""
-        self.content = {}
-        for row, column in self.tiles(content, tile):
-            features = self.features(content[..., row.outer, column.outer])
-            for layer in self.config.content_layers:
+    def content(self, image: Tensor, layers: Sequence[str], tile: int) -> dict[str, Tensor]:
+        """The features of an image [1, 3, H, W] in [0, 1], at least in float32."""
+        content: dict[str, Tensor] = {}
+        for row, column in self.tiles(image, tile):
+            features = self(image[..., row.outer, column.outer])
+            for layer in layers:
                 found, stride = features[layer], self.backbone.stride_of(layer)
-                if layer not in self.content:
-                    size = self.backbone.size(layer, *content.shape[-2:])
+                if layer not in content:
+                    size = self.backbone.size(layer, *image.shape[-2:])
                     dtype = torch.promote_types(found.dtype, torch.float32)
-                    self.content[layer] = found.new_empty(*found.shape[:2], *size, dtype=dtype)
+                    content[layer] = found.new_empty(*found.shape[:2], *size, dtype=dtype)
                 inner = found[..., row.within(stride), column.within(stride)]
-                self.content[layer][..., row.of(stride), column.of(stride)] = inner
-        self.content_scales = {
-            layer: self.formula.content(content) for layer, content in self.content.items()
-        }
+                content[layer][..., row.of(stride), column.of(stride)] = inner
+        return content
 
     @torch.no_grad()
-    def __call__(self, picture: Tensor, tile: int) -> tuple[Losses, Tensor]:
-        """The losses of a picture [1, 3, H, W], weighted, and the gradient of their sum."""
-        tiles = self.tiles(picture, tile)
-        gradient = torch.zeros_like(picture)
-        sums = picture.new_zeros(3)
+    def moments(
+        self, image: Tensor, layers: Sequence[str], tile: int, shares: Sequence[Shares] = ({},)
+    ) -> list[Moments]:
+        """The moments of an image [1, 3, H, W] in [0, 1]: of each layer, for each of the shares."""
+        whole: list[Moments] = []
+        for row, column in self.tiles(image, tile):
+            features = self(image[..., row.outer, column.outer])
+            parts = self.tile_moments(features, image, layers, (row, column), shares)
+            for total, part in zip(whole, parts, strict=False):
+                total.mean.add_(part.mean)
+                total.second.add_(part.second)
+            whole = whole or parts
+        return whole
+
+    def tile_moments(
+        self,
+        features: dict[str, Tensor],
+        image: Tensor,
+        layers: Sequence[str],
+        tile: Tile,
+        shares: Sequence[Shares],
+    ) -> list[Moments]:
+        """What the features of one tile add to the moments of the image."""
+        row, column = tile
+        found = []
+        for of_target in shares:
+            for layer in layers:
+                stride = self.backbone.stride_of(layer)
+                inner = features[layer][..., row.within(stride), column.within(stride)]
+                share: float | Tensor
+                if layer in of_target:
+                    share = of_target[layer][row.of(stride), column.of(stride)]
+                else:
+                    share = 1 / math.prod(self.backbone.size(layer, *image.shape[-2:]))
+                found.append(moments(inner, share))
+        return found
+
+
+class Objective:
+    """The loss of an image and its gradient.
+
+    The style depends on the whole image. With several tiles the moments are therefore summed first,
+    without a gradient; then the gradient of the style loss by the moments is carried back through
+    each tile. This gives the gradient of the whole with the memory of one tile.
+
+    Args:
+        config: layers, weights and formula of the losses.
+        features: gives the features.
+        content: features that the image is to have, by layer.
+        targets: styles that it is to have.
+    """
+
+    def __init__(
+        self,
+        config: StylizeConfig,
+        features: TiledBackbone,
+        content: dict[str, Tensor],
+        targets: Sequence[Target],
+    ) -> None:
+        self.config = config
+        self.formula = FORMULAS[config.losses]
+        self.features, self.backbone = features, features.backbone
+        self.content = content
+        self.content_scales = {layer: self.formula.content(one) for layer, one in content.items()}
+        self.targets = targets
+        self.shares = [target.shares for target in targets]
+
+    @torch.no_grad()
+    def __call__(self, image: Tensor, tile: int) -> tuple[Losses, Tensor]:
+        """The weighted losses of an image [1, 3, H, W], and the gradient of their sum."""
+        tiles = self.features.tiles(image, tile)
+        gradient = torch.zeros_like(image)
+        sums = image.new_zeros(3)
         pull: tuple[Tensor, ...] = ()
         if len(tiles) > 1:
-            whole = self._whole_moments(picture, tile, self.targets)
-            leaves = [Moments(*(part.requires_grad_() for part in parts)) for parts in whole]
-            with torch.enable_grad():
-                style = self._style_loss(leaves, picture)
-            flat = [part for parts in leaves for part in parts]
-            pull = torch.autograd.grad(style, flat, materialize_grads=True)
-            sums[1] = style.detach()
+            sums[1], pull = self._style_gradient(image, tile)
         for row, column in tiles:
-            part = picture[..., row.outer, column.outer].detach().requires_grad_()
+            part = image[..., row.outer, column.outer].detach().requires_grad_()
             with torch.enable_grad():
                 features = self.features(part)
-                found = self._moments(features, picture, (row, column), self.targets)
+                found = self.features.tile_moments(
+                    features, image, self.config.style_layers, (row, column), self.shares
+                )
                 content = self._content_loss(features, row, column)
-                variation = self._variation(part, picture, row, column)
+                variation = self._variation(part, image, row, column)
                 if pull:
                     flat = [one for parts in found for one in parts]
                     each = [(g * one).sum() for g, one in zip(pull, flat, strict=True)]
                     style = torch.stack(each).sum()
                 else:
-                    style = self._style_loss(found, picture)
+                    style = self._style_loss(found, image)
                     sums[1] = style.detach()
                 loss = content + style + variation
             gradient[..., row.outer, column.outer] += torch.autograd.grad(loss, part)[0]
@@ -176,43 +163,17 @@ class Objective:
         losses = {"content": content, "style": style, "variation": variation}
         return {"loss": sum(losses.values()), **losses}, gradient
 
-    def _whole_moments(self, picture: Tensor, tile: int, targets: list[Target]) -> list[Moments]:
-        whole: list[Moments] = []
-        for row, column in self.tiles(picture, tile):
-            features = self.features(picture[..., row.outer, column.outer])
-            parts = self._moments(features, picture, (row, column), targets)
-            if not whole:
-                whole = parts
-            else:
-                for total, part in zip(whole, parts, strict=True):
-                    total.mean.add_(part.mean)
-                    total.second.add_(part.second)
-        return whole
+    def _style_gradient(self, image: Tensor, tile: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The style loss of the whole image, and its gradient by each of the moments."""
+        whole = self.features.moments(image, self.config.style_layers, tile, self.shares)
+        leaves = [Moments(*(part.requires_grad_() for part in parts)) for parts in whole]
+        with torch.enable_grad():
+            style = self._style_loss(leaves, image)
+        flat = [part for parts in leaves for part in parts]
+        return style.detach(), torch.autograd.grad(style, flat, materialize_grads=True)
 
-    def _moments(
-        self,
-        features: dict[str, Tensor],
-        picture: Tensor,
-        tile: tuple[Cut, Cut],
-        targets: list[Target],
-    ) -> list[Moments]:
-        """What a tile adds to the moments: those of each target's layers, one after the other."""
-        row, column = tile
-        found = []
-        for target in targets:
-            for layer in self.config.style_layers:
-                stride = self.backbone.stride_of(layer)
-                inner = features[layer][..., row.within(stride), column.within(stride)]
-                share: float | Tensor
-                if layer in target.shares:
-                    share = target.shares[layer][row.of(stride), column.of(stride)]
-                else:
-                    share = 1 / math.prod(self.backbone.size(layer, *picture.shape[-2:]))
-                found.append(moments(inner, share))
-        return found
-
-    def _style_loss(self, found: Sequence[Moments], picture: Tensor) -> Tensor:
-        height, width = picture.shape[-2:]
+    def _style_loss(self, found: Sequence[Moments], image: Tensor) -> Tensor:
+        height, width = image.shape[-2:]
         losses = []
         parts = iter(found)
         layers = self.config.style_layers
@@ -225,7 +186,7 @@ class Objective:
                 losses.append(target.weight * weight * distance)
         return self.config.style_weight * torch.stack(losses).sum()
 
-    def _content_loss(self, features: dict[str, Tensor], row: Cut, column: Cut) -> Tensor:
+    def _content_loss(self, features: dict[str, Tensor], row: Span, column: Span) -> Tensor:
         losses = []
         for layer in self.config.content_layers:
             stride = self.backbone.stride_of(layer)
@@ -234,9 +195,9 @@ class Objective:
             losses.append(self.content_scales[layer] * content_loss(inner, wanted))
         return self.config.content_weight * torch.stack(losses).sum()
 
-    def _variation(self, part: Tensor, picture: Tensor, row: Cut, column: Cut) -> Tensor:
-        height, width = picture.shape[-2:]
-        # One pixel more, with which the last is compared.
+    def _variation(self, part: Tensor, image: Tensor, row: Span, column: Span) -> Tensor:
+        height, width = image.shape[-2:]
+        # One pixel more, to compare the last one with.
         inner = part[
             ...,
             row.start - row.low : row.end + 1 - row.low,

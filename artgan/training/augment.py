@@ -35,22 +35,12 @@ class Transformation(NamedTuple):
 def augment(
     images: Tensor, draws: Tensor, policy: Sequence[str], probability: Tensor | float = 1.0
 ) -> Tensor:
-    """Applies each transformation of a policy to some of the images.
+    """Applies each transformation of a policy, in its order, to some of the images.
 
-    It can be captured as a CUDA graph and differentiated any number of times.
-
-    Args:
-        images: [N, 3, H, W] in [-1, 1], of any floating dtype, channels_last.
-        draws: float32 [N, `columns()`], uniform in [0, 1).
-        policy: names of `TRANSFORMATIONS`, in the order in which they are applied.
-        probability: of each transformation for each image, independently, in [0, 1]. A tensor []
-            can change in a captured graph.
-
-    Returns:
-        [N, 3, H, W], dtype and layout unchanged. Colours may leave [-1, 1]; blank is 0.
-
-    Raises:
-        KeyError: a name is not in `TRANSFORMATIONS`.
+    The images are [N, 3, H, W] in [-1, 1], of any floating dtype, channels_last, and stay so, but
+    colours may leave [-1, 1]; blank is 0. The draws are float32 [N, `columns()`], uniform in
+    [0, 1). Each transformation is applied to each image with a probability, of which a tensor []
+    can change in a captured CUDA graph. It can be differentiated any number of times.
 
     Source: Zhao et al. 2020 (arXiv:2006.10738), section 3; the probability: Karras et al. 2020
     (arXiv:2006.06676), section 2.3, who decide on brightness, saturation and contrast separately.
@@ -71,13 +61,10 @@ def adapted(probability: Tensor, sign_mean: Tensor, images: int, target: float) 
     the probability rises while the mean sign is above the target, and falls otherwise.
 
     Args:
-        probability: [] float32 in [0, 1].
+        probability: [] float32 in [0, 1], as is the result.
         sign_mean: [] in [-1, 1], mean sign of the logits of the latest real images.
         images: real images since the last adjustment, over all devices.
         target: the sign_mean to hold, in (-1, 1); 0.6 in the paper.
-
-    Returns:
-        [] float32 in [0, 1].
 
     Source: Karras et al. 2020 (arXiv:2006.06676), section 3.1, r_t, clamped at 0 only.
     """

@@ -70,11 +70,6 @@ def start_ranks(config: TrainerConfig, folder: Path, dataset_key: str) -> None:
 
     Ctrl-C and SIGTERM reach all of them: they save the run and end, and this function returns.
 
-    Args:
-        config: says how many.
-        folder: of the run.
-        dataset_key: of its paintings.
-
     Raises:
         UserError: one of them was lost.
         SystemExit: one of them ended with a message of its own.

@@ -39,13 +39,7 @@ def draw(
     """Draws for the batch of all ranks, and takes the part of one.
 
     So a resumed run draws what the uninterrupted one would have drawn, on any number of devices.
-
-    Args:
-        config: of the run.
-        progress: of the run.
-        rank: whose part of the batch it is.
-        paintings: uint8 [N, 3, H, W], in that part.
-        classes: float32 [N, K] one-hot, theirs.
+    The paintings, uint8 [N, 3, H, W], and their classes, float32 [N, K], are already that part.
     """
     # The zero keeps the draws of runs that have begun with it.
     key = [config.seed, 0, progress.images_seen]

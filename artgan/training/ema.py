@@ -9,13 +9,8 @@ def update_ema(average: nn.Module, current: nn.Module, images: int, half_life: f
     """Moves the averaged generator towards the current one.
 
     BatchNorm's running statistics are averaged with the weights: averaged weights have other
-    activations than the current ones.
-
-    Args:
-        average: the averaged generator, changed in place.
-        current: the generator in training, of the same shape.
-        images: images in this update.
-        half_life: images after which an old state counts half; 0 follows the current one exactly.
+    activations than the current ones. The half-life is in images, of which the update had
+    `images`; 0 follows the current generator exactly.
 
     Source: Karras et al. 2020 (arXiv:2006.06676), StyleGAN2-ADA.
     """

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from artgan import __version__
 from artgan.checkpoint import FORMAT, KEY
 from artgan.errors import UserError
 from artgan.networks import load_network
@@ -24,6 +23,7 @@ from artgan.training.graph import CapturedGraph, captures
 from artgan.training.losses import LOSSES
 from artgan.training.penalties import gradient_penalty, squared_gradient_norms
 from artgan.training.state import Progress, RunState
+from artgan.version import __version__
 
 Penalty = Callable[[Batch, Tensor, Tensor], Tensor]  # of a batch, images and their logits
 
@@ -138,13 +138,7 @@ class GAN(pl.LightningModule):
         return self
 
     def training_step(self, batches: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Several updates, one after another.
-
-        Args:
-            batches: this rank's paintings, uint8 [updates, N, 3, H, W], and their classes, float32
-                [updates, N, K] one-hot.
-            batch_idx: not used; progress is counted in images.
-        """
+        """Several updates: paintings uint8 [updates, N, 3, H, W], classes [updates, N, K]."""
         model, images = self.config.model, self.config.batch_size
         for paintings, classes in zip(*batches, strict=True):
             self._follow_schedules()
@@ -167,12 +161,8 @@ class GAN(pl.LightningModule):
     def update(self, penalties: Sequence[Penalty], *tensors: Tensor) -> None:
         """Updates the discriminator, then the generator.
 
-        Depends on tensors alone and never waits for the device, so it can be captured as a CUDA
-        graph.
-
-        Args:
-            penalties: all of `self.penalties`, or none this time.
-            tensors: those of a `Batch`.
+        Depends on the tensors of a `Batch` alone and never waits for the device, so it can be
+        captured as a CUDA graph. The penalties are all of `self.penalties`, or none.
         """
         batch = Batch(*tensors)
         # Not those that Lightning wraps: their hooks would run once, when the update is captured.

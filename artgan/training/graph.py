@@ -46,10 +46,7 @@ class CapturedGraph:
         self.stream: torch.cuda.Stream | None = None
 
     def __call__(self, *inputs: Tensor) -> None:
-        """Runs or replays the function.
-
-        Args:
-            inputs: with the same shapes, dtypes and layouts at each call.
+        """Runs or replays the function, with inputs of the same shapes, dtypes and layouts.
 
         Raises:
             UserError: the function cannot be captured.

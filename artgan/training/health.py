@@ -13,10 +13,8 @@ def discriminator_has_won(
 ) -> str | None:
     """A warning if the discriminator errs too rarely for the generator to learn from, or None.
 
-    Args:
-        real_probability: mean D(x) over recent real images, in [0, 1].
-        fake_probability: mean D(G(z)) over recent generated images, in [0, 1].
-        gradient_norm: L2 norm of the generator's gradient.
+    It goes by the means of D(x) and D(G(z)) over recent images, and by the L2 norm of the
+    generator's gradient.
 
     Source: Arjovsky and Bottou 2017 (arXiv:1701.04862), sections 2.2 and 2.3, on what a perfect
     discriminator does to the generator's gradient.
@@ -34,12 +32,7 @@ def discriminator_has_won(
 
 
 def diversity(images: Tensor, reference: Tensor) -> float:
-    """Mean standard deviation of samples, relative to paintings; 0 if all samples are the same.
-
-    Args:
-        images: [N, 3, H, W] samples, any range.
-        reference: [M, 3, H, W] paintings, in the same range.
-    """
+    """Mean standard deviation of samples [N, 3, H, W], relative to paintings [M, 3, H, W]."""
 
     def spread(batch: Tensor) -> Tensor:
         return batch.float().std(dim=0).mean()

@@ -64,12 +64,7 @@ def make_trainer(
 
 
 def pick_precision(precision: str, accelerator: str) -> str:
-    """Lightning's name for a precision; `auto` is bfloat16 where the hardware is faster at it.
-
-    Args:
-        precision: auto, 32 or bf16.
-        accelerator: auto, cpu, gpu or mps.
-    """
+    """Lightning's name for a precision; `auto` is bfloat16 where the hardware is faster at it."""
     if precision == "auto":
         if accelerator in ("auto", "gpu") and torch.cuda.is_available():
             fast = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -83,14 +78,7 @@ def pick_precision(precision: str, accelerator: str) -> str:
 
 
 class Paintings(pl.LightningDataModule):
-    """Gives each rank its part of the stream, from where the run stands.
-
-    Args:
-        pack: the paintings to train on.
-        classes: names of the classes; empty without classes.
-        config: of the run.
-        state: of the run.
-    """
+    """Gives each rank its part of the stream, from where the run stands."""
 
     def __init__(
         self, pack: Pack, classes: list[str], config: TrainConfig, state: RunState
@@ -132,13 +120,7 @@ class Paintings(pl.LightningDataModule):
 
 
 def holds(device: torch.device, pack: Pack, where: str) -> bool:
-    """Whether a device keeps all paintings in its memory.
-
-    Args:
-        device: of the training.
-        pack: the paintings.
-        where: device, file, or auto: a GPU if they fill at most a quarter of it.
-    """
+    """Whether a device keeps all paintings in its memory, by `trainer.paintings`."""
     if where == "auto":
         if device.type != "cuda":
             return False

@@ -9,15 +9,9 @@ from torch import Tensor
 def squared_gradient_norms(logits: Tensor, images: Tensor) -> Tensor:
     """‖∇D(x)‖² of each image, itself differentiable.
 
-    R1 is γ/2 times its mean over real images, R2 the same over generated ones.
-
-    Args:
-        logits: [N], each of its own image alone, so not with BatchNorm. The little that minibatch
-            standard deviation mixes in is ignored, as in StyleGAN2.
-        images: [N, 3, H, W] that require a gradient.
-
-    Returns:
-        [N] in float32, or float64 for such images.
+    R1 is γ/2 times its mean over real images, R2 the same over generated ones. The logits [N] are
+    each of one image [N, 3, H, W] alone, so not with BatchNorm; the little that minibatch standard
+    deviation mixes in is ignored, as in StyleGAN2. The result is [N] in float32 or float64.
 
     Source: Mescheder et al. 2018 (arXiv:1801.04406), equations 9 and 10.
     """
@@ -29,16 +23,9 @@ def squared_gradient_norms(logits: Tensor, images: Tensor) -> Tensor:
 def gradient_penalty(
     discriminator: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, shares: Tensor
 ) -> Tensor:
-    """Mean of (‖∇D(x̂)‖ - 1)² over mixtures x̂ of real and generated images.
+    """Mean of (‖∇D(x̂)‖ - 1)² over mixtures x̂ of real and generated images [N, 3, H, W].
 
-    Args:
-        discriminator: gives logits [N].
-        real: [N, 3, H, W].
-        fake: [N, 3, H, W].
-        shares: [N, 1, 1, 1] in [0, 1], of the real images in the mixtures.
-
-    Returns:
-        Scalar, to be multiplied by λ.
+    The shares of the real images are [N, 1, 1, 1] in [0, 1].
 
     Source: Gulrajani et al. 2017 (arXiv:1704.00028), equation 3 and algorithm 1.
     """

@@ -17,13 +17,8 @@ from artgan.training.state import Progress
 def last_state(folder: Path, config: TrainConfig, dataset_key: str) -> tuple[Path | None, Progress]:
     """The checkpoint that a run goes on from, and how far it had come.
 
-    Args:
-        folder: of the run.
-        config: of the run.
-        dataset_key: of the paintings as they are now.
-
-    Returns:
-        None and no progress for a run without a checkpoint, which begins at the beginning.
+    None and no progress for a run without a checkpoint, which begins at the beginning. The key is
+    that of the paintings as they are now.
 
     Raises:
         UserError: no checkpoint is whole, or the newest does not fit the paintings or the

@@ -53,13 +53,7 @@ MOST_ROLLBACKS = 3
 
 
 def train(run: Run) -> bool:
-    """Trains a run on all its devices, from its newest checkpoint on.
-
-    Args:
-        run: prepared; no other process trains it.
-
-    Returns:
-        Whether the budget is used up, rather than the run stopped by someone.
+    """Trains a prepared run on all its devices; returns whether the budget is used up.
 
     Raises:
         UserError: a device is not available, the dataset has changed since the run began, the run
@@ -92,11 +86,7 @@ def join() -> tuple[Path, bool]:
 
 
 def _train(run: Run) -> bool:
-    """Trains until the budget is used up or someone stops the run, from the newest checkpoint on.
-
-    Returns:
-        Whether the budget is used up.
-    """
+    """Trains until the budget is used up, which is returned, or someone stops the run."""
     config, folder = run.config, run.folder
     with quiet_lightning(), report_write_errors(folder, partial(_write_error, folder)):
         rollbacks = 0
@@ -122,11 +112,7 @@ def _train(run: Run) -> bool:
 
 
 def _fit(run: Run, rollbacks: int) -> bool:
-    """Trains as `_train` does.
-
-    Args:
-        run: to train.
-        rollbacks: how often it has gone back to where it now goes on from.
+    """Trains from the newest checkpoint on, to which the run has gone back `rollbacks` times.
 
     Raises:
         Diverged: a loss or weight is not finite.

@@ -88,10 +88,6 @@ def prepare(config: TrainConfig, command: Command) -> Iterator[Run]:
 def open_run(folder: Path, dataset_key: str) -> Run:
     """A run that another process has prepared, on this machine or on one that shares its disk.
 
-    Args:
-        folder: of the run.
-        dataset_key: of its paintings.
-
     Raises:
         UserError: it cannot be read on this machine.
     """
@@ -141,9 +137,8 @@ def _locked(folder: Path) -> Iterator[None]:
 def settle(config: TrainConfig) -> None:
     """Fills in what a new run's command left open, and refuses what cannot work, before any work.
 
-    Args:
-        config: changed in place: the dataset's own budget if none is given, and an absolute
-            `dataset.root`, so that the run can be resumed from any folder.
+    That is the dataset's own budget if none is given, and an absolute `dataset.root`, so that the
+    run can be resumed from any folder.
 
     Raises:
         UserError: the name is taken or is not a name, or the settings do not fit together.
@@ -222,9 +217,7 @@ def _is_leftover(path: Path) -> bool:
 def claim_folder(config: TrainConfig, job_number: int | None = None) -> Path:
     """Makes the folder of a new run, and writes its name into `config`.
 
-    Args:
-        config: settled.
-        job_number: place in a multirun, which then ends the name.
+    In a multirun the number of the job ends the name.
 
     Raises:
         UserError: there is a run of that name, or the folder cannot be made.
@@ -259,11 +252,7 @@ def _default_name(config: TrainConfig) -> str:
 
 
 def reopen(folder: Path, given: Mapping[str, Any]) -> TrainConfig:
-    """Reads the configuration of a run to resume, with what may change.
-
-    Args:
-        folder: of the run.
-        given: options of the command; a new budget replaces the old one.
+    """The configuration of a run to resume, with the options given; a new budget replaces the old.
 
     Raises:
         UserError: there is no such run, or an option is given that would make it another run.

@@ -11,10 +11,6 @@ from artgan.training.run_folder import prepare
 def train(config: TrainConfig, command: Command) -> tuple[Path, bool]:
     """Does what one `train.py` command asks for.
 
-    Args:
-        config: as composed.
-        command: what the command line gave.
-
     Returns:
         The folder of the run, and whether its budget is used up.
 

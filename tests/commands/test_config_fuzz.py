@@ -99,7 +99,7 @@ COSTLY = {key for key, right in RIGHT.items() if isinstance(right[0], int)} | {"
 
 FIRST = ["ckpt=/a/b-c/d_1.ckpt", "+out='x'", "out=null"]
 PARSED = {
-    "train": [*small_arguments(Path("/a/b-c/d_1")), "+name=null", "dataset.only=[a,1.5,true]"],
+    "train": [*small_arguments(Path("/a/b-c/d_1")), "+name=null", "dataset.only=[a,1.5]"],
     "sample": FIRST,
     "evaluate": FIRST,
     "export": FIRST,

@@ -1,4 +1,7 @@
-"""Every command that the README shows is run, and does what it says."""
+"""The README and the pages in docs/: their commands are run, their links and names are true.
+
+Commands to run are in blocks marked `bash`; those marked `sh` need other machines.
+"""
 
 import re
 import shlex
@@ -13,51 +16,98 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 from torchvision.models.vgg import cfgs, make_layers
 
 from artgan.checkpoint import load_checkpoint
-from tests.helpers import ON_CPU, ROOT, SMALL, serving, succeed
+from tests.helpers import ROOT, SMALL, environment, serving, small_arguments, succeed
 
+PAGES = {page.name: page.read_text(encoding="utf-8") for page in sorted(ROOT.glob("docs/*.md"))}
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-# Commands that other programs carry out: the tests' own start, and TensorBoard, whose event files
-# tests/training/test_run.py reads back.
+PAGES |= {name: (ROOT / name).read_text("utf-8") for name in ("CONTRIBUTING.md", "CHANGELOG.md")}
+PAGES["README.md"] = README
+MAIN_JOB = "pip install -e . && python train.py"
 TESTS = 'pip install -e ".[dev]" && pytest'
-ELSEWHERE = {TESTS, "tensorboard --logdir checkpoints"}
+# The main job has a test of its own, CI runs the tests in a virtual environment, and the event
+# files that TensorBoard shows are read back in tests/training/test_run.py.
+ELSEWHERE = {
+    MAIN_JOB,
+    TESTS,
+    "python3 -m venv .venv && . .venv/bin/activate",
+    "pip install torch torchvision --index-url https://download.pytorch.org/whl/cpu",
+    "tensorboard --logdir checkpoints",
+}
+BUDGETS = ("max_images=", "max_time=", "epochs=")
 
 
-def commands() -> list[str]:
-    blocks = re.findall(r"^```bash\n(.*?)^```", README, re.M | re.S)
-    return [line for block in blocks for line in block.splitlines() if line]
+def commands(page: str) -> list[str]:
+    """The commands of a page, in order; a block with a whole script is none."""
+    blocks = re.findall(r"^```bash\n(?!#!)(.*?)^```", PAGES[page], re.M | re.S)
+    return [line for block in blocks for line in block.splitlines() if line not in ELSEWHERE]
 
 
-def test_the_readme_opens_with_a_picture_and_the_two_commands() -> None:
-    picture = re.search(r"!\[.*?\]\((.*?)\)", README)
-    assert picture is not None
-    assert (ROOT / picture[1]).is_file()
-    assert commands()[:2] == ["pip install -e . && python train.py", TESTS]
+def test_the_readme_is_short_and_opens_with_a_picture() -> None:
+    assert len(README.splitlines()) <= 200
+    assert re.search(r"^!\[.+\]\(docs/inkwash.png\)$", README.split("\n\n")[1])
 
 
-def test_every_place_that_the_readme_names_is_there() -> None:
-    for place in re.findall(r"\]\(([^)#:]+)\)", README):
-        assert (ROOT / place).exists(), place
-    tree = re.search(r"^```text\n(.*?)^```", README, re.M | re.S)
-    assert tree is not None
-    folder = ROOT
-    for line in tree[1].splitlines():
-        name = line.split()[0]
-        parent = folder if line.startswith(" ") else ROOT
-        assert (parent / name).exists(), name
-        if name.endswith("/") and not line.startswith(" "):
-            folder = ROOT / name
+@pytest.mark.parametrize("command", [MAIN_JOB, TESTS])
+def test_the_two_commands_each_have_a_block_of_their_own(command: str) -> None:
+    assert f"```bash\n{command}\n```\n" in README
 
 
-def test_every_test_that_the_promises_name_is_there() -> None:
-    promises = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
-    named = re.findall(r"`([\w/]+\.py)::(\w+)`", promises)
+@pytest.mark.parametrize("page", sorted(PAGES))
+def test_every_link_leads_somewhere(page: str) -> None:
+    folder = ROOT if (ROOT / page).exists() else ROOT / "docs"
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", PAGES[page])
+    links += re.findall(r"^\[[\w-]+\]: ([^:\s]+)$", PAGES[page], re.M)
+    assert [link for link in links if not (folder / link).exists()] == []
+
+
+def test_every_page_is_linked_in_the_readme() -> None:
+    pages = {page.name for page in ROOT.glob("docs/*.md")}
+    assert pages - {*re.findall(r"\(docs/([\w-]+\.md)\)", README)} == set()
+
+
+def tree() -> set[Path]:
+    """What the annotated tree of the README names: paths, commas, two spaces, a remark."""
+    (text,) = re.findall(r"^```text\n(.*?)^```", README, re.M | re.S)
+    named: set[Path] = set()
+    folder = Path()
+    for line in text.splitlines():
+        names = re.split(r"\s{2,}", line.strip())[0].split(", ")
+        parent = folder if line.startswith(" ") else Path()
+        named |= {parent / name for name in names}
+        folder = parent if line.startswith(" ") else Path(names[0])
+    return named
+
+
+def test_the_tree_of_the_readme_is_true() -> None:
+    named = tree()
+    assert [path for path in named if not (ROOT / path).exists()] == []
+    scripts = {path.relative_to(ROOT) for path in ROOT.glob("*.py")}
+    modules = {path.relative_to(ROOT) for path in ROOT.glob("artgan/*.py") if path.stem[0] != "_"}
+    packages = {path.parent.relative_to(ROOT) for path in ROOT.glob("artgan/*/__init__.py")}
+    assert (scripts | modules | packages) - named == set()
+
+
+def test_every_promise_names_a_test() -> None:
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", PAGES["reliability.md"])
     assert named
-    for file, test in named:
-        assert f"def {test}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), test
+    missing = [
+        f"{file}::{test}"
+        for file, test in named
+        if not (ROOT / "tests" / file).exists()
+        or f"def {test}(" not in (ROOT / "tests" / file).read_text(encoding="utf-8")
+    ]
+    assert missing == []
+
+
+@pytest.fixture(scope="module")
+def mine(paintings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a tiny network, for pages that speak of one."""
+    folder = tmp_path_factory.mktemp("mine")
+    succeed("train.py", *small_arguments(paintings), "max_images=64", "name=mine", cwd=folder)
+    return folder / "checkpoints" / "mine"
 
 
 @pytest.fixture
@@ -72,32 +122,11 @@ def web(paintings: Path, tmp_path: Path) -> Iterator[str]:
         yield address
 
 
-@pytest.mark.slow
-def test_the_readme_s_set_of_one_file_can_be_trained_on(web: str, tmp_path: Path) -> None:
-    ignored = shutil.ignore_patterns(".*", "__pycache__", "checkpoints", "datasets", "*.egg-info")
-    checkout = shutil.copytree(ROOT, tmp_path / "artgan", ignore=ignored)
-    (example,) = re.findall(r"^```yaml\n(.*?)^```", README, re.M | re.S)
-    served = example.replace("https://example.org/sets", web)
-    assert served != example
-    (checkout / "configs" / "dataset" / "woodcuts.yaml").write_text(served)
-    arguments = [f"{key}={value}" for key, value in {**SMALL, **ON_CPU, "max_images": 8}.items()]
-    arguments.append("dataset.insecure=true")  # the server here speaks plain HTTP
-    done = subprocess.run(
-        [sys.executable, checkout / "train.py", "dataset=woodcuts", "name=cut", *arguments],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Training on 40 paintings" in done.stderr
-
-
 @pytest.fixture
 def networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Networks for style, never trained: VGG's under their published names, and Magenta's where
-    it is kept once it has been fetched."""
-    from artgan.style.magenta import Network
-    from artgan.style.tflite import PUBLISHED
+    it is kept once it has been downloaded."""
+    from tests.style.magenta_weights import keep_untrained_weights
 
     torch.manual_seed(0)
     folder = tmp_path / "networks"
@@ -109,21 +138,93 @@ def networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for name in names:
             torch.save(weights, folder / f"{name}.pth")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    kept = "-".join(published.digest[:16] for published in PUBLISHED)
-    path = tmp_path / "cache" / "artgan" / "magenta" / f"{kept}.safetensors"
-    path.parent.mkdir(parents=True)
-    save_file(Network().state_dict(), path)
+    keep_untrained_weights()
     return folder
 
 
-def expanded(argument: str, folder: Path) -> list[str]:
-    """As a shell would expand it."""
-    return sorted(map(str, folder.glob(argument))) if argument.endswith("/*") else [argument]
+class Reader:
+    """Types the commands of a page, as quick ones.
+
+    Args:
+        folder: to type them in.
+        places: what the page's names in capitals stand for.
+        web: address of a server with paintings.
+        weights: of SqueezeNet.
+        networks: folder of the weights for style.
+    """
+
+    def __init__(
+        self, folder: Path, places: dict[str, Path], web: str, weights: Path, networks: Path
+    ) -> None:
+        self.folder, self.places = folder, places
+        self.web, self.weights, self.networks = web, weights, networks
+
+    def types(self, command: str) -> None:
+        names = rf"\b({'|'.join(self.places)})\b"
+        here = re.sub(names, lambda name: str(self.places[name[0]]), command)
+        program, *arguments = shlex.split(here, comments=True)
+        arguments = [path for one in arguments for path in self.expanded(one)]
+        if program == "python":
+            script, *arguments = arguments
+            start, subcommand = [str(ROOT / script)], Path(script).stem
+        else:
+            assert program == "artgan", command
+            subcommand = arguments[0]
+            start = ["-m", "artgan"]
+        done = subprocess.run(
+            [sys.executable, *start, *arguments, *self.shortened(subcommand, command)],
+            cwd=self.folder,
+            env=environment() | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, (command, done.stderr)
+
+    def expanded(self, argument: str) -> list[str]:
+        """As a shell would expand it."""
+        if not argument.endswith("/*"):
+            return [argument]
+        return sorted(map(str, self.folder.glob(argument)))
+
+    def shortened(self, subcommand: str, command: str) -> list[str]:
+        """Options that make a command quick, and keep it from downloads."""
+        if "--help" in command:
+            return []
+        if subcommand == "evaluate":
+            return ["num=16"] + ([] if "features=" in command else ["features=none"])
+        if subcommand == "stylize":
+            gatys = ["iterations=2", f"weights_dir={self.networks}"]
+            return ["size=64"] + (gatys if "method=gatys" in command else [])
+        return self.shortened_training(command) if subcommand == "train" else []
+
+    def shortened_training(self, command: str) -> list[str]:
+        if "resume=" in command:  # the run of an earlier command, which was cut short
+            return ["max_images=128"]
+        # The model is the one that the command means.
+        small = {key: value for key, value in SMALL.items() if key != "model"} | {"max_images": 64}
+        options = [f"{key}={value}" for key, value in small.items() if f"{key}=" not in command]
+        if "hydra/sweeper=optuna" in command:
+            options.append("hydra.sweeper.n_trials=2")
+        if "evaluate_every=" in command:
+            options += [f"evaluate.features={self.weights}", "evaluate.num=16"]
+        if "dataset=chinese_art" in command:
+            options += [f"dataset.address={self.web}", "dataset.archives=[paintings.zip]"]
+        if "dataset=chinese_art" in command or "dataset=woodcuts" in command:
+            options.append("dataset.insecure=true")  # the server here speaks plain HTTP
+        return options
 
 
 @pytest.mark.slow
-def test_every_command_of_the_readme_works(
-    paintings: Path, web: str, weights: Path, networks: Path, tmp_path: Path
+@pytest.mark.parametrize("page", [page for page in sorted(PAGES) if commands(page)])
+def test_the_commands_of_a_page_work(
+    page: str,
+    paintings: Path,
+    mine: Path,
+    web: str,
+    weights: Path,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
 ) -> None:
     photos = sorted(paintings.glob("river/*"))[:2]
     (tmp_path / "photos").mkdir()
@@ -131,40 +232,17 @@ def test_every_command_of_the_readme_works(
         shutil.copy(photo, tmp_path / "photos")
     places = {"PHOTOS": tmp_path / "photos", "PHOTO": photos[0], "PATH": paintings}
     places |= {"PAINTING": photos[1], "ANOTHER": next(paintings.glob("landscape/*"))}
-    for command in commands():
-        if command in ELSEWHERE or command.startswith("pip"):
-            continue  # the first command is run, whole, by the next test
-        here = re.sub("|".join(places), lambda place: str(places[place[0]]), command)
-        program, name, *arguments = shlex.split(here)
-        arguments = [path for one in arguments for path in expanded(one, tmp_path)]
-        assert program == "python"
-        if name == "-m":
-            subprocess.run([sys.executable, name, *arguments], cwd=tmp_path, check=True)
-            continue
-        if name == "evaluate.py":
-            arguments.append("num=16")
-            if "features=" not in command:
-                arguments.append("features=none")  # the network would be fetched
-        if name == "stylize.py":
-            arguments = [one for one in arguments if not one.startswith("size=")] + ["size=64"]
-            if "method=gatys" in arguments:
-                arguments += ["iterations=2", f"weights_dir={networks}"]
-        if "dataset=chinese_art" in arguments:
-            arguments += [f"dataset.address={web}", "dataset.archives=[paintings.zip]"]
-            arguments.append("dataset.insecure=true")
-        if name == "train.py" and "resume=" in command:
-            # The run before was cut short; this one goes on from there.
-            arguments = [re.sub("max_images=.*", "max_images=128", one) for one in arguments]
-        elif name == "train.py" and "--help" not in arguments:
-            if "hydra/sweeper=optuna" in arguments:
-                arguments.append("hydra.sweeper.n_trials=2")
-            # The model is the one that the command means.
-            short = {key: value for key, value in SMALL.items() if key != "model"}
-            short["max_images"] = 64
-            arguments += [f"{key}={short[key]}" for key in short if key not in command]
-            if "evaluate_every=" in command:  # the network would be fetched
-                arguments += [f"evaluate.features={weights}", "evaluate.num=16"]
-        succeed(name, *arguments, cwd=tmp_path)
+    if "name=mine" not in "".join(commands(page)):
+        shutil.copytree(mine, tmp_path / "checkpoints" / "mine")
+    # A configuration file that the page shows, with this server's address.
+    shown = re.findall(r"`([\w/-]+\.yaml)`:\n\n```yaml\n(.*?)^```", PAGES[page], re.M | re.S)
+    for name, text in shown:
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(text.replace("https://example.org/sets", web))
+    networks = request.getfixturevalue("networks") if "stylize" in PAGES[page] else tmp_path
+    reader = Reader(tmp_path, places, web, weights, networks)
+    for command in commands(page):
+        reader.types(command)
 
 
 @pytest.mark.slow

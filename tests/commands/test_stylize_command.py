@@ -1,4 +1,4 @@
-"""`stylize.py` as a user meets it, with a network of random weights."""
+"""`stylize.py` as a user runs it, with random weights."""
 
 import signal
 import subprocess
@@ -13,7 +13,7 @@ from PIL import Image
 from artgan import inkwash
 from tests.helpers import ROOT, environment, script, succeed
 
-# As much as a test can wait for.
+# Small enough for a test.
 GATYS = ["method=gatys", "backbone=random", "size=48", "device=cpu"]
 
 
@@ -35,12 +35,12 @@ def test_the_same_command_gives_the_same_bits(given: list[str], tmp_path: Path) 
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "other.png").read_bytes()
     again = script("stylize.py", *arguments, "out=one.png", cwd=tmp_path)
     assert (again.returncode, again.stdout) == (1, "")
-    assert again.stderr.startswith("out: one.png is there already.")
+    assert again.stderr.startswith("out: one.png exists already.")
 
 
 @pytest.mark.slow
-def test_ctrl_c_leaves_the_picture_so_far(given: list[str], tmp_path: Path) -> None:
-    """One process, stopped once the second snapshot is there."""
+def test_after_ctrl_c_the_image_so_far_is_written(given: list[str], tmp_path: Path) -> None:
+    """One process, stopped once the second snapshot exists."""
     arguments = [*given, *GATYS, "iterations=100000", "snapshot_every=1", "out=result.png"]
     painting = subprocess.Popen(
         [sys.executable, str(ROOT / "stylize.py"), *arguments],
@@ -56,24 +56,23 @@ def test_ctrl_c_leaves_the_picture_so_far(given: list[str], tmp_path: Path) -> N
     painting.send_signal(signal.SIGINT)
     output, messages = painting.communicate(timeout=60)
     assert (painting.returncode, output) == (130, "")
-    assert messages == "Stopped: result.png is the picture so far.\n"
+    assert messages == "Stopped: result.png is the image so far.\n"
     with Image.open(tmp_path / "result.png") as result:
         assert result.size == (48, 32)
         assert np.asarray(result).std() > 0
 
 
 @pytest.mark.slow
-def test_of_several_contents_those_that_can_be_are_repainted(
+def test_of_several_contents_a_bad_one_is_named_and_the_others_are_repainted(
     given: list[str], tmp_path: Path
 ) -> None:
     """One process."""
-    (tmp_path / "text.jpg").write_text("not a picture")
+    (tmp_path / "text.jpg").write_text("text")
     contents = "content=[text.jpg,photo.jpg]"
     done = script("stylize.py", contents, given[1], *GATYS, "iterations=2", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.splitlines() == [
-        "content: text.jpg cannot be used: not an image.",
-        "1 of 2 pictures were not repainted; see painted/sheet-painting.png",
-    ]
+    unusable, summary = done.stderr.splitlines()
+    assert unusable.startswith("content: text.jpg cannot be used: ")
+    assert summary == "1 of 2 images were not repainted; see painted/sheet-painting.png"
     names = sorted(path.name for path in (tmp_path / "painted").iterdir())
     assert names == ["photo-painting.png", "sheet-painting.png"]

@@ -1,4 +1,4 @@
-"""Sweeps as a user starts them, by each launcher and sweeper: real processes, real signals."""
+"""Sweeps as a user starts them, with each launcher and sweeper: real processes, real signals."""
 
 import os
 import signal
@@ -44,39 +44,34 @@ def last_descendant(pid: int) -> int:
 
 
 @pytest.mark.slow
-@on_linux
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_a_sweep_finishes_the_others_and_tells_which_failed_and_why(
+def test_a_sweep_finishes_the_others_and_says_which_failed_and_why(
     paintings: Path, tmp_path: Path, launcher: str
 ) -> None:
-    """Four jobs: one refused, one that diverges, one that is killed, and one that ends well."""
-    process = started(
+    """Three jobs: one refused, one that diverges, and one that ends well."""
+    done = script(
+        "train.py",
+        "-m",
         *small_arguments(paintings),
         f"hydra/launcher={launcher}",
-        "model.learning_rate=-1,1e30,0.0002,0.0003",
-        "max_time=20s",
-        "checkpoint.every=64",
+        "model.learning_rate=-1,1e30,0.0003",
+        "max_images=64",
+        "checkpoint.every=16",
         "name=w",
         cwd=tmp_path,
     )
-    runs = tmp_path / "checkpoints"
-    until(lambda: list((runs / "w-2").glob("images-*.ckpt")) or process.poll() is not None)
-    # Of parallel jobs the first two may have ended; the last two train.
-    job = process.pid if launcher == "basic" else children(process.pid)[-2]
-    os.kill(last_descendant(job), signal.SIGKILL)
-    _, messages = process.communicate(timeout=300)
-    assert process.returncode == 1
-    assert "Traceback" not in messages
-    heading, refused, diverged, killed = messages.splitlines()[-4:]
-    assert heading == "3 of 4 jobs failed:"
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    heading, refused, diverged = done.stderr.splitlines()[-3:]
+    assert heading == "2 of 3 jobs failed:"
     assert refused.startswith(
-        "  #0 model.learning_rate=-1: model.learning_rate: -1.0 must be at least 0"
+        "  #0 model.learning_rate=-1: model.learning_rate: -1 must be at least 0"
     )
-    assert diverged.startswith("  #1 model.learning_rate=1e+30: A loss or weight is no longer a")
-    assert killed.startswith("  #2 model.learning_rate=0.0002: was killed")
-    assert (runs / "w-3" / "last.ckpt").is_file()
-    # Its state lies below the runs, where TensorBoard and checkpoints/* do not look.
-    assert sorted(path.name for path in runs.glob("[!.]*")) == ["w-1", "w-2", "w-3"]
+    assert diverged.startswith("  #1 model.learning_rate=1e+30: A loss or weight is not finite")
+    runs = tmp_path / "checkpoints"
+    assert (runs / "w-2" / "last.ckpt").is_file()
+    # What a sweep keeps is hidden from TensorBoard and checkpoints/*.
+    assert sorted(path.name for path in runs.glob("[!.]*")) == ["w-1", "w-2"]
 
 
 @pytest.mark.slow
@@ -105,7 +100,7 @@ def test_ctrl_c_ends_a_sweep_of_parallel_jobs(paintings: Path, tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_a_search_goes_on_after_a_failure_and_finds_the_least_figure(
+def test_a_search_goes_on_after_a_failure_and_finds_the_lowest_value(
     paintings: Path, tmp_path: Path
 ) -> None:
     """Six jobs of two kinds, one of which is refused."""
@@ -130,31 +125,31 @@ def test_a_search_goes_on_after_a_failure_and_finds_the_least_figure(
     assert "Traceback" not in done.stderr
     (results,) = tmp_path.glob("checkpoints/.sweeps/*/optimization_results.yaml")
     best = yaml.safe_load(results.read_text())
-    figures = [last_metric(run, "swd") for run in tmp_path.glob("checkpoints/w-*")]
+    values = [last_metric(run, "swd") for run in tmp_path.glob("checkpoints/w-*")]
     assert best["best_params"] == {"model.label_smoothing": 0.1}
-    assert best["best_value"] == min(figure for figure in figures if figure is not None)
-    assert f"{6 - len(figures)} of 6 jobs failed:" in done.stderr
+    assert best["best_value"] == min(value for value in values if value is not None)
+    assert f"{6 - len(values)} of 6 jobs failed:" in done.stderr
     assert "label_smoothing=0.9: model.label_smoothing: 0.9 must be at least 0" in done.stderr
 
 
 @pytest.mark.parametrize(
     ("choice", "extra"),
     [
-        ("hydra/launcher=submitit_local", "slurm"),
-        ("hydra/sweeper=optuna", "optuna"),
+        (["hydra/launcher=submitit_local"], "slurm"),
+        (["hydra/sweeper=optuna", "checkpoint.monitor=swd"], "optuna"),
     ],
 )
 def test_what_is_not_installed_is_named_with_the_command_that_gets_it(
-    tmp_path: Path, choice: str, extra: str
+    tmp_path: Path, choice: list[str], extra: str
 ) -> None:
     without = (
         "import sys; sys.modules['hydra_plugins'] = None; import runpy; "
-        "sys.argv = ['train.py', '-m', 'seed=0,1', sys.argv[1]]; "
+        "sys.argv = ['train.py', '-m', 'seed=0,1', *sys.argv[1:]]; "
         f"runpy.run_path({str(ROOT / 'train.py')!r}, run_name='__main__')"
     )
     done = subprocess.run(
-        [sys.executable, "-c", without, choice], cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, "-c", without, *choice], cwd=tmp_path, capture_output=True, text=True
     )
     assert done.returncode == 1
-    assert done.stderr == (f'{choice}: is not installed. Get it by pip install -e ".[{extra}]"\n')
+    assert done.stderr == f'{choice[0]}: is not installed. pip install "artgan[{extra}]"\n'
     assert not list(tmp_path.iterdir())

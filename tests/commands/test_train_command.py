@@ -173,11 +173,11 @@ def test_the_configuration_is_shown_without_a_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "argument", "message"),
     [
-        ("train.py", "model.widht=3", "Did you mean 'model.width'?"),
-        ("train.py", "resume=checkpoints/nothing", "no run lies here"),
+        ("train.py", "model.widht=3", "Did you mean model.width?"),
+        ("train.py", "resume=checkpoints/nothing", "there is no run here"),
         ("train.py", "max_time=soon", "max_time: 'soon' is not a time"),
         ("sample.py", "ckpt=nothing", "no such run folder or checkpoint"),
-        ("sample.py", "truncation=2", "truncation: 2.0 must be at least 0 and at most 1."),
+        ("sample.py", "truncation=2", "truncation: 2 must be at least 0 and at most 1."),
     ],
 )
 def test_a_mistake_is_one_message_and_code_1(

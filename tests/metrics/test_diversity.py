@@ -113,7 +113,7 @@ def test_pairs_are_numbered_without_a_gap() -> None:
 
 
 def test_what_has_no_similarity_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least 2 pictures"):
+    with pytest.raises(ValueError, match="at least 2 images"):
         mean_similarity(pictures(1))
     with pytest.raises(ValueError, match="1 pair"):
         mean_similarity(pictures(2), pairs=0)

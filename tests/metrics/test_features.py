@@ -9,12 +9,14 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 from torchvision.models import SqueezeNet1_0_Weights, squeezenet1_0
 from torchvision.transforms.v2 import Compose, Normalize, Resize, ToDtype
 
 from artgan.errors import UserError
 from artgan.metrics import features
 from artgan.metrics.features import load_features
+from artgan.weights import SQUEEZENET, Published
 from tests.helpers import ROOT, Hostile, serving
 
 SHARED = ROOT.parent / "shared"
@@ -32,8 +34,15 @@ def weights(tmp_path: Path) -> Path:
 def server(web: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder where the name `squeezenet` fetches its weights."""
     folder, address = web
-    monkeypatch.setattr(features, "SQUEEZENET_URL", f"{address}/squeezenet1_0-00000000.pth")
+    publish_as(f"{address}/squeezenet1_0-00000000.pth", monkeypatch)
     return folder
+
+
+def publish_as(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has the name `squeezenet` mean weights at an address that ends in their checksum."""
+    name = url.rpartition("/")[2]
+    published = Published(name, url, name.rpartition("-")[2].removesuffix(".pth"))
+    monkeypatch.setitem(features.PUBLISHED, "squeezenet", published)
 
 
 def squeezenet(path: Path, seed: int) -> Path:
@@ -61,8 +70,8 @@ def publish(server: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     file = squeezenet(server / "weights.pth", seed=0)
     name = f"squeezenet1_0-{digest(file)}.pth"
     file.rename(server / name)
-    address = features.SQUEEZENET_URL.rpartition("/")[0]
-    monkeypatch.setattr(features, "SQUEEZENET_URL", f"{address}/{name}")
+    address = features.PUBLISHED["squeezenet"].url.rpartition("/")[0]
+    publish_as(f"{address}/{name}", monkeypatch)
     return server.parent / "torch" / "hub" / "checkpoints" / name
 
 
@@ -163,15 +172,14 @@ def test_inception_is_that_of_torch_fidelity(inception: Path) -> None:
     assert torch.equal(computed, reference(images)[0])
 
 
-def test_inception_by_name_is_fetched_and_verified(
+def test_inception_by_name_is_downloaded_and_verified(
     inception: Path, web: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from torch_fidelity import feature_extractor_inceptionv3
-
     folder, address = web
     name = f"weights-inception-2015-12-05-{digest(inception)}.pth"
     (folder / name).symlink_to(inception)
-    monkeypatch.setattr(feature_extractor_inceptionv3, "URL_INCEPTION_V3", f"{address}/{name}")
+    published = Published(name, f"{address}/{name}", digest(inception))
+    monkeypatch.setitem(features.PUBLISHED, "inception", published)
     assert load_features("inception").name == f"inception-{digest(inception)}"
     assert (folder.parent / "torch" / "hub" / "checkpoints" / name).is_file()
 
@@ -191,11 +199,13 @@ def test_squeezenet_needs_no_torch_fidelity(weights: Path, monkeypatch: pytest.M
 
 
 def test_the_published_address_ends_in_a_checksum() -> None:
-    assert SqueezeNet1_0_Weights.DEFAULT.url == features.SQUEEZENET_URL
-    assert features.SQUEEZENET_URL.endswith("/squeezenet1_0-b66bff10.pth")
+    assert SqueezeNet1_0_Weights.DEFAULT.url == SQUEEZENET.url
+    assert SQUEEZENET.url.endswith(f"/squeezenet1_0-{SQUEEZENET.sha256}.pth")
+    assert features.INCEPTION.url == URL_INCEPTION_V3
+    assert features.INCEPTION.url.endswith(f"-{features.INCEPTION.sha256}.pth")
 
 
-def test_weights_are_fetched_once(
+def test_weights_are_downloaded_once(
     server: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kept = publish(server, monkeypatch)
@@ -213,7 +223,7 @@ def test_no_connection_is_a_clear_error(
 ) -> None:
     with serving(web[0]) as address:
         pass  # nobody listens at this address any more
-    monkeypatch.setattr(features, "SQUEEZENET_URL", f"{address}/squeezenet1_0-00000000.pth")
+    publish_as(f"{address}/squeezenet1_0-00000000.pth", monkeypatch)
     with pytest.raises(UserError, match=r"Connection refused.*=PATH.*=none"):
         load_features("squeezenet")
 
@@ -232,7 +242,7 @@ def test_hostile_weights_are_refused_and_run_nothing(tmp_path: Path, form: str) 
         path.write_bytes(pickle.dumps(content, protocol=2))
     else:
         torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
-    with pytest.raises(UserError, match=r"evil\.pth: .*Nothing of it was run\. features takes"):
+    with pytest.raises(UserError, match=r"evil\.pth: .*Nothing in it was run\. features takes"):
         load_features(str(path))
     assert not proof.exists()
 
@@ -243,7 +253,7 @@ def test_hostile_weights_are_refused_and_run_nothing(tmp_path: Path, form: str) 
         ({"weight": torch.zeros(2)}, "is a state dict of neither"),
         ({"features.0.weight": torch.zeros(64, 3, 3, 3)}, "is a state dict of neither"),
         ({"features.0.weight": torch.zeros(96, 3, 7, 7)}, "do not fit squeezenet1_0"),
-        (torch.zeros(2), "holds other things"),
+        (torch.zeros(2), "holds more than a state dict"),
     ],
 )
 def test_something_else_is_refused(tmp_path: Path, content: object, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Backbones, against torchvision's networks with drawn weights; none is fetched."""
+"""Backbones, against torchvision's networks with random weights; nothing is downloaded."""
 
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,10 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.vgg import cfgs, make_layers
 
-from artgan.checkpoint import sha256
 from artgan.errors import UserError
+from artgan.files import sha256
 from artgan.options import BACKBONES
-from artgan.style.backbone import PUBLISHED, STAND_INS, Backbone, layer_names
+from artgan.style.backbone import NETWORKS, STAND_INS, Backbone, layer_names
 from tests.helpers import ROOT
 
 REAL = ROOT.parent / "shared" / "weights" / "squeezenet"
@@ -49,21 +49,23 @@ DEVIATION = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 
 
 def reference(name: str) -> nn.Sequential:
-    """The features of torchvision's network, with drawn weights."""
+    """The features of torchvision's network, with random weights."""
     torch.manual_seed(0)
     if name == "squeezenet":
         return torchvision.models.squeezenet1_0().features.requires_grad_(False)
     return make_layers(cfgs["D" if "16" in name else "E"]).requires_grad_(False)
 
 
-def published(name: str, network: nn.Sequential, depth: int, folder: Path) -> Path:
-    """Puts the first modules of a network into a folder, as they were published."""
+def publish(name: str, network: nn.Sequential, depth: int, folder: Path) -> Path:
+    """Saves the first modules of a network in a folder, as they are published."""
     state = {f"features.{key}": tensor for key, tensor in network[:depth].state_dict().items()}
-    torch.save(state, folder / PUBLISHED[name].url.rpartition("/")[2])
+    weights = NETWORKS[name].weights
+    assert weights
+    torch.save(state, folder / weights.name)
     return folder
 
 
-def pictures(height: int, width: int) -> Tensor:
+def noise(height: int, width: int) -> Tensor:
     return torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
 
 
@@ -85,28 +87,32 @@ def test_names_are_those_of_torchvisions_modules(name: str) -> None:
         assert isinstance(module, kinds.get(layer.rstrip("_0123456789"), fire)), layer
 
 
-def test_the_names_of_the_papers_are_where_they_are_known_to_be() -> None:
-    # As listed in many programs that are right.
+def test_layers_are_named_as_in_the_papers() -> None:
+    # As listed in many well-known programs.
     known = {0: "conv1_1", 5: "conv2_1", 10: "conv3_1", 19: "conv4_1", 21: "conv4_2", 28: "conv5_1"}
     assert {index: layer_names("vgg19")[index] for index in known} == known
     johnson = {3: "relu1_2", 8: "relu2_2", 15: "relu3_3", 22: "relu4_3"}
     assert {index: layer_names("vgg16")[index] for index in johnson} == johnson
 
 
-def test_addresses_are_torchvisions() -> None:
+def test_weights_are_downloaded_from_torchvisions_addresses() -> None:
     models = torchvision.models
-    assert PUBLISHED["vgg19"].url == models.VGG19_Weights.DEFAULT.url
-    assert PUBLISHED["vgg16"].url == models.VGG16_Weights.IMAGENET1K_V1.url
-    assert PUBLISHED["squeezenet"].url == models.SqueezeNet1_0_Weights.DEFAULT.url
+    expected = {
+        "vgg19": models.VGG19_Weights.DEFAULT.url,
+        "vgg16": models.VGG16_Weights.IMAGENET1K_V1.url,
+        "squeezenet": models.SqueezeNet1_0_Weights.DEFAULT.url,
+    }
+    found = {name: one.weights.url for name, one in NETWORKS.items() if one.weights}
+    assert found.items() >= expected.items()
 
 
 @pytest.mark.parametrize("name", ["vgg16", "vgg19"])
 @pytest.mark.parametrize("caffe", [False, True])
-def test_vgg_is_that_of_torchvision(name: str, caffe: bool, tmp_path: Path) -> None:
+def test_vgg_equals_torchvisions(name: str, caffe: bool, tmp_path: Path) -> None:
     network, layers = reference(name), ["conv1_1", "relu1_2", "pool2", "conv3_1"]
     given = name + "_caffe" * caffe
-    found = Backbone(given, layers, weights_dir=str(published(given, network, 11, tmp_path)))
-    images = pictures(50, 61)
+    found = Backbone(given, layers, weights_dir=str(publish(given, network, 11, tmp_path)))
+    images = noise(50, 61)
     if caffe:
         means = torch.tensor([103.939, 116.779, 123.68]).view(3, 1, 1)
         features = bordered(network, images[:, [2, 1, 0]] * 255 - means, 1)
@@ -121,11 +127,11 @@ def test_vgg_is_that_of_torchvision(name: str, caffe: bool, tmp_path: Path) -> N
         torch.testing.assert_close(computed[layer], expected[layer], rtol=1e-4, atol=1e-4)
 
 
-def test_squeezenet_is_that_of_torchvision(tmp_path: Path) -> None:
+def test_squeezenet_equals_torchvisions(tmp_path: Path) -> None:
     network = reference("squeezenet")
     layers = ["conv1", "relu1", "fire2", "maxpool4", "fire9"]
-    folder = published("squeezenet", network, 13, tmp_path)
-    images = pictures(70, 81)
+    folder = publish("squeezenet", network, 13, tmp_path)
+    images = noise(70, 81)
     features = bordered(network, (images - MEAN) / DEVIATION, 3)
     expected = {"conv1": features}
     for layer, module in zip(SQUEEZENET[1:], network[1:], strict=True):
@@ -136,18 +142,18 @@ def test_squeezenet_is_that_of_torchvision(tmp_path: Path) -> None:
 
 
 def test_every_name_of_vgg_stands_for_a_layer_of_squeezenet(tmp_path: Path) -> None:
-    folder = published("squeezenet", reference("squeezenet"), 13, tmp_path)
+    folder = publish("squeezenet", reference("squeezenet"), 13, tmp_path)
     found = Backbone("squeezenet", VGG19, weights_dir=str(folder))
     vgg = Backbone("random", VGG19)
     for layer in VGG19:
         assert found.stride_of(layer) / vgg.stride_of(layer) in (0.5, 1, 2), layer
-    stand_ins = [SQUEEZENET[found.place[layer]] for layer in VGG19 if layer[:4] == "relu"]
+    stand_ins = [SQUEEZENET[found.index[layer]] for layer in VGG19 if layer[:4] == "relu"]
     assert stand_ins == sorted(stand_ins, key=SQUEEZENET.index)  # none overtakes another
     assert list(STAND_INS) == ["1", "2", "3", "4", "5"]
 
 
 def test_random_weights_are_a_function_of_the_seed_and_keep_the_scale() -> None:
-    images = pictures(48, 48)
+    images = noise(48, 48)
     before = torch.get_rng_state()
     one, same, other = (Backbone("random", ["relu5_1"], seed=seed) for seed in (3, 3, 4))
     assert torch.equal(torch.get_rng_state(), before)
@@ -157,34 +163,34 @@ def test_random_weights_are_a_function_of_the_seed_and_keep_the_scale() -> None:
     assert 0.1 < one(images)["relu5_1"].square().mean().sqrt() < 10
 
 
-def test_only_what_leads_to_the_layers_is_there() -> None:
+def test_only_the_modules_that_lead_to_the_layers_are_kept() -> None:
     assert len(Backbone("random", ["relu2_1", "conv1_1"]).sequence) == 7
 
 
 def test_pooling_by_average() -> None:
     layers = ["relu1_2", "pool1"]
-    found = Backbone("random", layers, pooling="average")(pictures(32, 33))
+    found = Backbone("random", layers, pooling="average")(noise(32, 33))
     torch.testing.assert_close(found["pool1"], F.avg_pool2d(found["relu1_2"], 2))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 70), (31, 32), (33, 47), (64, 130)])
 @pytest.mark.parametrize("pooling", ["max", "average"])
-def test_sizes_are_foreseen_for_pictures_of_any_size(
+def test_the_sizes_of_layers_are_known_for_any_image(
     size: tuple[int, int], pooling: str, tmp_path: Path
 ) -> None:
-    folder = published("squeezenet", reference("squeezenet"), 13, tmp_path)
+    folder = publish("squeezenet", reference("squeezenet"), 13, tmp_path)
     for name, layers in (("squeezenet", SQUEEZENET), ("random", VGG19[:21])):
         backbone = Backbone(name, layers, pooling, weights_dir=str(folder))
-        for layer, features in backbone(pictures(*size)).items():
+        for layer, features in backbone(noise(*size)).items():
             assert backbone.size(layer, *size) == features.shape[-2:], (name, layer)
 
 
-def test_a_position_depends_on_nothing_beyond_the_halo(tmp_path: Path) -> None:
-    folder = published("squeezenet", reference("squeezenet"), 13, tmp_path)
+def test_a_position_depends_on_nothing_outside_the_halo(tmp_path: Path) -> None:
+    folder = publish("squeezenet", reference("squeezenet"), 13, tmp_path)
     for name, layer in (("squeezenet", "fire5"), ("random", "relu3_1")):
         backbone = Backbone(name, [layer], weights_dir=str(folder))
         assert backbone.halo % backbone.stride == 0
-        images = pictures(160, 160).requires_grad_()
+        images = noise(160, 160).requires_grad_()
         place = 80 // backbone.stride
         backbone(images)[layer][..., place, place].sum().backward()
         assert images.grad is not None
@@ -207,10 +213,10 @@ def test_an_unknown_layer_is_named_with_the_nearest(name: str, layer: str, near:
         Backbone(name, [layer])
 
 
-def test_weights_that_are_not_there_or_do_not_fit_are_named(tmp_path: Path) -> None:
+def test_missing_or_unfitting_weights_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"weights_dir: there is no file vgg19-dcbb9e9d\.pth"):
         Backbone("vgg19", ["relu1_1"], weights_dir=str(tmp_path))
-    published("vgg19", reference("vgg19"), 1, tmp_path)
+    publish("vgg19", reference("vgg19"), 1, tmp_path)
     assert Backbone("vgg19", ["conv1_1"], weights_dir=str(tmp_path)).name.startswith("vgg19-")
     with pytest.raises(UserError, match=r"dcbb9e9d\.pth: its tensors do not fit.*backbone=random"):
         Backbone("vgg19", ["conv1_2"], weights_dir=str(tmp_path))
@@ -221,4 +227,4 @@ def test_squeezenets_weights_are_read() -> None:
     backbone = Backbone("squeezenet", ["fire9"], weights_dir=str(REAL.parent))
     (file,) = REAL.glob("squeezenet1_0*.pth")
     assert backbone.name == f"squeezenet-{sha256(file)[:8]}"
-    assert backbone(pictures(64, 64))["fire9"].shape == (1, 512, 4, 4)
+    assert backbone(noise(64, 64))["fire9"].shape == (1, 512, 4, 4)

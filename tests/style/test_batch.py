@@ -1,4 +1,4 @@
-"""What surrounds the painters: these have tests of their own, and stand-ins here."""
+"""The command and `stylize()`, with stand-ins for the methods, which have tests of their own."""
 
 import io
 import json
@@ -9,30 +9,31 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import imageio.v3 as imageio
+import av
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
-from artgan import inkwash
-from artgan.config import stylize_config
+from artgan import cli, inkwash
+from artgan.config import CONFIGS, compose
 from artgan.errors import UserError
 from artgan.images import read_provenance
 from artgan.options import StylizeConfig
-from artgan.style import batch as run
-from artgan.style import live, stylize
-from artgan.style.batch import Method, Scene, repaint
-from artgan.style.inputs import Region, Watch
+from artgan.style import api, batch, live, photo, stylize
+from artgan.style.batch import repaint
+from artgan.style.inputs import Region
+from artgan.style.job import Method, Scene
+from artgan.style.live import Watch
 from artgan.style.photo import Content, Source
 
 STEPS = 6
 
 
 class Inverting:
-    """Stands for a painter: shows the negative of what it is given, in so many steps."""
+    """A stand-in for `Method`: paints the negative of the content, in `STEPS` steps."""
 
     loaded: list[StylizeConfig]
     scenes: list[Scene]
@@ -46,7 +47,7 @@ class Inverting:
         self.scenes.append(scene)
         for step in range(1, STEPS + 1):
             watch(step, STEPS, {"style": 1 / step}, lambda: torch.full((1, 3, 8, 12), 0.5))
-        return 1 - scene.seen, not self.stopped
+        return 1 - scene.image, not self.stopped
 
 
 @pytest.fixture(autouse=True)
@@ -54,14 +55,15 @@ def painter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> type[Inverting]:
     monkeypatch.setattr(Inverting, "loaded", [], raising=False)
     monkeypatch.setattr(Inverting, "scenes", [], raising=False)
     monkeypatch.setattr(Inverting, "stopped", False)
-    monkeypatch.setattr(run, "Method", Inverting)
+    monkeypatch.setattr(api, "Method", Inverting)
+    monkeypatch.setattr(batch, "Method", Inverting)
     monkeypatch.chdir(tmp_path)
     return Inverting
 
 
 @pytest.fixture(autouse=True)
-def pictures(tmp_path: Path) -> None:
-    """Contents in photos/, styles in paintings/, all of them small."""
+def images(tmp_path: Path) -> None:
+    """Small contents in photos/, styles and a mask."""
     for index, name in enumerate(["photos/a.png", "photos/b.png", "sea.png", "wood.png"]):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.fromarray(inkwash.paint(0, index)).resize((60, 40)).save(tmp_path / name)
@@ -72,29 +74,29 @@ def pictures(tmp_path: Path) -> None:
 
 def command(**options: Any) -> list[Path]:
     given = {"content": "photos/a.png", "style": "sea.png"} | options
-    return repaint(stylize_config(given), [f"{key}={value}" for key, value in options.items()])
+    return repaint(compose("stylize", given), options)
 
 
 def negative(name: str) -> np.ndarray:
     return 255 - np.asarray(Image.open(name).convert("RGB"))
 
 
-def test_a_picture_is_repainted_and_says_how() -> None:
+def test_an_image_is_repainted_and_records_how() -> None:
     (path,) = command(seed=3)
     assert path == Path("painted/a-sea.png")
     np.testing.assert_array_equal(Image.open(path), negative("photos/a.png"))
-    told = read_provenance(path)
-    assert (told["kind"], told["content"], told["style"]) == (
+    record = read_provenance(path)
+    assert (record["kind"], record["content"], record["style"]) == (
         "repainted",
         "photos/a.png",
         ["sea.png"],
     )
-    assert told["network"] == "stand-in"
-    assert (told["seed"], told["method"], told["strength"]) == (3, "magenta", 1.0)
-    assert not {"iterations", "preset", "out"} & set(told)
+    assert record["network"] == "stand-in"
+    assert (record["seed"], record["method"], record["strength"]) == (3, "magenta", 1.0)
+    assert not {"iterations", "preset", "out"} & set(record)
 
 
-def test_the_function_gives_what_the_command_writes(painter: type[Inverting]) -> None:
+def test_the_function_returns_what_the_command_writes(painter: type[Inverting]) -> None:
     image = stylize("photos/a.png", Path("sea.png"))
     np.testing.assert_array_equal(image, Image.open(command()[0]))
     function, of_command = painter.loaded
@@ -104,7 +106,7 @@ def test_the_function_gives_what_the_command_writes(painter: type[Inverting]) ->
     assert not list(Path().glob("*.snapshots"))
 
 
-def test_the_function_takes_and_gives_pictures(painter: type[Inverting]) -> None:
+def test_the_function_takes_and_returns_images(painter: type[Inverting]) -> None:
     content, style = Image.open("photos/a.png").convert("RGBA"), Image.open("sea.png")
     content.putalpha(99)
     image = stylize(content, [style, "wood.png"], mask=Image.open("right.png"), weights=[3, 1])
@@ -112,13 +114,13 @@ def test_the_function_takes_and_gives_pictures(painter: type[Inverting]) -> None
     assert image.getchannel("A").getextrema() == (99, 99)
     (scene,) = painter.scenes
     assert [region.weight for region in scene.regions] == [0.75, 0.25]
-    assert [region.style.name for region in scene.regions] == ["picture", "wood"]
+    assert [region.style.name for region in scene.regions] == ["image", "wood"]
     np.testing.assert_array_equal(
         np.asarray(image)[:, :30, :3], Image.open("photos/a.png").crop((0, 0, 30, 40))
     )
 
 
-def test_the_function_writes_where_it_is_told() -> None:
+def test_the_function_writes_to_out() -> None:
     stylize("photos/a.png", "sea.png", out=Path("result.webp"), size=48)
     with Image.open("result.webp") as image:
         assert (image.format, image.size) == ("WEBP", (48, 32))
@@ -137,12 +139,12 @@ def closed() -> Image.Image:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (lambda: np.zeros((40, 60, 3)), "' is neither a picture nor a folder."),
-        (truncated, "the picture cannot be used: image file is truncated."),
-        (closed, "the picture cannot be used: its file is closed."),
+        (lambda: np.zeros((40, 60, 3)), "' is neither an image nor a folder."),
+        (truncated, "the image cannot be used: image file is truncated."),
+        (closed, "the image cannot be used: its file is closed."),
     ],
 )
-def test_the_function_refuses_what_is_no_picture(
+def test_the_function_refuses_what_is_not_an_image(
     option: str, value: Callable[[], Any], message: str
 ) -> None:
     given: dict[str, Any] = {"content": "photos/a.png", "style": "sea.png"} | {option: value()}
@@ -153,12 +155,12 @@ def test_the_function_refuses_what_is_no_picture(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "content: 'None' is neither a picture nor a folder."),
-        (["photos/a.png"], "content: stylize() repaints one picture; stylize.py does several."),
-        (Image.new("RGB", (60, 9)), "content: the picture has 60×9 pixels. Give one with at least"),
+        (None, "content: 'None' is neither an image nor a folder."),
+        (["photos/a.png"], "content: stylize() repaints one image; the command repaints several."),
+        (Image.new("RGB", (60, 9)), "content: the image has 60×9 pixels. The short side needs at"),
     ],
 )
-def test_the_function_repaints_one_picture_of_some_size(content: Any, message: str) -> None:
+def test_the_function_repaints_one_image_of_sufficient_size(content: Any, message: str) -> None:
     with pytest.raises(UserError, match=f"^{re.escape(message)}"):
         stylize(content, "sea.png", size=None)
 
@@ -173,14 +175,14 @@ def test_the_function_takes_numbers_of_numpy(painter: type[Inverting]) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"init": Image.new("RGB", (60, 40))}, "init: cannot be a picture in memory. Save it"),
-        ({"strenght": 1}, "'strenght' is not an option. Did you mean 'strength'?"),
+        ({"init": Image.new("RGB", (60, 40))}, "init: cannot be an image in memory. Save it"),
+        ({"strenght": 1}, "strenght: there is no such option. Did you mean strength?"),
         ({"size": 3}, "size: 3 must be at least 16"),
         ({"method": "gatis"}, "method: 'gatis' is none of gatys, magenta. Did you mean 'gatys'?"),
-        ({"size": "large"}, "size: Value 'large'"),
-        ({"iterations": 9}, "iterations: means nothing to method=magenta. Add method=gatys"),
-        ({"gallery": True}, r"content: stylize\(\) repaints one picture"),
-        ({"method": "gatys", "snapshot_every": 2}, "snapshot_every: snapshots lie beside"),
+        ({"size": "large"}, "size: 'large' is not a whole number."),
+        ({"iterations": 9}, "iterations: has no effect with method=magenta. Add method=gatys"),
+        ({"gallery": True}, r"content: stylize\(\) repaints one image"),
+        ({"method": "gatys", "snapshot_every": 2}, "snapshot_every: snapshots are written beside"),
     ],
 )
 def test_the_function_refuses_what_the_command_does(options: Any, message: str) -> None:
@@ -188,19 +190,19 @@ def test_the_function_refuses_what_the_command_does(options: Any, message: str) 
         stylize("photos/a.png", "sea.png", **options)
 
 
-def test_each_preset_and_method_is_composed_as_hydra_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hydra import compose, initialize_config_dir
-
-    from artgan.config import CONFIGS, _choices, register
-
-    register(StylizeConfig)
-    given = {"content": "a", "style": "b", "size": 99}
+def test_presets_and_methods_from_python_are_those_of_the_command(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    composed: list[Any] = []
+    monkeypatch.setitem(cli.RUN, "stylize", lambda config, _: composed.append(config))
+    monkeypatch.setattr(sys, "argv", ["artgan"])
     for method in ("magenta", "gatys"):
-        for preset in (path.stem for path in _choices("preset")):
-            chosen = given | {"method": method, "preset": preset}
-            with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-                expected = compose("stylize", [f"{key}={value}" for key, value in chosen.items()])
-            assert vars(stylize_config(chosen)) == dict(expected)
+        for preset in (path.stem for path in (CONFIGS / "preset").glob("*.yaml")):
+            options = ["size=99", f"method={method}", f"preset={preset}"]
+            cli.launch("stylize", ["a", "b", *options])
+            chosen = {"content": "a", "style": "b", "size": 99}
+            chosen |= {"method": method, "preset": preset}
+            assert composed[-1] == compose("stylize", chosen)
 
 
 def test_a_folder_is_repainted_with_one_network_and_a_sheet(painter: type[Inverting]) -> None:
@@ -213,12 +215,12 @@ def test_a_folder_is_repainted_with_one_network_and_a_sheet(painter: type[Invert
         assert (sheet.name, image.size) == ("sheet-sea+wood.png", (4 * 258 + 2, 2 * 258 + 2))
 
 
-def mean_of(picture: Image.Image) -> np.ndarray:
-    return np.asarray(picture.convert("RGB"), float).mean((0, 1))
+def mean_of(image: Image.Image) -> np.ndarray:
+    return np.asarray(image.convert("RGB"), float).mean((0, 1))
 
 
 def cells(sheet: Path) -> list[list[np.ndarray]]:
-    """The mean colour of each cell of a sheet, without what is empty above and below pictures."""
+    """The mean colour of each cell of a sheet, without the empty parts above and below images."""
     with Image.open(sheet) as image:
         columns, rows = (side // 258 for side in image.size)
         return [
@@ -248,37 +250,38 @@ def test_a_gallery_has_styles_above_and_contents_at_the_left() -> None:
     np.testing.assert_allclose(shown, expected, atol=12)
 
 
-def test_of_several_pictures_a_bad_one_is_named_and_passed_over(painter: type[Inverting]) -> None:
-    Path("photos/aa.jpg").write_text("not a picture")
+def test_of_several_images_a_bad_one_is_named_and_skipped(painter: type[Inverting]) -> None:
+    Path("photos/aa.jpg").write_text("text")
     with pytest.raises(UserError) as mistake:
         command(content="photos", out="done")
-    assert "aa.jpg cannot be used: not an image" in str(mistake.value)
-    assert "1 of 3 pictures were not repainted" in str(mistake.value)
+    assert "aa.jpg cannot be used:" in str(mistake.value)
+    assert "1 of 3 images were not repainted" in str(mistake.value)
     written = sorted(path.name for path in Path("done").iterdir())
     assert written == ["a-sea.png", "b-sea.png", "sheet-sea.png"]
     assert len(painter.loaded) == 1
     np.testing.assert_allclose(cells(Path("done/sheet-sea.png"))[1][0], 255)
 
 
-def test_of_a_gallery_a_bad_style_is_named_and_passed_over() -> None:
-    Path("text.jpg").write_text("not a picture")
+def test_in_a_gallery_a_bad_style_is_named_and_skipped() -> None:
+    Path("text.jpg").write_text("text")
     with pytest.raises(UserError) as mistake:
         command(content="photos", style=["sea.png", "text.jpg", "wood.png", "no"], gallery=True)
-    assert str(mistake.value).splitlines() == [
-        "style: text.jpg cannot be used: not an image.",
-        "style: there is no picture no.",
-        "4 of 8 pictures were not repainted; see painted/gallery.png",
+    unusable, *others = str(mistake.value).splitlines()
+    assert unusable.startswith("style: text.jpg cannot be used: ")
+    assert others == [
+        "style: there is no image no.",
+        "4 of 8 images were not repainted; see painted/gallery.png",
     ]
     written = sorted(path.stem for path in Path("painted").iterdir())
     assert written == ["a-sea", "a-wood", "b-sea", "b-wood", "gallery"]
     assert np.shape(cells(Path("painted/gallery.png"))) == (3, 3, 3)
-    with pytest.raises(UserError, match=r"style: text.jpg cannot be used: not an image.$"):
+    with pytest.raises(UserError, match=r"^style: text.jpg cannot be used: .*$"):
         command(style=["sea.png", "text.jpg"], out="blend.png")
 
 
-def test_a_style_that_cannot_be_shown_costs_no_gallery() -> None:
+def test_a_gallery_is_laid_out_even_if_a_style_cannot_be_shown() -> None:
     Path("bad").mkdir()
-    Path("bad/one.jpg").write_text("not a picture")
+    Path("bad/one.jpg").write_text("text")
     sheet, *_ = command(style=["bad", "sea.png"], gallery=True)
     np.testing.assert_allclose(cells(sheet)[0][1], 255)
     np.testing.assert_allclose(cells(sheet)[0][2], mean_of(Image.open("sea.png")), atol=12)
@@ -292,7 +295,7 @@ def test_the_sheet_of_many_contents_is_about_square() -> None:
     np.testing.assert_allclose(shown[0][3], mean_of(Image.open("photos/b.png")), atol=12)
 
 
-def test_contents_of_one_name_have_results_of_their_own() -> None:
+def test_contents_with_the_same_name_have_separate_results() -> None:
     Path("more").mkdir()
     Image.open("sea.png").save("more/a.png")
     _, *paths = command(content=["photos/a.png", "more/a.png"])
@@ -319,7 +322,7 @@ def test_each_style_has_its_mask(painter: type[Inverting]) -> None:
     assert (union.getpixel((3, 3)), union.getpixel((40, 3))) == (51, 255)
 
 
-def test_a_style_without_weight_takes_no_part_nor_does_its_mask(painter: type[Inverting]) -> None:
+def test_a_style_of_weight_zero_is_left_out_with_its_mask(painter: type[Inverting]) -> None:
     ImageOps.invert(Image.open("right.png")).save("left.png")
     (path,) = command(**TWO, mask=["right.png", "left.png"], weights=[2, 0])
     ((region,), union) = painter.scenes[0].regions, painter.scenes[0].mask
@@ -333,7 +336,7 @@ def test_a_style_without_weight_takes_no_part_nor_does_its_mask(painter: type[In
     assert [region.style.name for region in painter.scenes[1].regions] == ["wood"]
 
 
-def test_a_mask_of_another_size_but_the_same_shape_is_fitted(painter: type[Inverting]) -> None:
+def test_a_mask_of_another_size_is_fitted(painter: type[Inverting]) -> None:
     Image.open("right.png").resize((120, 80)).save("large.png")
     command(mask="large.png", size=30)
     mask = painter.scenes[0].regions[0].mask
@@ -341,18 +344,18 @@ def test_a_mask_of_another_size_but_the_same_shape_is_fitted(painter: type[Inver
     assert mask.shape == (1, 1, 20, 30)
 
 
-def test_with_the_contents_colours_only_luminance_is_seen_and_painted(
+def test_with_the_contents_colours_only_luminance_is_painted(
     painter: type[Inverting],
 ) -> None:
     (path,) = command(color="content")
     (scene,) = painter.scenes
-    assert torch.equal(scene.seen[:, 0], scene.seen[:, 2])
-    (style,) = scene.regions[0].style.pictures()
+    assert torch.equal(scene.image[:, 0], scene.image[:, 2])
+    (style,) = scene.regions[0].style.images()
     assert style.convert("HSV").getchannel("S").getextrema() == (0, 0)
     own, result = (
         np.asarray(Image.open(one).convert("YCbCr"), int) for one in ("photos/a.png", path)
     )
-    assert np.abs(result[..., 1:] - own[..., 1:]).mean() < 3  # but where RGB has no such colour
+    assert np.abs(result[..., 1:] - own[..., 1:]).mean() < 3  # except colours outside RGB
     assert np.abs(result[..., 0] - (255 - own[..., 0])).mean() < 3
 
 
@@ -366,7 +369,7 @@ def test_where_a_mask_is_transparent_nothing_changes() -> None:
     np.testing.assert_array_equal(result[:, 30:], negative("photos/a.png")[:, 30:])
 
 
-def test_snapshots_events_and_a_film_show_how_it_came_about() -> None:
+def test_snapshots_events_and_a_film_show_the_progress() -> None:
     (path,) = command(
         method="gatys", snapshot_every=2, tensorboard="events", animation=True, size=51
     )
@@ -381,11 +384,12 @@ def test_snapshots_events_and_a_film_show_how_it_came_about() -> None:
     events.Reload()
     points = [(event.step, event.value) for event in events.Scalars("loss/style")]
     assert points == [(step, pytest.approx(1 / step)) for step in range(1, STEPS + 1)]
-    assert [event.step for event in events.Images("picture")] == [2, 4, 6]
-    film = imageio.imread(path.with_suffix(".mp4"), plugin="FFMPEG")
-    assert film.shape == (4, 34, 52, 3)
-    assert np.abs(film[0].astype(int) - 128).max() < 8
-    assert np.abs(film[3].astype(int) - np.asarray(Image.open(path).resize((52, 34)))).mean() < 8
+    assert [event.step for event in events.Images("image")] == [2, 4, 6]
+    with av.open(path.with_suffix(".mp4")) as film:
+        frames = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
+    assert [frame.shape for frame in frames] == [(34, 52, 3)] * 4
+    assert np.abs(frames[0].astype(int) - 128).max() < 8
+    assert np.abs(frames[3].astype(int) - np.asarray(Image.open(path).resize((52, 34)))).mean() < 8
 
 
 @pytest.mark.parametrize("place", ["sea.png", "sea.png/below", "/proc/none", "/proc/no/ne"])
@@ -407,10 +411,10 @@ def test_a_disk_that_events_fill_is_one_message(
 
 def test_a_film_opens_one_snapshot_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[Image.Image] = []
-    open_picture, held = Image.open, []
+    real_open, held = Image.open, []
 
     def noting(*args: Any, **options: Any) -> Image.Image:
-        opened.append(open_picture(*args, **options))
+        opened.append(real_open(*args, **options))
         return opened[-1]
 
     def film(frames: Iterable[Tensor], path: Path) -> None:
@@ -428,7 +432,7 @@ def test_a_film_opens_one_snapshot_at_a_time(monkeypatch: pytest.MonkeyPatch) ->
 def test_snapshots_of_an_earlier_result_are_replaced_with_it() -> None:
     gatys = {"method": "gatys", "out": "result.png"}
     command(**gatys, snapshot_every=2)
-    with pytest.raises(UserError, match=r"result.snapshots is there already"):
+    with pytest.raises(UserError, match=r"result.snapshots exists already"):
         Path("result.png").unlink()
         command(**gatys, snapshot_every=3)
     command(**gatys, snapshot_every=3, overwrite=True)
@@ -436,14 +440,14 @@ def test_snapshots_of_an_earlier_result_are_replaced_with_it() -> None:
     assert names == ["000003.png", "000006.png"]
 
 
-def test_what_ctrl_c_leaves_is_written(
+def test_after_ctrl_c_the_image_so_far_is_written(
     painter: type[Inverting], capsys: pytest.CaptureFixture[str]
 ) -> None:
     painter.stopped = True
     with pytest.raises(SystemExit) as end:
         command(method="gatys", size=60)
     assert end.value.code == 130
-    assert capsys.readouterr().err == "Stopped: painted/a-sea.png is the picture so far.\n"
+    assert capsys.readouterr().err == "Stopped: painted/a-sea.png is the image so far.\n"
     np.testing.assert_array_equal(Image.open("painted/a-sea.png"), negative("photos/a.png"))
     with pytest.raises(KeyboardInterrupt):
         stylize("photos/a.png", "sea.png", out="result.png", method="gatys", size=60)
@@ -458,42 +462,51 @@ GATYS = {"method": "gatys"}
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"content": "nowhere.jpg"}, "content: there is no picture nowhere.jpg."),
-        ({"content": "text.jpg"}, "content: text.jpg cannot be used: not an image."),
-        ({"content": "empty"}, "content: no pictures lie in empty."),
+        ({"content": "nowhere.jpg"}, "content: there is no image nowhere.jpg."),
+        ({"content": "text.jpg"}, "content: text.jpg cannot be used: "),
+        ({"content": "empty"}, "content: there are no images in empty."),
         ({"content": []}, "content: name at least one."),
-        ({"content": {"a": 1}}, "content: '{'a': 1}' is neither a picture nor a folder."),
+        ({"content": {"a": 1}}, "content: '{'a': 1}' is neither an image nor a folder."),
         ({"content": [""]}, "content: '' is neither"),
-        ({"style": "nowhere.jpg"}, "style: there is no picture nowhere.jpg."),
-        ({"style": "text.jpg"}, "style: text.jpg cannot be used: not an image."),
-        ({"style": "empty"}, "style: no pictures lie in empty."),
-        ({"out": "there.png"}, "out: there.png is there already. Give another place by out=, or"),
-        ({"out": "result"}, "out: result ends in none of .png, .jpg"),
-        ({"out": "result.bmp"}, "out: result.bmp ends in none of"),
+        ({"style": "nowhere.jpg"}, "style: there is no image nowhere.jpg."),
+        ({"style": "text.jpg"}, "style: text.jpg cannot be used: "),
+        ({"style": "empty"}, "style: there are no images in empty."),
+        ({"out": "there.png"}, "out: there.png exists already. Give another place as out=, or"),
+        ({"out": "result"}, "out: result must end in one of .png, .jpg"),
+        ({"out": "result.bmp"}, "out: result.bmp must end in one of"),
         ({"out": "empty"}, "out: empty is a folder. Name a file, such as empty/result.png"),
         ({"out": "there.png/result.png"}, "cannot be written to. Choose another place."),
-        ({"content": ["text.jpg", "text.jpg"]}, "content: text.jpg cannot be used: not an image"),
-        (BATCH | {"out": "new.png"}, "out: new.png names a file, and several pictures go"),
-        (BATCH | {"out": "text.jpg"}, "out: text.jpg names a file"),
-        ({"mask": "nowhere.png"}, "mask: there is no picture nowhere.png."),
-        ({"mask": "tall.png"}, "mask: has 40×60 pixels, and the content 60×40: another shape."),
+        ({"content": ["text.jpg", "text.jpg"]}, "content: text.jpg cannot be used: "),
+        (BATCH | {"out": "new.png"}, "out: new.png is a file; several images need a folder."),
+        (BATCH | {"out": "text.jpg"}, "out: text.jpg is a file"),
+        ({"mask": "nowhere.png"}, "mask: there is no image nowhere.png."),
+        (
+            {"mask": "tall.png"},
+            "mask: has 40×60 pixels, the content 60×40. Give",
+        ),
         ({"mask": "black.png"}, "mask: is black all over"),
         (TWO | {"mask": ["right.png"] * 3}, "mask: 3 for 2 styles."),
         (TWO | {"weights": [1]}, "weights: 1 for 2 styles. Give one for each."),
         (TWO | {"weights": [1, -1]}, "weights: [1.0, -1.0] must be at least 0"),
         (TWO | {"weights": [0, 0]}, "weights: [0.0, 0.0] must be at least 0, and one of them"),
-        (TWO | {"weights": [1, float("nan")]}, "weights: [1.0, nan] must be"),
-        (TWO | {"weights": [1, 1], "gallery": True}, "weights: a gallery paints every style by"),
-        (TWO | {"mask": ["right.png"] * 2, "gallery": True}, "mask: a gallery paints every"),
+        (TWO | {"weights": [1, float("nan")]}, "weights: nan is not a finite number."),
+        (
+            TWO | {"weights": [1, 1], "gallery": True},
+            "weights: a gallery uses one style",
+        ),
+        (TWO | {"mask": ["right.png"] * 2, "gallery": True}, "mask: a gallery uses one style"),
         ({"size": 16}, "size: 16 would make photos/a.png 16×11 pixels."),
         (
             {"content": "wide.png", "size": 16_384, "out": "new.webp"},
-            "out: new.webp would have 16384×164 pixels, and its format has room for 16,383",
+            "out: new.webp would have 16384×164 pixels; its format allows 16,383",
         ),
-        ({"style_weight": 2}, "style_weight: means nothing to method=magenta. Add method=gatys"),
-        ({"preset": "best"}, "preset: means nothing to method=magenta."),
-        ({"init": "noise"}, "init: means nothing to method=magenta."),
-        (GATYS | {"strength": 0.5}, "strength: means nothing to method=gatys. Add method=magenta"),
+        ({"style_weight": 2}, "style_weight: has no effect with method=magenta. Add method=gatys"),
+        ({"preset": "best"}, "preset: has no effect with method=magenta."),
+        ({"init": "noise"}, "init: has no effect with method=magenta."),
+        (
+            GATYS | {"strength": 0.5},
+            "strength: has no effect with method=gatys. Add method=magenta",
+        ),
         (
             GATYS | {"init": "noize"},
             "init: 'noize' is none of content, noise, magenta. Did you mean",
@@ -504,7 +517,7 @@ GATYS = {"method": "gatys"}
 def test_a_mistake_is_one_clear_line_and_nothing_is_written(
     options: dict[str, Any], message: str, painter: type[Inverting]
 ) -> None:
-    Path("text.jpg").write_text("not a picture")
+    Path("text.jpg").write_text("text")
     Path("there.png").write_text("precious")
     Path("empty").mkdir()
     Image.open("right.png").transpose(Image.Transpose.ROTATE_90).save("tall.png")
@@ -520,7 +533,7 @@ def test_a_mistake_is_one_clear_line_and_nothing_is_written(
     assert Path("there.png").read_text() == "precious"
 
 
-def test_what_is_there_is_replaced_if_asked_to() -> None:
+def test_existing_files_are_replaced_if_asked_to() -> None:
     Path("there.png").write_text("old")
     command(out="there.png", overwrite=True)
     np.testing.assert_array_equal(Image.open("there.png"), negative("photos/a.png"))
@@ -534,13 +547,13 @@ NO_MEMORY = [
 
 @pytest.mark.parametrize("error", NO_MEMORY)
 @pytest.mark.parametrize("where", ["paint", "read"])
-def test_too_little_memory_for_one_picture_costs_none_of_the_others(
+def test_with_too_little_memory_for_one_image_the_others_are_painted(
     painter: type[Inverting], monkeypatch: pytest.MonkeyPatch, error: Exception, where: str
 ) -> None:
-    paint, read = painter.paint, run.read_content
+    paint, read = painter.paint, photo.read_content
 
     def failing_paint(self: Inverting, scene: Scene, watch: Watch) -> tuple[Tensor, bool]:
-        if scene.seen.shape[-1] == 60:
+        if scene.image.shape[-1] == 60:
             raise error
         return paint(self, scene, watch)
 
@@ -553,17 +566,17 @@ def test_too_little_memory_for_one_picture_costs_none_of_the_others(
     if where == "paint":
         monkeypatch.setattr(painter, "paint", failing_paint)
     else:
-        monkeypatch.setattr(run, "read_content", failing_read)
+        monkeypatch.setattr(photo, "read_content", failing_read)
     message = "size: there is too little memory for photos/a.png. Give a smaller size="
     for function in (command, lambda: stylize("photos/a.png", "sea.png")):
         with pytest.raises(UserError, match=f"^{message}$"):
             function()
-    with pytest.raises(UserError, match=f"{message}\n1 of 2 pictures were not repainted"):
+    with pytest.raises(UserError, match=f"{message}\n1 of 2 images were not repainted"):
         command(**BATCH)
     assert sorted(path.name for path in Path("painted").iterdir()) == ["b-sea.png", "sheet-sea.png"]
 
 
-def test_another_failure_of_the_painter_is_no_mistake_of_the_user(
+def test_other_failures_of_a_method_are_raised(
     painter: type[Inverting], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
@@ -575,7 +588,7 @@ def test_another_failure_of_the_painter_is_no_mistake_of_the_user(
 
 
 class Recording:
-    """Stands for Magenta and for Gatys: notes what it was given, and paints a plain grey."""
+    """A stand-in for Magenta and Gatys: records where it begins, and paints a plain grey."""
 
     def __init__(self, config: StylizeConfig, device: str) -> None:
         self.key = "magenta's"
@@ -585,7 +598,7 @@ class Recording:
         self,
         content: Tensor,
         regions: Sequence[Region],
-        watch: Watch | None = None,
+        watch: Watch = lambda *_: None,
         init: Tensor | None = None,
     ) -> Tensor:
         self.init = init
@@ -594,25 +607,25 @@ class Recording:
 
 @pytest.fixture
 def method(monkeypatch: pytest.MonkeyPatch, painter: type[Inverting]) -> Callable[..., Method]:
-    """The real chooser of methods, over stand-ins for both."""
+    """The real `Method`, with stand-ins for Magenta and Gatys."""
     command(out="scene.png")
     for name in ("magenta", "gatys"):
         stands = SimpleNamespace(Magenta=Recording, Gatys=Recording, Interrupted=ZeroDivisionError)
         monkeypatch.setitem(sys.modules, f"artgan.style.{name}", stands)
 
     def method(**options: Any) -> Method:
-        config = stylize_config({"content": "a", "style": "b", "device": "cpu"} | options)
+        config = compose("stylize", {"content": "a", "style": "b", "device": "cpu"} | options)
         return Method(config)
 
     return method
 
 
-def test_a_method_knows_whose_weights_paint(method: Callable[..., Method]) -> None:
+def test_a_method_names_the_weights_that_paint(method: Callable[..., Method]) -> None:
     assert method(method="magenta").network == "magenta's"
     assert method(method="gatys", init="magenta").network == "gatys'"
 
 
-def test_what_magenta_leaves_out_is_the_content_for_gatys_to_begin_from(
+def test_outside_the_mask_gatys_begins_from_the_content_not_from_magenta(
     method: Callable[..., Method], painter: type[Inverting]
 ) -> None:
     command(mask="right.png", out="masked.png")
@@ -620,11 +633,11 @@ def test_what_magenta_leaves_out_is_the_content_for_gatys_to_begin_from(
     chosen = method(method="gatys", init="magenta")
     chosen.paint(scene, lambda *_: None)
     begun = vars(chosen.gatys)["init"]
-    assert torch.equal(begun[..., :30], scene.seen[..., :30])
+    assert torch.equal(begun[..., :30], scene.image[..., :30])
     assert begun[..., 30:].unique().tolist() == [0.25]
 
 
-def test_gatys_begins_from_what_is_asked_for(
+def test_gatys_begins_from_the_init_asked_for(
     method: Callable[..., Method], painter: type[Inverting]
 ) -> None:
     (scene,) = painter.scenes
@@ -636,7 +649,7 @@ def test_gatys_begins_from_what_is_asked_for(
         assert painted.unique().tolist() == [0.25]
         begun[init] = vars(chosen.gatys)["init"]
     assert begun["noise"] is None
-    assert torch.equal(begun["content"], scene.seen)
+    assert torch.equal(begun["content"], scene.image)
     assert begun["magenta"].unique().tolist() == [0.25]
     np.testing.assert_allclose(
         begun["wood.png"][0].permute(1, 2, 0) * 255, np.asarray(Image.open("wood.png")), atol=1e-3
@@ -649,3 +662,18 @@ def test_settings_in_every_format_are_plain_json() -> None:
         with Image.open(f"result.{ending}") as image:
             comment = image.getexif().get_ifd(0x8769)[0x9286]
         assert json.loads(comment.removeprefix(b"ASCII\0\0\0"))["seed"] == 5
+
+
+def test_a_sheet_shows_images_in_squares_in_srgb() -> None:
+    """A profile with the primaries of red and green exchanged."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    swapped = profile.replace(b"rXYZ", b"tmp!").replace(b"gXYZ", b"rXYZ").replace(b"tmp!", b"gXYZ")
+    image = Image.new("RGB", (200, 100), (250, 10, 10))
+    image.info["icc_profile"] = swapped.replace(
+        "sRGB".encode("utf-16-be"), "sGRB".encode("utf-16-be")
+    )
+    shown = batch.sheet([batch.cell(None), batch.cell(image)], columns=2)
+    assert shown.shape == (3, 2 + 258, 2 + 2 * 258)
+    assert shown[:, 130, 130].tolist() == [255, 255, 255]
+    np.testing.assert_allclose(shown[:, 130, 388], (10, 250, 10), atol=2)
+    assert shown[:, 20, 388].tolist() == [255, 255, 255]

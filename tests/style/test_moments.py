@@ -1,4 +1,4 @@
-"""The mathematics of content and style, against numpy and the sources, written as they are."""
+"""Content and style losses, against NumPy and code copied from their sources."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ def drawn(channels: int, seed: int) -> Moments:
     return moments(features(channels, 6, 7, seed), 1 / 42)
 
 
-def test_moments_are_those_of_numpy() -> None:
+def test_moments_equal_numpys() -> None:
     given = features(5, 6, 7)
     rows = given[0].flatten(1).numpy()
     found = moments(given, 1 / 42)
@@ -38,7 +38,7 @@ def test_moments_are_those_of_numpy() -> None:
     np.testing.assert_allclose(covariance(found), np.cov(rows, bias=True), rtol=1e-9)
 
 
-def test_masked_moments_are_those_of_numpy() -> None:
+def test_masked_moments_equal_numpys() -> None:
     given, share = features(5, 6, 7), features(1, 6, 7, seed=1)[0, 0]
     share /= share.sum()
     rows, weights = given[0].flatten(1).numpy(), share.flatten().numpy()
@@ -74,13 +74,13 @@ def test_gram_matrices_of_bfloat16_are_nearly_exact(count: int) -> None:
     torch.testing.assert_close(computed.double(), expected, rtol=4e-3, atol=0)
 
 
-def test_gram_loss_is_that_of_numpy() -> None:
+def test_gram_loss_equals_numpys() -> None:
     painted, style = drawn(5, 0), drawn(5, 1)
     expected = np.mean((painted.second.numpy() - style.second.numpy()) ** 2)
     assert gram_loss(painted, style).item() == pytest.approx(expected)
 
 
-def test_covariance_loss_is_that_of_numpy() -> None:
+def test_covariance_loss_equals_numpys() -> None:
     one, other = (features(5, 6, 7, seed)[0].flatten(1).numpy() for seed in (0, 1))
     norm = np.linalg.norm
     means = norm(one.mean(1) - other.mean(1)) ** 2 / norm(other.mean(1)) ** 2
@@ -90,14 +90,14 @@ def test_covariance_loss_is_that_of_numpy() -> None:
     assert found == pytest.approx(means + covariances)
 
 
-def test_covariance_loss_does_not_know_the_scale_of_the_features() -> None:
+def test_covariance_loss_does_not_depend_on_the_scale_of_the_features() -> None:
     one, other = features(5, 6, 7, 0), features(5, 6, 7, 1)
     larger = covariance_loss(moments(1000 * one, 1 / 42), moments(1000 * other, 1 / 42))
     torch.testing.assert_close(larger, covariance_loss(drawn(5, 0), drawn(5, 1)))
 
 
 @pytest.mark.parametrize("value", [0.0, 0.5])
-def test_covariance_loss_of_a_style_of_one_colour_is_a_number(value: float) -> None:
+def test_covariance_loss_of_a_style_of_one_colour_is_finite(value: float) -> None:
     given = features(4, 3, 5).requires_grad_()
     plain = moments(torch.full_like(given, value).detach(), 1 / 15)
     loss = covariance_loss(moments(given, 1 / 15), plain)
@@ -106,7 +106,7 @@ def test_covariance_loss_of_a_style_of_one_colour_is_a_number(value: float) -> N
 
 
 @pytest.mark.parametrize("loss", [gram_loss, covariance_loss])
-def test_style_losses_vanish_only_for_the_style_and_have_its_gradient(loss: Any) -> None:
+def test_style_losses_are_zero_only_for_the_style_and_have_its_gradient(loss: Any) -> None:
     style = drawn(4, 1)
     assert loss(style, style).item() == 0
     assert loss(drawn(4, 0), style).item() > 0
@@ -114,25 +114,25 @@ def test_style_losses_vanish_only_for_the_style_and_have_its_gradient(loss: Any)
     assert torch.autograd.gradcheck(lambda f: loss(moments(f, 1 / 15), style), given)
 
 
-def test_content_loss_is_that_of_numpy() -> None:
+def test_content_loss_equals_numpys() -> None:
     one, other = features(4, 3, 5, 0).float(), features(4, 3, 5, 1).float()
     expected = np.sum((one.numpy() - other.numpy()) ** 2)
     assert content_loss(one, other).item() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("power", [1, 1.25])
-def test_total_variation_is_that_of_numpy(power: float) -> None:
-    pictures = features(3, 6, 7)
-    values = pictures.numpy()
+def test_total_variation_equals_numpys(power: float) -> None:
+    images = features(3, 6, 7)
+    values = images.numpy()
     down = values[..., 1:, :-1] - values[..., :-1, :-1]
     right = values[..., :-1, 1:] - values[..., :-1, :-1]
     expected = np.sum((down**2 + right**2) ** power)
-    assert total_variation(pictures, power).item() == pytest.approx(expected)
-    assert torch.autograd.gradcheck(lambda p: total_variation(p, power), pictures.requires_grad_())
+    assert total_variation(images, power).item() == pytest.approx(expected)
+    assert torch.autograd.gradcheck(lambda p: total_variation(p, power), images.requires_grad_())
     assert total_variation(torch.full((1, 3, 5, 5), 0.3), power).item() == 0
 
 
-def test_udacitys_style_loss_is_that_of_the_course() -> None:
+def test_udacitys_style_loss_equals_the_courses() -> None:
     def gram_matrix(tensor: Tensor) -> Tensor:
         _, d, h, w = tensor.size()
         tensor = tensor.view(d, h * w)
@@ -146,7 +146,7 @@ def test_udacitys_style_loss_is_that_of_the_course() -> None:
     torch.testing.assert_close(computed, expected)
 
 
-def test_keras_style_loss_is_that_of_the_example() -> None:
+def test_keras_style_loss_equals_the_examples() -> None:
     def gram_matrix(x: Any) -> Any:
         rows = x.transpose(2, 0, 1).reshape(x.shape[2], -1)
         return rows @ rows.T
@@ -164,7 +164,7 @@ def test_keras_style_loss_is_that_of_the_example() -> None:
     assert computed.item() == pytest.approx(expected)
 
 
-def test_keras_total_variation_is_that_of_the_example() -> None:
+def test_keras_total_variation_equals_the_examples() -> None:
     x = np.moveaxis(features(3, 6, 7).numpy(), 1, -1) * 255
     a = np.square(x[:, :5, :6, :] - x[:, 1:, :6, :])
     b = np.square(x[:, :5, :6, :] - x[:, :5, 1:, :])
@@ -174,7 +174,7 @@ def test_keras_total_variation_is_that_of_the_example() -> None:
     assert found.item() == pytest.approx(expected)
 
 
-def test_gatys_style_loss_is_that_of_his_code() -> None:
+def test_gatys_style_loss_equals_his_codes() -> None:
     def gram_matrix(tensor: Tensor) -> Tensor:
         b, c, h, w = tensor.size()
         flat = tensor.view(b, c, h * w)

@@ -15,18 +15,16 @@ from artgan.images import read_provenance
 from artgan.style.photo import (
     FORMATS,
     Content,
-    cell,
-    finished,
-    fitted,
+    finish,
+    fit,
     format_of,
     read_content,
     save,
-    sheet,
-    to_levels,
     to_tensor,
+    to_uint8,
 )
 
-# How each mode of Pillow can be had in a file.
+# Files of each mode of Pillow.
 MODES = [
     *((mode, ".png") for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")),
     *((mode, ".tif") for mode in ("CMYK", "F", "RGBA", "I;16")),
@@ -66,17 +64,17 @@ def exif(orientation: int = 1) -> bytes:
     return tags.tobytes()
 
 
-@cache  # it bears the time at which it was made
+@cache  # it contains the time at which it was made
 def other_profile() -> bytes:
-    """sRGB with the primaries of red and green exchanged, under a name of its own."""
+    """sRGB with the primaries of red and green exchanged, under another name."""
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     swapped = profile.replace(b"rXYZ", b"tmp!").replace(b"gXYZ", b"rXYZ").replace(b"tmp!", b"gXYZ")
     return swapped.replace("sRGB".encode("utf-16-be"), "sGRB".encode("utf-16-be"))
 
 
 def unchanged(content: Content, **options: object) -> Image.Image:
-    """The result where the method paints what it sees."""
-    return finished(content, to_tensor(content.image), **options)  # type: ignore[arg-type]
+    """The result of a method that changes nothing."""
+    return finish(content, to_tensor(content.image), **options)  # type: ignore[arg-type]
 
 
 def pixels(image: Image.Image) -> np.ndarray:
@@ -84,7 +82,7 @@ def pixels(image: Image.Image) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("mode", "ending"), MODES)
-def test_every_mode_is_read_and_its_transparency_put_back(
+def test_every_mode_is_read_and_its_transparency_restored(
     tmp_path: Path, mode: str, ending: str
 ) -> None:
     in_mode(mode).save(tmp_path / f"photo{ending}")
@@ -106,7 +104,7 @@ def test_every_mode_is_read_and_its_transparency_put_back(
 
 @pytest.mark.parametrize("ending", FORMATS)
 @pytest.mark.parametrize("source", [".png", ".jpg", ".tif", ".webp"])
-def test_a_result_keeps_what_the_file_told_and_is_upright(
+def test_a_result_keeps_the_exif_and_profile_and_is_upright(
     tmp_path: Path, source: str, ending: str
 ) -> None:
     photo().save(tmp_path / f"photo{source}", exif=exif(orientation=6), icc_profile=other_profile())
@@ -114,13 +112,13 @@ def test_a_result_keeps_what_the_file_told_and_is_upright(
     save(unchanged(read_content(tmp_path / f"photo{source}")), path, {"seed": 7})
     with Image.open(path) as result:
         assert result.size == (40, 60)
-        told = result.getexif()
-        assert told[ExifTags.Base.Make] == "Camera"
-        assert ExifTags.Base.Orientation not in told
-        taken = told.get_ifd(ExifTags.IFD.Exif)
+        tags = result.getexif()
+        assert tags[ExifTags.Base.Make] == "Camera"
+        assert ExifTags.Base.Orientation not in tags
+        taken = tags.get_ifd(ExifTags.IFD.Exif)
         assert taken[ExifTags.Base.ExposureTime] == 0.5
         assert ExifTags.Base.ExifImageWidth not in taken
-        assert told.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitudeRef] == "N"
+        assert tags.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitudeRef] == "N"
         assert taken[ExifTags.Base.UserComment] == b'ASCII\0\0\0{"seed": 7}'
         assert result.info["icc_profile"] == other_profile()
     if ending == ".png":
@@ -128,14 +126,14 @@ def test_a_result_keeps_what_the_file_told_and_is_upright(
 
 
 @pytest.mark.parametrize("size", [37, 60, 120])
-def test_the_long_side_is_what_is_asked_for(size: int) -> None:
-    lying, standing = (read_content(photo(*shape), size) for shape in [(60, 40), (40, 60)])
-    assert lying.image.size == (size, round(size * 40 / 60))
-    assert standing.image.size == (round(size * 40 / 60), size)
+def test_the_long_side_has_the_size_asked_for(size: int) -> None:
+    wide, tall = (read_content(photo(*shape), size) for shape in [(60, 40), (40, 60)])
+    assert wide.image.size == (size, round(size * 40 / 60))
+    assert tall.image.size == (round(size * 40 / 60), size)
 
 
 def test_a_result_that_would_be_too_narrow_is_refused() -> None:
-    with pytest.raises(UserError, match="size: 64 would make the picture 64×3 pixels"):
+    with pytest.raises(UserError, match="size: 64 would make the image 64×3 pixels"):
         read_content(photo(400, 20), 64)
 
 
@@ -149,8 +147,8 @@ def test_colours_of_transparent_pixels_do_not_spread() -> None:
     assert (pixels(content.image)[pixels(content.alpha) == 0] == 255).all()
 
 
-def test_colours_come_back_in_the_profile_of_the_content(tmp_path: Path) -> None:
-    """What is shown as green is painted as green, and stored as the profile has it."""
+def test_results_have_the_profile_of_the_content(tmp_path: Path) -> None:
+    """What is shown as green is painted as green, and stored in the profile's colours."""
     image = Image.new("RGB", (20, 20), (250, 10, 10))
     image.save(tmp_path / "photo.png", icc_profile=other_profile())
     content = read_content(tmp_path / "photo.png")
@@ -161,7 +159,7 @@ def test_colours_come_back_in_the_profile_of_the_content(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK"])
-def test_a_profile_without_red_green_and_blue_is_not_borne(tmp_path: Path, mode: str) -> None:
+def test_a_profile_of_other_colours_than_rgb_is_not_kept(tmp_path: Path, mode: str) -> None:
     photo().convert(mode).save(tmp_path / "photo.tif", icc_profile=other_profile())
     assert "icc_profile" not in unchanged(read_content(tmp_path / "photo.tif")).info
 
@@ -173,7 +171,7 @@ def test_an_invalid_profile_is_ignored(tmp_path: Path) -> None:
     np.testing.assert_array_equal(result, photo())
 
 
-def test_how_a_tiff_lays_out_its_pixels_is_not_told_of_the_result(tmp_path: Path) -> None:
+def test_tags_of_the_layout_of_a_tiff_are_not_kept(tmp_path: Path) -> None:
     photo().save(tmp_path / "photo.tif", exif=exif())
     save(unchanged(read_content(tmp_path / "photo.tif")), tmp_path / "result.jpg", {})
     with Image.open(tmp_path / "result.jpg") as result:
@@ -182,9 +180,9 @@ def test_how_a_tiff_lays_out_its_pixels_is_not_told_of_the_result(tmp_path: Path
         assert set(result.getexif()) == kept
 
 
-@pytest.mark.parametrize("told", [exif()[:60], exif() + bytes(70_000)])
-def test_exif_that_cannot_be_kept_costs_no_result(tmp_path: Path, told: bytes) -> None:
-    photo().save(tmp_path / "photo.png", exif=told)
+@pytest.mark.parametrize("tags", [exif()[:60], exif() + bytes(70_000)])
+def test_a_result_is_written_without_exif_that_cannot_be_kept(tmp_path: Path, tags: bytes) -> None:
+    photo().save(tmp_path / "photo.png", exif=tags)
     save(unchanged(read_content(tmp_path / "photo.png")), tmp_path / "result.jpg", {"a": 1})
     with Image.open(tmp_path / "result.jpg") as result:
         comment = result.getexif().get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment]
@@ -198,32 +196,32 @@ def test_exif_that_cannot_be_kept_costs_no_result(tmp_path: Path, told: bytes) -
         ({"style": ["name"] * 20_000, "seed": 7}, {"seed": 7}),
     ],
 )
-def test_settings_without_room_in_a_jpeg_cost_no_result(
+def test_a_jpeg_is_written_without_settings_that_are_too_long(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], settings: dict[str, object], kept: object
 ) -> None:
     tags = Image.Exif()
     tags[ExifTags.Base.ImageDescription] = "y" * 58_000
     photo().save(tmp_path / "photo.png", exif=tags.tobytes())
     save(unchanged(read_content(tmp_path / "photo.png")), tmp_path / "result.jpg", settings)
-    assert "result.jpg: has no room for" in capsys.readouterr().err
+    assert "result.jpg: JPEG has no room for" in capsys.readouterr().err
     with Image.open(tmp_path / "result.jpg") as result:
         comment = result.getexif().get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment]
     assert json.loads(comment.removeprefix(b"ASCII\0\0\0")) == kept
 
 
-def test_a_jpeg_has_its_colours_in_full_and_white_for_what_is_transparent(
+def test_a_jpeg_has_full_colour_resolution_and_white_for_transparency(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clear = Image.new("RGBA", (20, 20), (255, 0, 0, 0))
     save(unchanged(read_content(clear)), tmp_path / "result.JPG", {})
-    assert "JPEG knows no transparency" in capsys.readouterr().err
+    assert "JPEG has no transparency" in capsys.readouterr().err
     with Image.open(tmp_path / "result.JPG") as result:
         assert JpegImagePlugin.get_sampling(result) == 0
         assert result.getpixel((3, 3)) == (255, 255, 255)
 
 
 @pytest.mark.parametrize("profile", [None, other_profile()])
-def test_outside_the_mask_the_pixels_are_those_of_the_content(
+def test_outside_the_mask_the_pixels_are_the_contents(
     tmp_path: Path, profile: bytes | None
 ) -> None:
     photo().save(tmp_path / "photo.png", icc_profile=profile)
@@ -232,49 +230,48 @@ def test_outside_the_mask_the_pixels_are_those_of_the_content(
     mask.paste(255, (30, 0, 60, 40))
     mask.paste(128, (20, 0, 30, 40))
     black = torch.zeros(1, 3, 40, 60)
-    result = pixels(finished(content, black, mask=mask))
+    result = pixels(finish(content, black, mask=mask))
     np.testing.assert_array_equal(result[:, :20], pixels(photo())[:, :20])
     np.testing.assert_array_equal(result[:, 30:], 0)
     np.testing.assert_allclose(result[:, 20:30], pixels(photo())[:, 20:30] / 2, atol=1)
 
 
-def test_the_colours_of_the_content_are_kept_under_the_luminance_of_the_painting() -> None:
+def test_the_contents_colours_are_kept_under_the_new_luminance() -> None:
     muted = Image.blend(photo(), Image.new("RGB", (60, 40), (128, 128, 128)), 0.5)
     content = read_content(muted)
     painted = Image.new("RGB", (60, 40), (100, 120, 90))
-    result = finished(content, to_tensor(painted), keep_color=True).convert("YCbCr")
+    result = finish(content, to_tensor(painted), keep_color=True).convert("YCbCr")
     luminance, *colors = (pixels(channel) for channel in result.split())
     np.testing.assert_allclose(luminance, pixels(painted.convert("L")), atol=2)
     for color, own in zip(colors, content.image.convert("YCbCr").split()[1:], strict=True):
         np.testing.assert_allclose(color, pixels(own), atol=3)
 
 
-def test_pictures_and_tensors_hold_the_same(tmp_path: Path) -> None:
+def test_images_become_tensors_and_back_without_loss() -> None:
     tensor = to_tensor(photo())
     assert (tensor.shape, tensor.dtype) == ((1, 3, 40, 60), torch.float32)
-    levels = to_levels(tensor).permute(1, 2, 0)
-    np.testing.assert_array_equal(levels, photo())
+    np.testing.assert_array_equal(to_uint8(tensor).permute(1, 2, 0), photo())
     assert to_tensor(photo().convert("L")).shape == (1, 1, 40, 60)
-    assert to_levels(torch.tensor([-1, 2, 0.5]).view(1, 3, 1, 1)).flatten().tolist() == [
+    assert to_uint8(torch.tensor([-1, 2, 0.5]).view(1, 3, 1, 1)).flatten().tolist() == [
         0,
         255,
         128,
     ]
 
 
-def test_another_size_of_the_same_shape_is_fitted_and_another_shape_refused() -> None:
+def test_images_are_fitted_unless_their_aspect_ratio_differs() -> None:
     for size in [(30, 20), (61, 40), (120, 80)]:
-        assert fitted(photo(*size), (60, 40), "mask").size == (60, 40)
-    with pytest.raises(UserError, match="mask: has 64×40 pixels, and the content 60×40"):
-        fitted(photo(64, 40), (60, 40), "mask")
+        assert fit(photo(*size), (60, 40), "mask").size == (60, 40)
+    with pytest.raises(UserError, match="mask: has 64×40 pixels, the content 60×40"):
+        fit(photo(64, 40), (60, 40), "mask")
 
 
-def test_an_unknown_ending_is_refused() -> None:
-    with pytest.raises(UserError, match=r"out: result.gif ends in none of .png, .jpg"):
+def test_an_unknown_suffix_is_refused() -> None:
+    with pytest.raises(UserError, match=r"out: result.gif must end in one of .png, .jpg"):
         format_of(Path("result.gif"))
 
 
-def test_a_result_for_which_there_is_no_room_is_one_clear_message(
+def test_a_full_disk_is_one_clear_message(
     small_disk: Callable[[str], Path],
 ) -> None:
     disk = small_disk("64k")
@@ -284,24 +281,14 @@ def test_a_result_for_which_there_is_no_room_is_one_clear_message(
     assert not list(disk.iterdir())
 
 
-def test_a_sheet_shows_pictures_in_squares_in_srgb() -> None:
-    image = Image.new("RGB", (200, 100), (250, 10, 10))
-    image.info["icc_profile"] = other_profile()
-    shown = sheet([cell(None), cell(image)], columns=2)
-    assert shown.shape == (3, 2 + 258, 2 + 2 * 258)
-    assert shown[:, 130, 130].tolist() == [255, 255, 255]
-    np.testing.assert_allclose(shown[:, 130, 388], (10, 250, 10), atol=2)
-    assert shown[:, 20, 388].tolist() == [255, 255, 255]
-
-
-def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
-    (tmp_path / "text.jpg").write_text("Not a picture.")
+def test_unreadable_images_are_named(tmp_path: Path) -> None:
+    (tmp_path / "text.jpg").write_text("text")
     buffer = io.BytesIO()
     photo().save(buffer, "PNG")
     (tmp_path / "torn.png").write_bytes(buffer.getvalue()[:500])
     for name, reason in [
-        ("none.jpg", "there is no picture"),
-        ("text.jpg", "cannot be used: not an image"),
+        ("none.jpg", "there is no image"),
+        ("text.jpg", "cannot be used: "),
         ("torn.png", "cannot be used: damaged"),
     ]:
         with pytest.raises(UserError, match=f"content: .*{name}.*{reason}|{reason} .*{name}"):

@@ -1,10 +1,9 @@
-import hashlib
 import random
+import shutil
 import sys
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import flatbuffers  # type: ignore[import-untyped]
@@ -14,12 +13,10 @@ import torch
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
-from artgan import download as fetch
-from artgan.download import Download
 from artgan.errors import UserError
+from artgan.files import sha256
 from artgan.style import tflite
-from artgan.style.tflite import load_weights, read_tensors
-from tests.helpers import serving
+from artgan.style.tflite import PREDICTOR, TRANSFORMER, load_weights, read_tensors
 
 FIRST = "MobilenetV2/Conv/weights"
 DEPTHWISE = "MobilenetV2/expanded_conv_3/depthwise/depthwise_weights"
@@ -28,7 +25,7 @@ GAMMA = "style_params/transformer/expand/conv1/conv/StyleNorm/Conv_1/weights"
 
 
 class Stored:
-    """A tensor as a TFLite file has it: integers, and what they stand for."""
+    """A tensor of a TFLite file: integers, their scales and zero points."""
 
     def __init__(
         self, name: str, shape: tuple[int, ...], axis: int, seed: int = 0, dtype: type = np.int8
@@ -45,7 +42,7 @@ class Stored:
 
 
 def written(path: Path, *tensors: Stored) -> Path:
-    """A TFLite file, which Google's own code for it writes."""
+    """A TFLite file, written by Google's own code."""
     model, graph = schema.ModelT(), schema.SubGraphT()
     model.version, model.buffers, graph.tensors = 3, [schema.BufferT()], []
     for stored in tensors:
@@ -78,8 +75,8 @@ WANTED = shapes(
 
 
 def make_weights(folder: Path, seed: int = 0, short: bool = False) -> Path:
-    """A folder with both files, each with a tensor."""
-    first, second = ((one.short if short else one.name) for one in tflite.PUBLISHED)
+    """A folder with both files, of one tensor each."""
+    first, second = (one.patterns[0] if short else one.name for one in (PREDICTOR, TRANSFORMER))
     written(folder / first, Stored(FIRST, (4, 3, 3, 2), 0, seed))
     written(folder / "deeper" / second, Stored(GAMMA, (5, 1, 1, 7), 0, seed))
     return folder
@@ -87,18 +84,17 @@ def make_weights(folder: Path, seed: int = 0, short: bool = False) -> Path:
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "cache"
-    monkeypatch.setattr(tflite, "user_cache", lambda: folder)
-    return folder
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "artgan"
 
 
 @pytest.fixture
 def without_reader(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Takes the package away that reads TFLite files."""
+    """Removes the package that reads TFLite files."""
     return lambda: monkeypatch.setitem(sys.modules, "tflite.Model", None)
 
 
-def test_integers_are_the_numbers_they_stand_for_in_the_layout_of_torch(tmp_path: Path) -> None:
+def test_integers_are_dequantised_in_the_layout_of_torch(tmp_path: Path) -> None:
     first, depthwise = Stored(FIRST, (4, 3, 5, 2), 0), Stored(DEPTHWISE, (1, 3, 5, 6), 3)
     bias = Stored(BIAS, (6,), 0, dtype=np.int32)
     file = written(tmp_path / "some.tflite", first, depthwise, bias)
@@ -121,7 +117,7 @@ def test_integers_are_the_numbers_they_stand_for_in_the_layout_of_torch(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("theirs", "ours"),
+    ("published", "own"),
     [
         (FIRST, "predictor.first.weight"),
         ("MobilenetV2/Conv_1/Conv2D_bias", "predictor.last.bias"),
@@ -138,24 +134,24 @@ def test_integers_are_the_numbers_they_stand_for_in_the_layout_of_torch(tmp_path
         ),
     ],
 )
-def test_published_names_are_ours(tmp_path: Path, theirs: str, ours: str) -> None:
-    shape = (6,) if theirs.endswith("bias") else (6, 1, 1, 2)
-    file = written(tmp_path / "some.tflite", Stored(theirs, shape, 0, dtype=np.int32))
-    wanted = torch.Size([6] if theirs.endswith("bias") else [6, 2, 1, 1])
-    assert set(read_tensors(file, {ours: wanted})) == {ours}
+def test_published_names_become_artgans(tmp_path: Path, published: str, own: str) -> None:
+    shape = (6,) if published.endswith("bias") else (6, 1, 1, 2)
+    file = written(tmp_path / "some.tflite", Stored(published, shape, 0, dtype=np.int32))
+    wanted = torch.Size([6] if published.endswith("bias") else [6, 2, 1, 1])
+    assert set(read_tensors(file, {own: wanted})) == {own}
 
 
-def spoilt(tmp_path: Path, fault: str) -> Path:
+def damaged(tmp_path: Path, fault: str) -> Path:
     stored = Stored(FIRST, (4, 3, 3, 2), 0)
     path = tmp_path / "some.tflite"
-    if fault == "of other integers":
+    if fault == "other integers":
         stored.whole = stored.whole.astype(np.int16)
-    elif fault == "of another shape":
+    elif fault == "another shape":
         stored = Stored(FIRST, (4, 3, 3, 3), 0)
     elif fault == "too few numbers":
         stored.whole = stored.whole[:3]
         whole = written(path, stored).read_bytes()
-        return _patched(path, whole, (3, 3, 3, 2), (4, 3, 3, 2))
+        return patched(path, whole, (3, 3, 3, 2), (4, 3, 3, 2))
     elif fault == "millions of scales":
         stored.scale, stored.zero = np.ones(500_000, np.float32), np.zeros(500_000, int)
     elif fault == "not finite":
@@ -165,7 +161,7 @@ def spoilt(tmp_path: Path, fault: str) -> Path:
     elif fault == "empty":
         path.write_bytes(b"")
         return path
-    elif fault == "no TFLite file":
+    elif fault == "not a TFLite file":
         path.write_bytes(b"<html>Please log in</html>" * 100)
         return path
     elif fault == "larger than a network":
@@ -178,7 +174,7 @@ def spoilt(tmp_path: Path, fault: str) -> Path:
     return written(path, stored)
 
 
-def _patched(path: Path, whole: bytes, old: tuple[int, ...], new: tuple[int, ...]) -> Path:
+def patched(path: Path, whole: bytes, old: tuple[int, ...], new: tuple[int, ...]) -> Path:
     before, after = (np.array(shape, "<i4").tobytes() for shape in (old, new))
     assert whole.count(before) == 1
     path.write_bytes(whole.replace(before, after))
@@ -186,26 +182,26 @@ def _patched(path: Path, whole: bytes, old: tuple[int, ...], new: tuple[int, ...
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"),
+    ("fault", "message"),
     [
-        ("of other integers", "other numbers than int8 or int32"),
-        ("of another shape", r"predictor\.first\.weight has the shape \[4, 3, 3, 3\]"),
+        ("other integers", "is neither int8 nor int32"),
+        ("another shape", r"predictor\.first\.weight has the shape \[4, 3, 3, 3\]"),
         ("too few numbers", "reshape"),
         ("millions of scales", "500000 scales"),
         ("not finite", "is not finite"),
         ("without the tensor", r"it has no predictor\.first\.weight"),
-        ("empty", "no TFLite file"),
-        ("no TFLite file", "no TFLite file"),
+        ("empty", "not a TFLite file"),
+        ("not a TFLite file", "not a TFLite file"),
         ("larger than a network", "larger than 8,388,608 bytes"),
         ("a folder", "directory"),
     ],
 )
-def test_a_wrong_file_is_one_clear_message_and_takes_no_memory(
-    tmp_path: Path, fault: str, said: str
+def test_a_wrong_file_is_one_clear_message_and_needs_no_memory(
+    tmp_path: Path, fault: str, message: str
 ) -> None:
-    path = spoilt(tmp_path, fault)
+    path = damaged(tmp_path, fault)
     tracemalloc.start()
-    with pytest.raises(UserError, match=f"some.tflite: cannot be used .*{said}.* weights_dir"):
+    with pytest.raises(UserError, match=f"some.tflite: cannot be used .*{message}.* weights_dir"):
         read_tensors(path, shapes(predictor__first__weight=(4, 2, 3, 3)))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -216,15 +212,15 @@ def test_a_damaged_file_is_tensors_or_one_clear_message(tmp_path: Path) -> None:
     """400 files with some bytes changed, and each beginning of a file in steps of seven bytes."""
     wanted = shapes(predictor__first__weight=(4, 2, 3, 3))
     whole = written(tmp_path / "whole", Stored(FIRST, (4, 3, 3, 2), 0)).read_bytes()
-    damaged = [whole[:length] for length in range(0, len(whole), 7)]
+    contents = [whole[:length] for length in range(0, len(whole), 7)]
     draw = random.Random(0)
     for _ in range(400):
         changed = bytearray(whole)
         for _ in range(draw.randint(1, 4)):
             changed[draw.randrange(len(changed))] = draw.choice((0, 1, 127, 128, 255))
-        damaged.append(bytes(changed))
+        contents.append(bytes(changed))
     refused = 0
-    for content in damaged:
+    for content in contents:
         file = tmp_path / "damaged"
         file.write_bytes(content)
         try:
@@ -244,14 +240,14 @@ def test_weights_are_found_below_a_folder_by_either_name_and_kept(
     folder = make_weights(tmp_path / "weights", short=short)
     tensors, key = load_weights(str(folder), WANTED)
     assert {name: tensor.shape for name, tensor in tensors.items()} == WANTED
-    assert [file.name for file in (cache / "magenta").iterdir()] == [f"{key}.safetensors"]
+    assert [file.name for file in (cache / "magenta").iterdir()] == [f"{key}.zip"]
     without_reader()
     again, same = load_weights(str(folder), WANTED)
     assert same == key
     assert all(torch.equal(again[name], tensors[name]) for name in WANTED)
 
 
-def test_other_weights_are_kept_beside(tmp_path: Path) -> None:
+def test_other_weights_are_kept_separately(tmp_path: Path) -> None:
     one, key = load_weights(str(make_weights(tmp_path / "one")), WANTED)
     other, other_key = load_weights(str(make_weights(tmp_path / "other", seed=1)), WANTED)
     assert key != other_key
@@ -260,16 +256,19 @@ def test_other_weights_are_kept_beside(tmp_path: Path) -> None:
     assert torch.equal(load_weights(str(tmp_path / "one"), WANTED)[0][name], one[name])
 
 
-@pytest.mark.parametrize("damage", ["torn", "of other names", "a folder"])
-def test_what_was_kept_and_is_wrong_is_made_anew(tmp_path: Path, cache: Path, damage: str) -> None:
+@pytest.mark.parametrize("damage", ["torn", "flipped", "a folder"])
+def test_damaged_converted_weights_are_converted_again(
+    tmp_path: Path, cache: Path, damage: str
+) -> None:
     folder = str(make_weights(tmp_path / "weights"))
     tensors, _ = load_weights(folder, WANTED)
     (kept,) = (cache / "magenta").iterdir()
     whole = kept.read_bytes()
     if damage == "torn":
         kept.write_bytes(whole[:100])
-    elif damage == "of other names":
-        kept.write_bytes(whole.replace(b"predictor", b"predicted"))
+    elif damage == "flipped":
+        place = whole.index(tensors["predictor.first.weight"].numpy().tobytes())
+        kept.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
     else:
         kept.unlink()
         kept.mkdir()
@@ -281,51 +280,52 @@ def test_what_was_kept_and_is_wrong_is_made_anew(tmp_path: Path, cache: Path, da
 def test_weights_are_used_where_nothing_can_be_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tflite, "user_cache", lambda: Path("/dev/null/cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
     tensors, _ = load_weights(str(make_weights(tmp_path / "weights")), WANTED)
     assert set(tensors) == set(WANTED)
 
 
-def test_a_folder_without_the_files_is_said(tmp_path: Path) -> None:
+def test_a_folder_without_the_files_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"weights_dir: there is no folder .*/none"):
         load_weights(str(tmp_path / "none"), WANTED)
-    (tmp_path / tflite.PUBLISHED[0].short).mkdir()
-    with pytest.raises(UserError, match=r"neither magenta_.*_prediction_1\.tflite nor style_pre"):
+    (tmp_path / PREDICTOR.patterns[0]).mkdir()
+    with pytest.raises(UserError, match=r"no file magenta_.*_prediction_1\.tflite or style_pre"):
         load_weights(str(tmp_path), WANTED)
 
 
-@pytest.fixture
-def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A server on this machine with the files of `make_weights` in place of Google's."""
-    monkeypatch.setattr(fetch, "Download", partial(Download, insecure=True))
-    monkeypatch.setattr(fetch, "ATTEMPTS", 1)
-    folder = make_weights(tmp_path / "web")
-    (folder / "deeper" / tflite.PUBLISHED[1].name).rename(folder / tflite.PUBLISHED[1].name)
-    published = [
-        replace(one, digest=hashlib.sha256((folder / one.name).read_bytes()).hexdigest())
-        for one in tflite.PUBLISHED
-    ]
-    monkeypatch.setattr(tflite, "PUBLISHED", published)
-    with serving(folder) as address:
-        monkeypatch.setattr(tflite, "ADDRESS", address)
-        yield folder
+def publish(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Has the files of `make_weights` stand for the published ones."""
+    parts = {
+        part: replace(one, sha256=sha256(next(folder.rglob(one.name))))
+        for part, one in tflite.PARTS.items()
+    }
+    monkeypatch.setattr(tflite, "PARTS", parts)
 
 
-def test_weights_are_fetched_once_and_converted_once(
-    web: Path, without_reader: Callable[[], None]
+def test_published_weights_are_taken_from_torchs_hub_and_converted_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_reader: Callable[[], None]
 ) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    hub = tmp_path / "torch" / "hub" / "checkpoints"
+    folder = make_weights(tmp_path / "weights")
+    publish(monkeypatch, folder)
+    hub.mkdir(parents=True)
+    for file in folder.rglob("*.tflite"):
+        shutil.copy(file, hub)
     tensors, key = load_weights(None, WANTED)
-    assert load_weights(str(web), WANTED)[1] == key
-    for file in web.iterdir():
-        if file.is_file():
-            file.unlink()
+    assert load_weights(str(folder), WANTED)[1] == key
+    shutil.rmtree(hub)
     without_reader()
     again, _ = load_weights(None, WANTED)
     assert all(torch.equal(again[name], tensors[name]) for name in WANTED)
 
 
-def test_what_is_fetched_must_be_the_published_file(web: Path, cache: Path) -> None:
-    (web / tflite.PUBLISHED[0].name).write_bytes(b"<html>Please log in</html>")
-    with pytest.raises(UserError, match=r"not the file expected: its SHA-256 .*weights_dir=PATH"):
+def test_another_file_than_the_published_one_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    hub = tmp_path / "torch" / "hub" / "checkpoints"
+    hub.mkdir(parents=True)
+    (hub / PREDICTOR.name).write_bytes(b"<html>Please log in</html>")
+    with pytest.raises(UserError, match="its SHA-256 is"):
         load_weights(None, WANTED)
-    assert not list(cache.rglob("*.tflite"))

@@ -7,7 +7,6 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from artgan.training.datamodule import Paintings
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -16,7 +15,7 @@ from artgan.networks.dcgan import MinibatchStd
 from artgan.options import TrainConfig
 from artgan.training.draws import Batch, draw
 from artgan.training.gan import GAN
-from artgan.training.run import pick_precision
+from artgan.training.lightning import Paintings, pick_precision
 from artgan.training.state import Progress, RunState
 from tests.helpers import EVERYTHING, assert_same, pack_of
 
@@ -324,15 +323,16 @@ def test_each_rank_gets_its_own_paintings_from_where_the_run_stands(
     together = PaintingStream(numbers, batch_size=8, seed=0, images_seen=16)
     expected = next(iter(together))[0][0, :, 0, 0, 0].tolist()
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
-    module = GAN(configure(), "key", RunState(Progress(images_seen=16)))
+    state = RunState(Progress(images_seen=16), max_images=64)
+    module = GAN(configure(), "key", state)
     trainer.strategy.connect(module)
-    datamodule = Paintings(numbers, module.config, max_images=64)
-    datamodule.trainer = trainer
+    data = Paintings(numbers, [], module.config, state)
+    data.trainer = trainer
     monkeypatch.setattr(pl.Trainer, "world_size", 2)
     shares = []
     for rank in (0, 1):
         monkeypatch.setattr(pl.Trainer, "global_rank", rank)
-        shares += next(iter(datamodule.train_dataloader()))[0][0, :, 0, 0, 0].tolist()
+        shares += next(iter(data.train_dataloader()))[0][0, :, 0, 0, 0].tolist()
     assert shares == expected
 
 

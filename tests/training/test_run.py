@@ -137,9 +137,20 @@ def test_a_conditional_run_learns_to_paint_each_class(run: Run, colours: Path) -
     assert blue.max() < -50 < 50 < red.min()
     assert blue.mean() + 50 < both.mean() < red.mean() - 50
 
-    grid = render(painter, Recipe("grid", 0, 1.0, True, 64, 1.0, []))
+    grid = render(painter, Recipe(**GRID))
     with Image.open(folder / "samples" / "images-000002400.png") as image:
         np.testing.assert_array_equal(grid.permute(1, 2, 0), np.asarray(image))
+
+
+GRID: dict[str, Any] = {
+    "kind": "grid",
+    "seed": 0,
+    "truncation": 1.0,
+    "ema": True,
+    "num": 64,
+    "length": 1.0,
+}
+GRID |= {"classes": []}
 
 
 def test_the_classes_are_those_of_the_paintings_trained_on(run: Run) -> None:

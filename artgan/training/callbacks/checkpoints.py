@@ -17,10 +17,6 @@ from artgan.training.state import RunState
 class Diverged(UserError):
     """A loss, a weight or a moment of the optimisers is not finite.
 
-    Args:
-        state: of the run.
-        folder: of the run, to name its last good checkpoint.
-
     Attributes:
         reason: in one sentence.
         rollbacks: how often the run had been rolled back before.
@@ -56,11 +52,7 @@ def refuse_diverged(trainer: pl.Trainer, module: GAN, folder: Path) -> None:
 class Checkpoints(pl.Callback):
     """Saves the run every few images and at its end, and keeps the newest checkpoints.
 
-    Args:
-        folder: of the run.
-        every: images between two checkpoints.
-        keep: how many to keep, besides `last.ckpt`, which is the newest under a second name.
-        state: of the run.
+    `last.ckpt` is the newest under a second name.
     """
 
     def __init__(self, folder: Path, every: int, keep: int, state: RunState) -> None:

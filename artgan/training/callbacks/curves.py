@@ -21,18 +21,10 @@ TAGS = (*GAN.METRICS, RATE, DIVERSITY)
 
 
 class Curves(pl.Callback):
-    """Writes the curves to TensorBoard, over images seen, and warns when training goes wrong.
+    """Writes the curves to TensorBoard every few images, and warns when training goes wrong.
 
-    Args:
-        every: images between two points.
-        folder: of the run, to name its last good checkpoint.
-        state: of the run.
-
-    Attributes:
-        latest: the value of each curve at its last point.
-
-    Raises:
-        Diverged: a loss is not finite.
+    `latest` is the value of each curve at its last point. A loss that is not finite raises
+    `Diverged`.
     """
 
     def __init__(self, every: int, folder: Path, state: RunState) -> None:
@@ -74,12 +66,7 @@ class Curves(pl.Callback):
 
 
 class ProgressBar(pl.Callback):
-    """One line on the screen: share of the budget, images, images/s, time left, losses.
-
-    Args:
-        state: of the run.
-        curves: with the latest losses.
-    """
+    """One line on the screen: share of the budget, images, images/s, time left, losses."""
 
     def __init__(self, state: RunState, curves: Curves) -> None:
         self.state = state

@@ -24,13 +24,7 @@ class SampleGrids(pl.Callback):
     """Paints the same latents every few images.
 
     The latents and classes are those of `sample.py seed=0`, so the last grid is what sampling
-    gives.
-
-    Args:
-        every: images between two grids.
-        folder: of the run; grids go to `samples/` in it.
-        pack: the paintings, some of which are shown for comparison.
-        state: of the run.
+    gives. Grids go to `samples/` in the run's folder, with one of paintings for comparison.
     """
 
     def __init__(self, every: int, folder: Path, pack: Pack, state: RunState) -> None:

@@ -8,16 +8,19 @@ import torch
 
 from artgan.checkpoint import BEST, load_checkpoint
 from artgan.data.pack import Pack
-from artgan.evaluation import (
+from artgan.measuring import (
+    PARTS,
     SCORES,
     SEED,
     SHEET,
+    measure,
+    reference_of,
     score_at,
     scores_folder,
     tags,
+    usable_features,
     write_scores,
 )
-from artgan.measuring import PARTS, measure, reference_of, usable_features
 from artgan.options import ON_FEATURES, TrainConfig
 from artgan.painter import draw_inputs
 from artgan.training.callbacks.checkpoints import refuse_diverged
@@ -34,12 +37,6 @@ class Measurements(pl.Callback):
     run's folder; the state with the lowest monitored metric is kept as `best.ckpt`. Training is not
     affected, and its clock stands still meanwhile. A run that is to end does not wait for a
     measurement; it is caught up on when the run is resumed.
-
-    Args:
-        config: of the run, with `evaluate_every`.
-        folder: of the run.
-        state: of the run.
-        stopping: abandons a measurement when a signal comes.
 
     Attributes:
         tags: TensorBoard's name of each metric, and its place in `metrics.json`; once prepared.
@@ -61,11 +58,6 @@ class Measurements(pl.Callback):
 
     def prepare(self, training: Pack, held_out: Pack, device: str) -> None:
         """Does once what every measurement needs; only the first rank measures.
-
-        Args:
-            training: the paintings trained on.
-            held_out: those held out; may be empty.
-            device: for the feature network.
 
         Raises:
             UserError: the feature network is not available, and the command named its file or

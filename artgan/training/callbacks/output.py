@@ -32,4 +32,4 @@ def show(trainer: pl.Trainer, tag: str, image: Tensor, path: Path, step: int) ->
         file.write(png)
     file_writer = writer(trainer).file_writer
     assert file_writer is not None
-    file_writer.add_summary(events.picture(tag, image, png), step)
+    file_writer.add_summary(events.image_summary(tag, image, png), step)

@@ -23,9 +23,6 @@ class Stopping(pl.Callback):
 
     Ctrl-C, SIGTERM and the signal by which SLURM announces the end of a job end it after the
     current step, with a checkpoint; a second Ctrl-C ends the process at once.
-
-    Args:
-        state: of the run.
     """
 
     def __init__(self, state: RunState) -> None:
