@@ -1,7 +1,6 @@
 """Training in several processes, one for each device: starting and connecting them."""
 
 import ctypes
-import json
 import logging
 import os
 import shlex
@@ -65,7 +64,7 @@ def cluster() -> ClusterEnvironment:
         raise UserError(f"srun: {error}") from error
 
 
-def start_ranks(config: TrainerConfig, folder: Path, dataset_key: str) -> None:
+def start_ranks(config: TrainerConfig, folder: Path, described: str) -> None:
     """Trains a prepared run in one process for each device of this machine, by torchrun.
 
     Ctrl-C and SIGTERM reach all of them: they save the run and end, and this function returns.
@@ -74,7 +73,7 @@ def start_ranks(config: TrainerConfig, folder: Path, dataset_key: str) -> None:
         UserError: one of them was lost.
         SystemExit: one of them ended with a message of its own.
     """
-    os.environ[RUN] = json.dumps([str(folder.resolve()), dataset_key])
+    os.environ[RUN] = described
     os.environ.setdefault("OMP_NUM_THREADS", f"{max(1, (os.cpu_count() or 1) // config.devices)}")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(PACKAGES), os.environ.get("PYTHONPATH", "")])
     from torch.distributed import run as torchrun
@@ -129,23 +128,21 @@ def rendezvous() -> dist.TCPStore:
     return store
 
 
-def announce_run(folder: Path, dataset_key: str) -> None:
+def announce_run(described: str) -> None:
     """Lets the other ranks know that a run is prepared."""
-    rendezvous().set(RUN, json.dumps([str(folder.resolve()), dataset_key]))
+    rendezvous().set(RUN, described)
 
 
-def wait_for_run() -> tuple[Path, str]:
-    """The folder and the dataset key of the run that this rank is to train, once prepared."""
+def wait_for_run() -> str:
+    """The run that this rank is to train, for `open_run`, once it is prepared."""
     if RUN in os.environ:
-        folder, dataset_key = json.loads(os.environ[RUN])
-        return Path(folder), dataset_key
+        return os.environ[RUN]
     store = rendezvous()
     try:
         store.wait([RUN], TO_PREPARE)
-        folder, dataset_key = json.loads(store.get(RUN))
+        return store.get(RUN).decode()
     except dist.DistError:
         sys.exit(1)  # the first rank has ended, and has printed why
-    return Path(folder), dataset_key
 
 
 def is_lost_rank(error: BaseException) -> bool:

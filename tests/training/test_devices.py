@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from multiprocessing import connection
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,8 @@ def train_together(
         if any(process.exitcode for process in processes):
             for process in alive:
                 process.terminate()  # as torchrun and srun do
+                process.join(timeout=30)
+                process.kill()
     return [process.exitcode for process in processes]
 
 
@@ -270,12 +273,13 @@ def test_machines_without_a_launcher_are_refused(run: Run) -> None:
 
 @pytest.mark.parametrize("seen", ["folder", "paintings"])
 def test_a_machine_that_does_not_share_the_disk_says_so(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: str
+    run: Run, configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: str
 ) -> None:
+    config = asdict(configure())
     folder = run(name="mine", max_images=8) if seen == "folder" else tmp_path / "elsewhere"
     port = free_port()
     store = dist.TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
-    store.set(RUN, json.dumps([str(folder), "0123456789abcdef"]))
+    store.set(RUN, json.dumps([str(folder), "0123456789abcdef", config]))
     for key, value in torchrun(1, port).items():
         monkeypatch.setenv(key, value)
     expected = "or has other paintings" if seen == "folder" else "run's folder cannot be read on"
