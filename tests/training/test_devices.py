@@ -225,7 +225,7 @@ def test_of_several_processes_one_claims_writes_and_prints(
 
 
 @pytest.mark.slow
-def test_two_processes_resume_bit_for_bit_and_so_can_one_alone(
+def test_two_processes_resume_bit_for_bit_and_one_can_take_over(
     run: Run, paintings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     common = [*small_arguments(paintings), f"output={tmp_path}"]
@@ -405,7 +405,11 @@ def test_a_signal_saves_a_run_on_two_devices(
     assert printed.count("Stopping, with a checkpoint") == 1, printed
     assert printed.count("Paused at ") == 1, printed
     assert "Traceback" not in printed
-    assert load_checkpoint(folder / "last.ckpt")
+
+    seen = load_checkpoint(folder / "last.ckpt")["artgan"]["progress"]["images_seen"]
+    process = begin([ROOT / "train.py", f"resume={folder}", f"max_images={seen + 8}"], tmp_path)
+    printed, _ = process.communicate(timeout=120)
+    assert f"Done: {seen + 8:,} images" in printed
 
 
 @pytest.mark.slow
