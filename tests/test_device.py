@@ -6,7 +6,7 @@ from artgan.device import on_device, pick_device
 from artgan.errors import UserError
 
 
-def test_auto_is_the_fastest_device_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_is_the_fastest_device_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     for cuda, mps, expected in (
         (True, True, "cuda"),
         (False, True, "mps"),
@@ -25,12 +25,12 @@ def test_a_network_is_moved() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_a_device_that_is_not_there_is_named() -> None:
+def test_a_missing_device_is_named() -> None:
     with pytest.raises(UserError, match="device: there is no cuda on this machine"):
         on_device(nn.Linear(2, 2), "cuda")
 
 
-def test_a_full_device_is_told_from_one_that_is_not_there() -> None:
+def test_a_full_device_is_not_taken_for_a_missing_one() -> None:
     class Large(nn.Linear):
         def _apply(self, *_: object) -> nn.Module:
             raise torch.OutOfMemoryError("CUDA out of memory.")

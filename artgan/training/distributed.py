@@ -1,7 +1,7 @@
-"""Training in several processes, one for each device: starting them, and how they meet."""
+"""Training in several processes, one for each device: starting and connecting them."""
 
 import ctypes
-import json
+import logging
 import os
 import shlex
 import signal
@@ -28,7 +28,7 @@ from artgan.training.launchers import is_first, launched, under_torchrun
 
 PACKAGES = Path(__file__).resolve().parents[2]  # folder that holds the package
 RUN = "ARTGAN_RUN"
-TO_MEET = timedelta(minutes=5)
+TO_CONNECT = timedelta(minutes=5)
 TO_PREPARE = timedelta(days=2)  # in which the first rank prepares the paintings
 TO_WAIT = timedelta(hours=4)  # for another rank, which may be measuring
 END_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
@@ -64,7 +64,7 @@ def cluster() -> ClusterEnvironment:
         raise UserError(f"srun: {error}") from error
 
 
-def start_ranks(config: TrainerConfig, folder: Path, dataset_key: str) -> None:
+def start_ranks(config: TrainerConfig, folder: Path, described: str) -> None:
     """Trains a prepared run in one process for each device of this machine, by torchrun.
 
     Ctrl-C and SIGTERM reach all of them: they save the run and end, and this function returns.
@@ -73,8 +73,7 @@ def start_ranks(config: TrainerConfig, folder: Path, dataset_key: str) -> None:
         UserError: one of them was lost.
         SystemExit: one of them ended with a message of its own.
     """
-    # Its own reports would bury the message. Read when torchrun is imported.
-    os.environ |= {"LOGLEVEL": "CRITICAL", RUN: json.dumps([str(folder.resolve()), dataset_key])}
+    os.environ[RUN] = described
     os.environ.setdefault("OMP_NUM_THREADS", f"{max(1, (os.cpu_count() or 1) // config.devices)}")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(PACKAGES), os.environ.get("PYTHONPATH", "")])
     from torch.distributed import run as torchrun
@@ -82,6 +81,7 @@ def start_ranks(config: TrainerConfig, folder: Path, dataset_key: str) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     processes = f"--nproc-per-node={config.devices}"
+    logging.disable()  # torchrun's own reports would bury the message
     try:
         torchrun.main(["--standalone", processes, "-m", "artgan.training"])
     except SignalException:
@@ -91,6 +91,8 @@ def start_ranks(config: TrainerConfig, folder: Path, dataset_key: str) -> None:
         if failure.exitcode == 1:  # it has printed why
             sys.exit(1)
         raise lost(folder) from error
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def end_with_parent() -> None:
@@ -101,7 +103,7 @@ def end_with_parent() -> None:
 
 @cache
 def rendezvous() -> dist.TCPStore:
-    """The store through which ranks meet; hosted by torchrun or by the first rank.
+    """The store through which ranks find each other; hosted by torchrun or by the first rank.
 
     Raises:
         UserError: the first rank cannot be reached.
@@ -113,36 +115,34 @@ def rendezvous() -> dist.TCPStore:
             address,
             port,
             is_master=is_first() and not hosted,
-            timeout=TO_MEET,
+            timeout=TO_CONNECT,
             wait_for_workers=False,
             multi_tenant=True,  # torch asks for it again, by address and port
         )
     except dist.DistError as error:
         raise UserError(
-            f"The processes of the run cannot meet at {address}, port {port} "
-            f"({str(error).splitlines()[0]}). All machines must reach it."
+            f"trainer: the first process of the run cannot be reached at {address}, port {port} "
+            f"({str(error).splitlines()[0]}). All machines need access to it."
         ) from error
     os.environ |= {"MASTER_ADDR": address, "MASTER_PORT": str(store.port)}
     return store
 
 
-def announce_run(folder: Path, dataset_key: str) -> None:
-    """Tells the other ranks that a run is prepared."""
-    rendezvous().set(RUN, json.dumps([str(folder.resolve()), dataset_key]))
+def announce_run(described: str) -> None:
+    """Lets the other ranks know that a run is prepared."""
+    rendezvous().set(RUN, described)
 
 
-def wait_for_run() -> tuple[Path, str]:
-    """The folder and the dataset key of the run that this rank is to train, once prepared."""
+def wait_for_run() -> str:
+    """The run that this rank is to train, for `open_run`, once it is prepared."""
     if RUN in os.environ:
-        folder, dataset_key = json.loads(os.environ[RUN])
-        return Path(folder), dataset_key
+        return os.environ[RUN]
     store = rendezvous()
     try:
         store.wait([RUN], TO_PREPARE)
-        folder, dataset_key = json.loads(store.get(RUN))
+        return store.get(RUN).decode()
     except dist.DistError:
         sys.exit(1)  # the first rank has ended, and has printed why
-    return Path(folder), dataset_key
 
 
 def is_lost_rank(error: BaseException) -> bool:

@@ -46,7 +46,7 @@ from artgan.training.graph import captures
 from artgan.training.launchers import is_first, launched
 from artgan.training.lightning import EventLog, Paintings, holds, make_trainer, quiet_lightning
 from artgan.training.resume import last_state
-from artgan.training.run_folder import Run, clear_temporaries, open_run
+from artgan.training.run_folder import Run, clear_temporaries, describe, open_run
 from artgan.training.state import Progress, RunState
 
 MOST_ROLLBACKS = 3
@@ -61,9 +61,9 @@ def train(run: Run) -> bool:
     """
     with own_environment():
         if launched():
-            announce_run(run.folder, run.paintings.key)
+            announce_run(describe(run))
         elif run.config.trainer.processes > 1:
-            start_ranks(run.config.trainer, run.folder, run.paintings.key)
+            start_ranks(run.config.trainer, run.folder, describe(run))
             newest = newest_checkpoint(run.folder)
             progress = Progress(**newest[1][KEY]["progress"]) if newest else Progress()
             return _new_state(run, progress).used >= 1
@@ -78,11 +78,10 @@ def join() -> tuple[Path, bool]:
     """
     if RUN in os.environ:
         end_with_parent()
-    folder, dataset_key = wait_for_run()
-    run = open_run(folder, dataset_key)
+    run = open_run(wait_for_run())
     # The first rank prints the same.
     with nullcontext() if is_first() else redirect_stderr(io.StringIO()):
-        return folder, _train(run)
+        return run.folder, _train(run)
 
 
 def _train(run: Run) -> bool:
@@ -103,7 +102,8 @@ def _train(run: Run) -> bool:
                 )
             except (MemoryError, RuntimeError) as error:
                 if is_lost_rank(error):
-                    time.sleep(0 if is_first() else 10)  # the lost one is to be noticed first
+                    # What started the ranks is to notice the lost one first, and ends the others.
+                    time.sleep(0 if is_first() and RUN not in os.environ else 10)
                     raise lost(folder) from error
                 if not is_out_of_memory(error):
                     raise

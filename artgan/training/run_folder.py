@@ -1,6 +1,7 @@
 """The folder of a run: its name, its configuration, and the lock on it."""
 
 import datetime
+import json
 import shlex
 import shutil
 import socket
@@ -85,18 +86,27 @@ def prepare(config: TrainConfig, command: Command) -> Iterator[Run]:
             raise
 
 
-def open_run(folder: Path, dataset_key: str) -> Run:
+def describe(run: Run) -> str:
+    """A prepared run as text, for the other processes that train it."""
+    return json.dumps([str(run.folder.resolve()), run.paintings.key, asdict(run.config)])
+
+
+def open_run(described: str) -> Run:
     """A run that another process has prepared, on this machine or on one that shares its disk.
+
+    Args:
+        described: as `describe` does.
 
     Raises:
         UserError: it cannot be read on this machine.
     """
+    place, dataset_key, values = json.loads(described)
+    folder, config = Path(place), typed(TrainConfig, values)
     if not (folder / CONFIG_FILE).is_file():
         raise UserError(
             f"{folder}: the run's folder cannot be read on {socket.gethostname()}. All machines "
             "need it on a shared disk: output=PATH"
         )
-    config = load_config(folder)
     pack = sources.reload_paintings(config.dataset, config.resolution, dataset_key)
     return _run(config, folder, pack)
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from multiprocessing import connection
 from pathlib import Path
 from typing import Any
@@ -100,9 +101,10 @@ def train_as_rank(
     os.dup2(output, 1)
     os.dup2(output, 2)
     for variables, arguments in zip(environments, commands, strict=True):
-        os.environ |= variables
         sys.argv = ["train.py", *arguments]
-        runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+        with own_environment():
+            os.environ |= variables
+            runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
 
 
 def train_together(
@@ -122,6 +124,8 @@ def train_together(
         if any(process.exitcode for process in processes):
             for process in alive:
                 process.terminate()  # as torchrun and srun do
+                process.join(timeout=30)
+                process.kill()
     return [process.exitcode for process in processes]
 
 
@@ -221,7 +225,7 @@ def test_of_several_processes_one_claims_writes_and_prints(
 
 
 @pytest.mark.slow
-def test_two_processes_resume_bit_for_bit_and_so_can_one_alone(
+def test_two_processes_resume_bit_for_bit_and_one_can_take_over(
     run: Run, paintings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     common = [*small_arguments(paintings), f"output={tmp_path}"]
@@ -269,12 +273,13 @@ def test_machines_without_a_launcher_are_refused(run: Run) -> None:
 
 @pytest.mark.parametrize("seen", ["folder", "paintings"])
 def test_a_machine_that_does_not_share_the_disk_says_so(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: str
+    run: Run, configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: str
 ) -> None:
+    config = asdict(configure())
     folder = run(name="mine", max_images=8) if seen == "folder" else tmp_path / "elsewhere"
     port = free_port()
     store = dist.TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
-    store.set(RUN, json.dumps([str(folder), "0123456789abcdef"]))
+    store.set(RUN, json.dumps([str(folder), "0123456789abcdef", config]))
     for key, value in torchrun(1, port).items():
         monkeypatch.setenv(key, value)
     expected = "or has other paintings" if seen == "folder" else "run's folder cannot be read on"
@@ -400,7 +405,11 @@ def test_a_signal_saves_a_run_on_two_devices(
     assert printed.count("Stopping, with a checkpoint") == 1, printed
     assert printed.count("Paused at ") == 1, printed
     assert "Traceback" not in printed
-    assert load_checkpoint(folder / "last.ckpt")
+
+    seen = load_checkpoint(folder / "last.ckpt")["artgan"]["progress"]["images_seen"]
+    process = begin([ROOT / "train.py", f"resume={folder}", f"max_images={seen + 8}"], tmp_path)
+    printed, _ = process.communicate(timeout=120)
+    assert f"Done: {seen + 8:,} images" in printed
 
 
 @pytest.mark.slow
