@@ -33,7 +33,6 @@ ELSEWHERE = {
     MAIN_JOB,
     TESTS,
     "python3 -m venv .venv && . .venv/bin/activate",
-    "pip install torch torchvision --index-url https://download.pytorch.org/whl/cpu",
     "tensorboard --logdir checkpoints",
 }
 BUDGETS = ("max_images=", "max_time=", "epochs=")
