@@ -12,17 +12,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from jinja2 import Environment, FileSystemLoader
-from markupsafe import Markup
-
 from artgan.checkpoint import KEY, newest_checkpoint
 from artgan.config import flattened, load_config
-from artgan.data.report import STYLE
+from artgan.data.report import write_html
 from artgan.errors import UserError, printable
-from artgan.files import atomic_write, by_number
+from artgan.files import by_number
 from artgan.options import MONITORS, ON_FEATURES, TrainConfig
 
 PAGE = "comparison.html"
+TEMPLATE = Path(__file__).with_name("comparison.html.jinja")
 # Options that say where a run is, not what it is.
 PLACES = ("name", "resume", "output")
 # Parts of the paintings in `metrics.json`, the most telling first.
@@ -275,13 +273,4 @@ def write_page(groups: Sequence[Group], different: dict[Path, str], path: Path) 
             for run, score in zip(group.runs, group.scores, strict=True)
         ]
         shown.append((group.title, cards))
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    template = environment.get_template("comparison.html.jinja")
-    page = template.render(style=Markup(STYLE), groups=shown)
-    with atomic_write(path) as file:
-        file.write(page.encode("utf-8", errors="backslashreplace"))
+    write_html(TEMPLATE, path, groups=shown)

@@ -26,6 +26,7 @@ from artgan.files import atomic_write
 T = TypeVar("T")
 
 REPORT = "report.html"
+TEMPLATE = Path(__file__).with_name("report.html.jinja")
 STYLE = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
 
 # How much is shown: at most 258 thumbnails of about 5 kB, so that the page opens anywhere.
@@ -71,10 +72,27 @@ def write_report(checkup: Checkup, folder: Path) -> Path:
     facts = _counts(checkup)
     with atomic_write(folder / "report.json") as file:
         file.write(json.dumps(facts, indent=1).encode())
-    with atomic_write(folder / REPORT) as file:
-        # File names may hold bytes that are no text; Python carries them as lone surrogates.
-        file.write(_page(checkup, facts).encode("utf-8", errors="backslashreplace"))
+    write_html(TEMPLATE, folder / REPORT, **_shown(checkup, facts))
     return folder / REPORT
+
+
+def write_html(template: Path, path: Path, **values: Any) -> None:
+    """Renders a template in artgan's style and writes the page; UserError if it cannot."""
+    # Imported only when a page is written: most commands write none.
+    from jinja2 import Environment, FileSystemLoader
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=FileSystemLoader(template.parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": "{:,}".format, "shorten": _shorten, "inset": _inset}
+    page = environment.get_template(template.name).render(style=Markup(STYLE), **values)
+    with atomic_write(path) as file:
+        # File names may hold bytes that are no text; Python carries them as lone surrogates.
+        file.write(page.encode("utf-8", errors="backslashreplace"))
 
 
 def _counts(checkup: Checkup) -> dict[str, Any]:
@@ -119,35 +137,24 @@ def _shape(facts: Facts) -> str:
     return SHAPES[len(RATIOS) + wide - tall]
 
 
-def _page(checkup: Checkup, facts: Mapping[str, Any]) -> str:
-    # Imported only when a folder has changed.
-    from jinja2 import Environment, FileSystemLoader
-    from markupsafe import Markup
-
+def _shown(checkup: Checkup, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What the template shows."""
     root, usable = checkup.root, checkup.usable
     by_shape = sorted(usable, key=lambda facts: facts.width / facts.height)
     wide = [facts for facts in reversed(by_shape) if facts.width > facts.height]
     tall = [facts for facts in by_shape if facts.width < facts.height]
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": "{:,}".format, "shorten": _shorten, "inset": _inset}
-    return environment.get_template("report.html.jinja").render(
-        style=Markup(STYLE),
-        title=root.resolve().name,
-        facts=facts,
-        rows=ROWS,
-        sheet=_gallery(root, usable, SHEET),
-        widest=_gallery(root, wide[:EXTREMES], EXTREMES),
-        tallest=_gallery(root, tall[:EXTREMES], EXTREMES),
-        palette=_palette([facts.color for facts in usable]),
-        bordered=_gallery(root, [facts for facts in usable if facts.frame], BORDERED),
-        reasons=_reasons(checkup),
-        groups=_groups(checkup),
-    )
+    return {
+        "title": root.resolve().name,
+        "facts": facts,
+        "rows": ROWS,
+        "sheet": _gallery(root, usable, SHEET),
+        "widest": _gallery(root, wide[:EXTREMES], EXTREMES),
+        "tallest": _gallery(root, tall[:EXTREMES], EXTREMES),
+        "palette": _palette([facts.color for facts in usable]),
+        "bordered": _gallery(root, [facts for facts in usable if facts.frame], BORDERED),
+        "reasons": _reasons(checkup),
+        "groups": _groups(checkup),
+    }
 
 
 def _reasons(checkup: Checkup) -> list[tuple[str, int, Gallery]]:
