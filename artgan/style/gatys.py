@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from artgan.device import on_device
+from artgan.device import is_fast_at_bf16, on_device
 from artgan.errors import UserError
 from artgan.options import StylizeConfig
 from artgan.style.backbone import Backbone
@@ -260,8 +260,4 @@ def _computes_in_bf16(config: StylizeConfig, device: str) -> bool:
         return config.precision == "bf16"
     if config.optimizer == "lbfgs":
         return False  # its line search would take rounding errors for the shape of the loss
-    if device.startswith("cuda"):
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = torch.cpu.get_capabilities()
-    fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
-    return device == "cpu" and bool(fast)
+    return is_fast_at_bf16(device)

@@ -20,6 +20,7 @@ from pytorch_lightning.utilities.warnings import PossibleUserWarning
 from artgan.checkpoint import load_checkpoint
 from artgan.data.pack import Pack
 from artgan.data.stream import PaintingStream
+from artgan.device import is_fast_at_bf16, pick_device
 from artgan.errors import UserError
 from artgan.files import atomic_write
 from artgan.options import TrainConfig, TrainerConfig
@@ -66,14 +67,8 @@ def make_trainer(
 def pick_precision(precision: str, accelerator: str) -> str:
     """Lightning's name for a precision; `auto` is bfloat16 where the hardware is faster at it."""
     if precision == "auto":
-        if accelerator in ("auto", "gpu") and torch.cuda.is_available():
-            fast = torch.cuda.is_bf16_supported(including_emulation=False)
-        elif accelerator == "mps" or (accelerator == "auto" and torch.backends.mps.is_available()):
-            fast = False
-        else:
-            capabilities = torch.cpu.get_capabilities()
-            fast = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-        precision = "bf16" if fast else "32"
+        device = pick_device("auto") if accelerator in ("auto", "gpu") else accelerator
+        precision = "bf16" if is_fast_at_bf16(device) else "32"
     return {"32": "32-true", "bf16": "bf16-mixed"}[precision]
 
 
