@@ -223,14 +223,20 @@ def options_only_for(method: str) -> set[str]:
 
 def refuse_unknown(key: str, schema: Any, command: str) -> None:
     """Refuses an option that does not exist with a UserError that names the nearest one."""
-    known = options_of(schema)
-    if key in known:
+    if key in options_of(schema):
         return
+    near = meant_option(key, schema)
+    hint = f" Did you mean {near}?" if near else ""
+    raise UserError(f"{key}: there is no such option.{hint} All: artgan {command} --help all")
+
+
+def meant_option(key: str, schema: Any) -> str | None:
+    """The option that a name stands for: its other name, its last part, or the nearest of them."""
+    known = options_of(schema)
     by_last_part = {name.rpartition(".")[2]: name for name in known}
     meant = [name for name in ALIASES.get(key.rpartition(".")[2], ()) if name in known]
     near = meant[0] if meant else nearest(key, [*known, *by_last_part])
-    hint = f" Did you mean {by_last_part.get(near, near)}?" if near else ""
-    raise UserError(f"{key}: there is no such option.{hint} All: artgan {command} --help all")
+    return None if near is None else by_last_part.get(near, near)
 
 
 def choices(group: str, folders: Iterable[Path] = ()) -> list[Path]:

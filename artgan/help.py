@@ -6,16 +6,18 @@ import textwrap
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
 from omegaconf import MISSING
 
 from artgan.config import (
-    ALIASES,
+    CONFIGS,
     GROUPS,
     SCHEMAS,
     choices,
     choices_of,
     composed,
     flattened,
+    meant_option,
     options_of,
     options_only_for,
 )
@@ -111,15 +113,21 @@ def help_text(command: str, topic: str | None = None) -> str:
         if topic in GROUPS:
             lines += [f"  {topic}={path.stem:<20} {opening(path)}" for path in choices(str(topic))]
             lines.append("")
+    values |= _chosen(command)
     return "\n".join([*lines, *(_line(schema, key, values) for key in names), "", ending])
+
+
+def _chosen(command: str) -> dict[str, Any]:
+    """The file of each group that a command takes unless another is chosen."""
+    defaults = yaml.safe_load((CONFIGS / f"{command}.yaml").read_text(encoding="utf-8"))["defaults"]
+    chosen = [entry.items() for entry in defaults if isinstance(entry, dict)]
+    return dict(itertools.chain.from_iterable(chosen))
 
 
 def _line(schema: Any, key: str, values: dict[str, Any]) -> str:
     if key in GROUPS:
-        default = {"dataset": "inkwash", "model": "artgan", "method": "magenta", "preset": "best"}
-        if schema is EvaluateConfig:
-            default["dataset"] = "the run's"
-        return _wrapped(key, f"{', '.join(path.stem for path in choices(key))} [{default[key]}]")
+        default = values[key] or "the run's"
+        return _wrapped(key, f"{', '.join(path.stem for path in choices(key))} [{default}]")
     info = options_of(schema)[key]
     names = choices_of(info.annotation)
     text = f"{', '.join(map(str, names))}: {info.description}" if names else info.description
@@ -157,14 +165,10 @@ def right_key(command: str, flag: str, value: str) -> str:
     if flag == "--cfg":
         return f"{flag}: {not_among(value, ('job', 'hydra', 'all'))}"
     name, equals, given = flag.lstrip("-").partition("=")
-    known = options_of(SCHEMAS[command])
+    schema = SCHEMAS[command]
     key = SHORT.get(name, name).replace("-", "_")
-    by_last_part = {one.rpartition(".")[2]: one for one in known}
-    meant = [one for one in ALIASES.get(key, ()) if one in known]
-    if key not in known:
-        near = meant[0] if meant else by_last_part.get(key) or nearest(key, [*known, *by_last_part])
-        if near is None:
-            return f"{flag}: there is no such flag. See artgan {command} --help"
-        key = by_last_part.get(near, near)
+    meant = key if key in options_of(schema) else meant_option(key, schema)
+    if meant is None:
+        return f"{flag}: there is no such flag. See artgan {command} --help"
     value = given if equals else value if "=" not in value and value[:1] != "-" else ""
-    return f"{flag}: options are written as key=value. Write {key}={value or 'VALUE'}"
+    return f"{flag}: options are written as key=value. Write {meant}={value or 'VALUE'}"

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from artgan.errors import UserError
+from artgan.errors import UserError, not_among
 from artgan.networks import NETWORKS
 from artgan.options import ModelConfig
 from artgan.training.augment import TRANSFORMATIONS
@@ -29,7 +29,7 @@ def _mistakes(model: ModelConfig) -> Iterator[str]:
     ]
     for option, name, table in names:
         if name not in table:
-            yield f"{option}: '{name}' is none of {', '.join(table)}."
+            yield f"{option}: {not_among(name, table)}"
     loss, losses = LOSSES[model.loss], LOSSES.items()
     if loss.needs_penalty and not model.gradient_penalty:
         yield f"loss: {model.loss} is unbounded without its penalty. Add model.gradient_penalty=10"
