@@ -180,12 +180,9 @@ def _is_run(path: Path) -> bool:
 
 def _sample(run: Path, seed: int) -> Image.Image:
     # Imported only here: most styles are files, and the command should start quickly.
-    from artgan.images import to_pil
-    from artgan.painter import draw_inputs, load_painter, paint
+    from artgan.painter import load_painter
 
-    painter = load_painter(find_checkpoint(run))
-    inputs = draw_inputs(seed, 1, painter.latent_dim, painter.classes)
-    return to_pil(paint(painter.generator, inputs)[0])
+    return load_painter(find_checkpoint(run)).paint([seed])[0]
 
 
 def _folder(name: str, folder: Path) -> Style:

@@ -7,7 +7,7 @@ import shutil
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ def prepare(config: TrainConfig, command: Command) -> Iterator[Run]:
         _refuse_taken(folder)  # by a process that was quicker
         save_config(config, folder)
         try:
-            yield Run(config, folder, run.paintings, run.held_out, run.classes)
+            yield replace(run, folder=folder)
         except UserError:
             if {path.name for path in folder.iterdir()} == {CONFIG_FILE, LOCK}:
                 shutil.rmtree(folder)  # refused before anything came of it
