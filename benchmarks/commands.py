@@ -1,9 +1,9 @@
-"""Times the commands that a user types: packing, training, the first picture.
+"""Times the commands that a user types: packing, training, the first samples.
 
     python benchmarks/commands.py PATH
 
 PATH is a folder of paintings; it is linked to a temporary folder, so nothing is written into it.
-Each figure is of whole processes, as a user waits for them. Prints a Markdown table.
+Times are of whole processes, as a user waits for them. Prints a Markdown table.
 """
 
 import os
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def command(name: str, *arguments: str) -> tuple[float, float, str]:
-    """Runs a script: seconds, peak resident memory in MiB, and what it printed."""
+    """Runs a script. Returns seconds, peak resident memory in MiB, and its output."""
     began = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, str(ROOT / name), *arguments],
@@ -72,22 +72,22 @@ def main(paintings: Path) -> None:
                 times.append(time.perf_counter() - began)
             print(
                 f"| checking and packing {len(pack):,} paintings at {resolution} px | "
-                f"{times[0]:.1f} s, again {times[1]:.2f} s |"
+                f"{times[0]:.1f} s, second time {times[1]:.2f} s |"
             )
             folder = ("dataset=folder", f"dataset.root={root}", f"resolution={resolution}")
             _, memory, printed = command("train.py", *folder, "max_time=60s", f"name={resolution}")
             print(
-                f"| training at {resolution} px, width 64, batch 64 | {rate(printed)}, "
+                f"| training at {resolution} px, one minute | {rate(printed)}, "
                 f"peak {memory:,.0f} MiB |"
             )
             one = (*folder, "max_images=64", "output=once")
             times = [command("train.py", *one)[0] for _ in range(5)]
             print(
-                f"| `train.py` at {resolution} px, one update, start to end | "
+                f"| `train.py` at {resolution} px, one update, from start to end | "
                 f"{statistics.median(times):.1f} s |"
             )
         times = [command("sample.py", "ckpt=checkpoints/64")[0] for _ in range(5)]
-        print(f"| `sample.py`, 64 pictures at 64 px | {statistics.median(times):.1f} s |")
+        print(f"| `sample.py`, 64 samples at 64 px | {statistics.median(times):.1f} s |")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Times checking and packing of large folders: 6,000 pictures of 256 px, and 100,000 small ones.
+"""Times checking and packing of large folders: 6,000 images of 256 px, and 100,000 small ones.
 
     python benchmarks/folders.py PATH
 
-PATH is a folder of paintings. The folders are made of random crops of those, mirrored or turned, in
-a temporary place. Seconds are those of a fresh process, with its imports; memory is the peak of the
-first process, and of the largest of those that it started. Prints a Markdown table.
+PATH is a folder of paintings. The folders, in a temporary place, are filled with random crops of
+them, mirrored or rotated. Times are of a new process, imports included. Memory is the peak of that
+process, and of the largest process that it started. Prints a Markdown table.
 """
 
 import os
@@ -70,7 +70,7 @@ def main(paintings: list[Path]) -> None:
             again, _ = load(script, folder)
             print(
                 f"| {packed:,} of {count:,} JPEGs of {side} px | {first:.1f} s | {again:.2f} s | "
-                f"{mine} MiB, others {others} MiB |",
+                f"{mine} MiB, other processes {others} MiB |",
                 flush=True,
             )
 

@@ -1,12 +1,12 @@
-"""Training on a set too large to be held: from its file, and held in memory, in turns.
+"""Training on a large set, in turns from its file and from memory.
 
     python benchmarks/large.py PATH [SECONDS [ROUNDS]]
 
-PATH is a folder of paintings. 200,000 JPEGs of 64 px are made of random crops of those, in a
-temporary place, checked and packed once (some four minutes). Then `train.py` trains on them with
-`trainer.paintings=file` and `=device`, which on a CPU is its memory. Memory is read every second
-from /proc: what the process holds itself, and pages of files in its address space, half a minute
-into training and at the end of the last round. Prints a Markdown table.
+PATH is a folder of paintings. 200,000 JPEGs of 64 px are made from random crops of them in a
+temporary place, then checked and packed once (about four minutes). `train.py` trains on them with
+`trainer.paintings=file` and with `trainer.paintings=device`, which on a CPU is main memory. Memory
+of the process itself and of mapped files is read from /proc every second. Prints a Markdown table,
+with memory at half a minute into training and at the end of the last round.
 """
 
 import os
@@ -28,7 +28,7 @@ WARM_UP = 30
 
 
 def memory(pid: int) -> tuple[int, int]:
-    """MiB of its own, and of files in its address space."""
+    """MiB of the process itself, and of mapped files."""
     status = dict(
         line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()
     )
@@ -42,6 +42,7 @@ def train(
     process = subprocess.Popen(
         [
             *(sys.executable, ROOT / "train.py", "dataset=folder", f"dataset.root={folder}"),
+            "model=dcgan",
             *(f"max_time={seconds}s", f"output={output}", f"trainer.paintings={where}"),
         ],
         stdout=subprocess.PIPE,
@@ -75,7 +76,7 @@ def main(paintings: list[Path], seconds: int = 90, rounds: int = 2) -> None:
         f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python "
         f"{platform.python_version()}, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}; "
         f"{rounds} rounds of {seconds} s\n\n"
-        f"| paintings | images/s | MiB own, of files: after {WARM_UP} s | at the end |\n"
+        f"| paintings | images/s | MiB own, of mapped files: after {WARM_UP} s | at the end |\n"
         "|---|---|---|---|"
     )
     for where, measured in rates.items():

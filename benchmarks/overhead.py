@@ -1,10 +1,10 @@
-"""What `train.py` does besides its updates: draws, batches, EMA, Lightning, curves, files.
+"""Overhead of `train.py`: random draws, batches, EMA, Lightning, curves, files.
 
     python benchmarks/overhead.py PATH [SECONDS]
 
-PATH is a folder of paintings. Trains in this process and takes the time inside of `GAN.update`; all
-the rest is overhead (Lightning's hooks around each backward pass count as update). On a CPU only,
-where nothing runs behind Python's back. Prints a Markdown table.
+PATH is a folder of paintings. Trains in this process and measures the time inside `GAN.update`; all
+the rest is overhead (Lightning's hooks around each backward pass count as update). For CPUs only,
+where nothing runs asynchronously. Prints a Markdown table.
 """
 
 import itertools
@@ -32,7 +32,7 @@ SIZES = ((64, 64), (64, 16), (32, 16))  # width, batch
 
 
 def timed(owner: type, name: str) -> list[tuple[float, float]]:
-    """Has a method note when each call begins and ends."""
+    """Makes a method record when each call begins and ends."""
     function: Callable[..., Any] = getattr(owner, name)
     noted: list[tuple[float, float]] = []
 
@@ -57,7 +57,7 @@ def main(path: str, seconds: int = 40) -> None:
         f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python "
         f"{platform.python_version()}, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}; "
         f"{seconds} s each, medians\n\n"
-        "| width, batch | update | all the rest of a step | grids and checkpoints, of the whole |\n"
+        "| width, batch | update | rest of a step | grids and checkpoints, share of the whole |\n"
         "|---|---|---|---|"
     )
 
@@ -79,9 +79,14 @@ def main(path: str, seconds: int = 40) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         os.chdir(scratch)
         for width, batch in SIZES:
-            sizes = [f"model.width={width}", f"batch_size={batch}", f"max_time={seconds}s"]
+            sizes = [
+                "model=dcgan",
+                f"model.width={width}",
+                f"batch_size={batch}",
+                f"max_time={seconds}s",
+            ]
             RUN["train"] = run
-            launch("train", [path, *sizes])
+            launch("train", [path, "model=dcgan", *sizes])
         os.chdir("/")
 
 

@@ -1,10 +1,10 @@
-"""The loop that a tutorial would write, as the yardstick of throughput.py: float32, JPEG files read
-by worker processes, eager, an update of each network in turn, losses read at every step.
+"""The training loop of a typical tutorial, the baseline of throughput.py: float32, eager, JPEG
+files read by worker processes, an update of each network in turn, losses read at every step.
 
     python benchmarks/plain.py FOLDER RESOLUTION BATCH SECONDS
 
-FOLDER holds class folders, as torchvision's ImageFolder wants them. Prints images/s, without the
-first three batches.
+FOLDER has one subfolder per class, as torchvision's ImageFolder expects. Prints images/s, without
+the first three batches.
 """
 
 import os

@@ -1,18 +1,19 @@
-"""Which recipe paints better after the same time: KID on paintings held out, over minutes.
+"""Which recipe paints better after the same time: KID on held-out paintings, over minutes.
 
     python benchmarks/quality.py PATH FEATURES OUTPUT MINUTES --recipes dcgan "artgan model.r1=0"
 
-PATH is a folder of paintings; it is linked to OUTPUT, so nothing is written into it. FEATURES are
-those of `evaluate.py`. A recipe is a model with overrides of `train.py`, and may be named.
+PATH is a folder of paintings; they are linked into OUTPUT, so nothing is written to PATH. FEATURES
+is what `features=` of `evaluate.py` takes. A recipe is a model with overrides of `train.py`, and
+may have a name.
 
-The speed of a machine wanders, so time is counted in images. First, on a machine that is otherwise
-idle, all recipes are trained in turns for a while, which gives the images/s of each; then each is
-trained for as many images as it gets through in MINUTES, whatever else the machine does meanwhile.
+The speed of a machine varies, so time is counted in images. First, on an otherwise idle machine,
+all recipes are trained in turns for a short time, which gives the images/s of each. Then each is
+trained for the number of images that it would reach in MINUTES, whatever else runs on the machine.
 A tenth of the paintings is held out. Every checkpoint is measured by `evaluate.py`.
 
-The same command goes on where it was stopped, and trains what recipes or seeds are added; to end
-early, Ctrl-C. OUTPUT then holds table.md, curves.png, grids.png and quality.json, of what there is
-so far; `--status` only brings these up to date. What the commands print goes to log.txt.
+Ctrl-C ends early. The same command continues where it stopped, and trains recipes or seeds that
+were added. OUTPUT then has table.md, curves.png, grids.png and quality.json with the results so
+far; `--status` only updates these. The output of the commands is written to log.txt.
 """
 
 import argparse
@@ -57,7 +58,7 @@ Rates = dict[str, float]  # images/s of each recipe, by its label
 
 
 class Failed(Exception):
-    """A command has failed: its last words."""
+    """A command has failed. The message is the end of its output."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Recipe:
     """What is trained.
 
     Attributes:
-        label: its name in tables and pictures.
+        label: its name in tables and plots.
         overrides: `key=value` of `train.py`, the model first.
     """
 
@@ -88,7 +89,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Run:
-    """A recipe trained with one seed, as its folder tells of it.
+    """A recipe trained with one seed; its state is read from its folder.
 
     Attributes:
         recipe: what is trained.
@@ -110,7 +111,7 @@ class Run:
 
     @property
     def checkpoints(self) -> dict[int, Path]:
-        """By the images they have seen, from first to last."""
+        """By images seen, from first to last."""
         return {_images(file): file for file in sorted(self.folder.glob("images-*.ckpt"))}
 
     @property
@@ -119,7 +120,7 @@ class Run:
 
     @property
     def measured(self) -> dict[int, dict[str, Any]]:
-        """What `evaluate.py` said of each checkpoint, by the images it has seen."""
+        """The scores of each checkpoint from `evaluate.py`, by images seen."""
         files = sorted(self.folder.glob(f"evaluated/images-{'[0-9]' * 9}/metrics.json"))
         return {_images(file.parent): json.loads(file.read_bytes()) for file in files}
 
@@ -130,7 +131,7 @@ class Run:
 
     @property
     def last_kid(self) -> float | None:
-        """KID on the paintings held out, once the run is trained and measured to its end."""
+        """KID on held-out paintings, once the run is trained and measured to its end."""
         measured = self.measured
         last = max(measured, default=0)
         return measured[last]["held-out"]["kid"] if last >= self.budget else None
@@ -141,7 +142,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Study:
-    """What the command asks for; see its `--help`."""
+    """The arguments of the command; see its `--help`."""
 
     paintings: Path
     features: str
@@ -157,7 +158,7 @@ class Study:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What must stay the same, so that all that lies in the output folder compares."""
+        """What must stay the same, so that all results in the output folder are comparable."""
         file = Path(self.features)
         return {
             "paintings": str(self.paintings.resolve()),
@@ -169,7 +170,7 @@ class Study:
         }
 
     def runs(self, rates: Rates) -> list[Run]:
-        """Seed by seed, so that there is a comparison early."""
+        """Seed by seed, so that recipes can be compared early."""
         return [
             Run(
                 recipe,
@@ -185,15 +186,15 @@ class Study:
 
 
 def _images(file: Path) -> int:
-    """How many its name says: images-000050048.ckpt"""
+    """The number in its name: images-000050048.ckpt"""
     return int(file.stem.removeprefix("images-"))
 
 
-# What follows from rates and figures
+# Computed from rates and scores
 
 
 def budget(rate: float, minutes: float) -> int:
-    """Images that a recipe gets through in so many minutes."""
+    """Images that a recipe trains on in `minutes`."""
     return round(rate * minutes * 60)
 
 
@@ -204,9 +205,9 @@ def rates_of(rounds: list[Rates], base: str, base_rate: float | None = None) -> 
     base recipe, times the base's rate.
 
     Args:
-        rounds: images/s of the same recipes, the base among them.
+        rounds: images/s of the same recipes, including the base.
         base: label of the recipe that the others are compared with.
-        base_rate: its rate, where earlier rounds have settled it; by default its median here.
+        base_rate: its rate, if known from earlier rounds; by default its median here.
     """
     if base_rate is None:
         base_rate = statistics.median(measured[base] for measured in rounds)
@@ -217,14 +218,14 @@ def rates_of(rounds: list[Rates], base: str, base_rate: float | None = None) -> 
 
 
 def table(runs: list[Run]) -> str:
-    """A row for each run, at its last checkpoint that was measured, as Markdown.
+    """A row for each run, at its last measured checkpoint, as Markdown.
 
-    Figures are those on the paintings held out where not said otherwise.
+    Scores are on held-out paintings unless stated otherwise.
     """
     first = runs[0].recipe.label
     lines = [
         "| recipe | seed | images/s | images | KID held-out | KID training | FID | precision "
-        f"| recall | SWD | originality ratio | KID to that of {first} |",
+        f"| recall | SWD | originality ratio | KID relative to {first} |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     yardsticks = {run.seed: run.last_kid for run in runs if run.recipe.label == first}
@@ -253,8 +254,8 @@ def summary(runs: list[Run]) -> str:
     """A row for each recipe: the KID of its finished runs, and ratios to the first recipe."""
     first = runs[0].recipe.label
     lines = [
-        f"| recipe | images/s to {first} | finished seeds | KID held-out, mean (least to most) "
-        f"| KID to that of {first}, same seeds |",
+        f"| recipe | images/s relative to {first} | finished seeds | KID held-out, mean (range) "
+        f"| KID relative to {first}, same seeds |",
         "|---|---|---|---|---|",
     ]
     kids: dict[str, dict[int, float]] = {run.recipe.label: {} for run in runs}
@@ -275,7 +276,7 @@ def summary(runs: list[Run]) -> str:
     return "\n".join(lines)
 
 
-# Pictures
+# Plots and grids
 
 
 def draw_curves(runs: list[Run], path: Path) -> None:
@@ -297,15 +298,15 @@ def draw_curves(runs: list[Run], path: Path) -> None:
         )
         features = measured[max(measured)]["features"]
     axes.set_yscale("log")
-    # By default a range of less than a power of ten has no numbers beside it.
+    # By default an axis of less than a power of ten has no tick labels.
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlim(left=0)
     axes.set_xlabel("minutes of training (images / measured images per second / 60)")
-    axes.set_ylabel(f"KID on paintings held out ({features})")
+    axes.set_ylabel(f"KID on held-out paintings ({features})")
     axes.grid(alpha=0.3)
-    # Below, as there may be many lines with long names: as many columns as fit.
+    # Below the axes, because there may be many runs with long names; as many columns as fit.
     columns = max(110 // (max(len(run.name) for run in runs) + 8), 1)
     figure.legend(loc="outside lower center", ncols=columns)
     with atomic_write(path) as file:
@@ -340,7 +341,7 @@ def draw_grids(runs: list[Run], path: Path) -> None:
 
 
 def call(study: Study, name: str, *arguments: str) -> None:
-    """Runs a script of artgan; what it prints goes to log.txt.
+    """Runs a script of artgan; its output is written to log.txt.
 
     Raises:
         Failed: it ended with an error.
@@ -353,7 +354,7 @@ def call(study: Study, name: str, *arguments: str) -> None:
             [sys.executable, str(ROOT / name), *arguments],
             stdout=printed,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C comes here alone, and is handed on once
+            start_new_session=True,  # Ctrl-C reaches only this process, which passes it on once
         )
         try:
             code = process.wait()
@@ -363,18 +364,18 @@ def call(study: Study, name: str, *arguments: str) -> None:
             raise
     if code:
         last = log.read_text(errors="replace").splitlines()[-5:]
-        raise Failed("\n".join(["", *last, f"(all of it: {log})"]))
+        raise Failed("\n".join(["", *last, f"(full log: {log})"]))
 
 
 def train(study: Study, recipe: Recipe, *arguments: str) -> None:
-    """A new run; the recipe comes last but for what a fair comparison rests on."""
+    """A new run. Only what makes the comparison fair overrides the recipe."""
     call(
         study,
         "train.py",
         *("dataset=folder", f"dataset.root={study.output.resolve() / 'paintings'}"),
         *recipe.overrides,
         *(f"resolution={study.resolution}", f"dataset.holdout={HOLDOUT}", *arguments),
-        "evaluate_every=null",  # what it measures by itself would be taken for ours
+        "evaluate_every=null",  # its own measurements would be mistaken for those made here
     )
 
 
@@ -397,18 +398,18 @@ def link(study: Study) -> None:
 
 
 def settle(study: Study) -> dict[str, Recipe]:
-    """Refuses what does not compare with what lies in the output folder already.
+    """Refuses settings that are not comparable with those of the output folder.
 
     Returns:
-        All recipes of that folder by label, with those of today.
+        All recipes of that folder by label, including the new ones.
     """
     file = study.output / "settings.json"
     kept = _read(file, {"settings": study.settings, "recipes": {}})
     for key, value in study.settings.items():
         if kept["settings"][key] != value:
             raise UserError(
-                f"{study.output}: was begun with {key} {kept['settings'][key]}, not {value}. "
-                "Give the same, or another OUTPUT."
+                f"{study.output}: was started with {key} {kept['settings'][key]}, not {value}. "
+                "Give the same value, or another OUTPUT."
             )
     recipes = {
         label: Recipe(label, tuple(overrides)) for label, overrides in kept["recipes"].items()
@@ -429,7 +430,7 @@ def settle(study: Study) -> dict[str, Recipe]:
 
 
 def measure_rates(study: Study, recipes: dict[str, Recipe]) -> Rates:
-    """The images/s of each recipe; those of recipes added later, beside the first one ever."""
+    """The images/s of each recipe; recipes added later are timed beside the very first one."""
     file = study.output / "rates.json"
     kept = _read(file, {"rates": {}, "ratios": {}, "rounds": []})
     rates: Rates = kept["rates"]
@@ -440,7 +441,7 @@ def measure_rates(study: Study, recipes: dict[str, Recipe]) -> Rates:
     group = list(dict.fromkeys([base, *missing]))
     while len(rounds := [one for one in kept["rounds"] if one.keys() == set(group)]) < ROUNDS:
         measured: Rates = {}
-        # There and back, so that a drift of the machine is no one's gain.
+        # Back and forth, so that no recipe gains from a drift of the machine.
         for label in group if len(rounds) % 2 == 0 else reversed(group):
             trainings = (ROUNDS - len(rounds)) * len(group) - len(measured)
             minutes = trainings * study.rate_seconds / 60
@@ -456,7 +457,7 @@ def measure_rates(study: Study, recipes: dict[str, Recipe]) -> Rates:
 
 
 def _rate(study: Study, recipe: Recipe) -> float:
-    """What `train.py` says when it is done, not rounded."""
+    """The rate that `train.py` prints at the end, but not rounded."""
     with tempfile.TemporaryDirectory(dir=study.output, prefix="rate-") as scratch:
         train(study, recipe, f"max_time={study.rate_seconds}s", f"output={scratch}", "name=rate")
         newest = newest_checkpoint(Path(scratch) / "rate")
@@ -466,7 +467,7 @@ def _rate(study: Study, recipe: Recipe) -> float:
 
 
 def finish(study: Study, run: Run) -> None:
-    """Trains a run to its end, or on from where it stopped."""
+    """Trains a run to its end, from where it stopped if it did."""
     if run.images >= run.budget:
         return
     if (run.folder / CONFIG_FILE).exists():
@@ -476,9 +477,9 @@ def finish(study: Study, run: Run) -> None:
             study,
             run.recipe,
             *(f"seed={run.seed}", f"max_images={run.budget}"),
-            # Rounded up, so that the last of them is the end of the run.
+            # Rounded up, so that the last one is at the end of the run.
             f"checkpoint.every={math.ceil(run.budget / study.points)}",
-            # All: each pause adds one to those of the plan.
+            # Keep all: each interruption adds one to those planned.
             "checkpoint.keep=1000000",
             *(f"output={run.folder.parent}", f"name={run.folder.name}"),
         )
@@ -499,7 +500,7 @@ def work(study: Study, runs: list[Run]) -> int:
     """Trains and measures all runs.
 
     Returns:
-        How many of them failed.
+        The number of failed runs.
     """
     failures = 0
     for run in runs:
@@ -508,7 +509,7 @@ def work(study: Study, runs: list[Run]) -> int:
                 say(f"training {run.name}, {run.budget:,} images; {left(study, runs)}")
                 finish(study, run)
         except Failed as failure:
-            # A network that diverges is a result, and the others shall go on.
+            # A network that diverges is a result, and the other runs continue.
             say(f"training {run.name} failed: {failure}")
             failures += 1
         for checkpoint in run.unmeasured:
@@ -528,7 +529,7 @@ def left(study: Study, runs: list[Run]) -> str:
 
 
 def report(study: Study, runs: list[Run]) -> str:
-    """Writes tables, pictures and figures of what there is so far.
+    """Writes tables, plots, grids and scores of the results so far.
 
     Returns:
         The tables.
@@ -567,8 +568,8 @@ def report(study: Study, runs: list[Run]) -> str:
     opening = (
         f"{machine['processor']}, {machine['cores']} cores, {device}, Python {machine['python']}, "
         f"torch {machine['torch']}, {machine['date']}; {study.resolution} px, {study.minutes:g} "
-        f"min a run, {study.num:,} samples, features {Path(study.features).stem}; figures on "
-        "paintings held out where not said otherwise"
+        f"min a run, {study.num:,} samples, features {Path(study.features).stem}; scores on "
+        "held-out paintings unless stated otherwise"
     )
     tables = "\n\n".join([opening, summary(runs), table(runs)])
     with atomic_write(study.output / "table.md") as file:
@@ -610,14 +611,14 @@ def main(study: Study) -> None:
         runs = study.runs(measure_rates(study, recipes))
     else:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        load_features(study.features)  # fetched, or found missing, before all work
+        load_features(study.features)  # downloaded, or found missing, before any work
         try:
             with FileLock(study.output / ".lock", timeout=0):
                 link(study)
                 runs = study.runs(measure_rates(study, recipes))
                 failures = work(study, runs)
         except Timeout:
-            raise UserError(f"{study.output}: is being worked on. Look at it by --status") from None
+            raise UserError(f"{study.output}: in use. --status shows how far it is") from None
         except Failed as failure:
             raise UserError(str(failure).strip()) from None
     if not runs:
@@ -625,7 +626,7 @@ def main(study: Study) -> None:
     print(report(study, runs))
     say(left(study, runs))
     if failures:
-        raise UserError(f"{failures} of {len(runs)} runs failed. The same command tries again.")
+        raise UserError(f"{failures} of {len(runs)} runs failed. Run the same command to retry.")
 
 
 def parse() -> Study:
@@ -635,27 +636,27 @@ def parse() -> Study:
     add = parser.add_argument
     add("paintings", metavar="PATH", type=Path, help="folder of paintings, at least 155")
     add("features", metavar="FEATURES", help="inception, squeezenet, or a file of their weights")
-    add("output", metavar="OUTPUT", type=Path, help="folder for all that comes of it")
-    add("minutes", metavar="MINUTES", type=float, help="of training, for each run")
-    add("--resolution", type=int, default=64, help="in pixels [%(default)s]")
-    add("--seeds", type=int, nargs="+", default=[0, 1], help="one run each [0 1]")
+    add("output", metavar="OUTPUT", type=Path, help="folder for all results")
+    add("minutes", metavar="MINUTES", type=float, help="minutes of training per run")
+    add("--resolution", type=int, default=64, help="side of the images in pixels [%(default)s]")
+    add("--seeds", type=int, nargs="+", default=[0, 1], help="one run per seed [0 1]")
     add(
         "--recipes",
         type=Recipe.parse,
         nargs="+",
         default=[Recipe.parse("dcgan"), Recipe.parse("artgan")],
-        help="each a model and overrides in quotes, or name=model …; others are compared with the "
-        "first [dcgan artgan]",
+        help="each a quoted model and overrides, or name=model …; all are compared with the first "
+        "[dcgan artgan]",
     )
-    add("--points", type=int, default=8, help="checkpoints to measure of each run [%(default)s]")
+    add("--points", type=int, default=8, help="checkpoints to measure per run [%(default)s]")
     add("--num", type=int, default=1000, help="samples to measure [%(default)s]")
     add(
         "--rate-seconds",
         type=int,
         default=120,
-        help="of each training for the rates, three for each recipe [%(default)s]",
+        help="seconds of each training that measures a rate, three per recipe [%(default)s]",
     )
-    add("--status", action="store_true", help="only say what there is and what is left")
+    add("--status", action="store_true", help="only show what is done and what is left")
     return Study(**vars(parser.parse_args()))
 
 

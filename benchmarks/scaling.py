@@ -3,10 +3,10 @@
     python benchmarks/scaling.py PATH [--accelerator cpu] [--devices 2] [--model artgan]
         [--resolution 64] [--batch 64] [--seconds 40] [--rounds 3]
 
-PATH is a folder of paintings. Each case trains by `train.py` for some seconds, in turns; rates are
-those that it prints. BATCH is of one device: several share BATCH together in one case, and take
-BATCH each in another. Each process computes on one core. Prints a Markdown table with medians, and
-their ratio to the first case's.
+PATH is a folder of paintings. Each case trains with `train.py` for some seconds, in turns, and
+prints its rate. BATCH is the batch size of one device: with several devices, one case shares BATCH
+between them, and another gives BATCH to each. Each process computes on one core. The result is a
+Markdown table with medians, and their ratio to the first case.
 """
 
 import argparse
@@ -40,13 +40,13 @@ def cases(accelerator: str, devices: int, batch: int) -> dict[str, list[str]]:
 
 
 def table(rates: dict[str, list[float]]) -> str:
-    """Medians of images/s, and their ratios to the first case's."""
+    """Medians of images/s, and their ratios to the first case."""
     medians = {name: statistics.median(measured) for name, measured in rates.items()}
     first = next(iter(medians.values()))
     rows = [
         f"| {name} | {median:,.0f} | {median / first:.2f} |" for name, median in medians.items()
     ]
-    return "\n".join(["| | images/s | to the first |", "|---|---|---|", *rows])
+    return "\n".join(["| | images/s | relative to the first |", "|---|---|---|", *rows])
 
 
 def main(chosen: argparse.Namespace) -> None:

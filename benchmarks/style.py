@@ -3,14 +3,14 @@
     python benchmarks/style.py BACKBONE WEIGHTS_DIR SHEET.png SIZE CONTENT:STYLE [CONTENT:STYLE ...]
     python benchmarks/style.py BACKBONE WEIGHTS_DIR speed SIZE CONTENT:STYLE [ROUNDS]
 
-The first paints each pair with every preset, all with one backbone, and with Magenta, lays the
-images out on a sheet and prints a Markdown table of means over the pairs, all measured in float32.
-Content is the squared distance of relu4_2 to the content's, relative to the square of the latter;
-style is the mean of the same for the Gram matrices of relu1_1 … relu5_1. 0 is the content, or the
-style, itself.
+The first command paints each pair with every preset, all with one backbone, and with Magenta. It
+saves a sheet of the results and prints a Markdown table of means over the pairs, all measured in
+float32. The content score is the squared distance between the relu4_2 features of result and
+content, relative to the squared norm of the latter. The style score is the mean of the same for the
+Gram matrices of relu1_1 … relu5_1. 0 is the content or the style itself.
 
-The second compares an iteration of preset=best with the loop of a tutorial (float32, the same
-network, losses and optimiser), in turns, and prints the ratio of the medians.
+The second command compares an iteration of preset=best with the loop of a typical tutorial
+(float32, the same network, losses and optimiser), in turns, and prints the ratio of the medians.
 """
 
 import copy
@@ -44,7 +44,7 @@ ITERATIONS = 8  # of each turn; the first two are not counted
 
 
 def shown(path: str, size: int) -> tuple[Tensor, Image.Image]:
-    """An image as a tensor with a long side of `size` pixels, and as it is."""
+    """An image as a tensor with a long side of `size` pixels, and the original."""
     whole = Image.open(path).convert("RGB")
     factor = size / max(whole.size)
     small = whole.resize((round(whole.width * factor), round(whole.height * factor)))
@@ -120,7 +120,7 @@ def lay_out(rows: list[list[Image.Image]], titles: list[str], size: int) -> Imag
 
 
 def plain_loop(painter: Gatys, content: Tensor, style: Tensor, durations: list[float]) -> None:
-    """The loop of a tutorial, with the losses of preset=best."""
+    """The loop of a typical tutorial, with the losses of preset=best."""
     config, backbone = painter.config, copy.deepcopy(painter.backbone)
     network = backbone.sequence.to(memory_format=torch.contiguous_format)
 

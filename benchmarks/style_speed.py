@@ -1,4 +1,4 @@
-"""Measures `method=magenta`: the loaded network, its memory at print size, and the command.
+"""Measures `method=magenta`: the loaded network, its memory for a large image, and the command.
 
     python benchmarks/style_speed.py CONTENT STYLE WEIGHTS_DIR [ROUNDS]
 
@@ -45,7 +45,7 @@ def painter(style: Path, weights_dir: str) -> tuple[Magenta, list[Region]]:
 
 
 def peak(content: Path, style: Path, weights_dir: str, side: int) -> None:
-    """Paints once, and prints the peak of this process in MiB."""
+    """Paints once, and prints the peak memory of this process in MiB."""
     magenta, regions = painter(style, weights_dir)
     magenta.paint(load(content, side), regions)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
@@ -65,7 +65,7 @@ def main(content: Path, style: Path, weights_dir: str, rounds: int) -> None:
             began = time.perf_counter()
             magenta.paint(image, regions)
             seconds.append(time.perf_counter() - began)
-        # The first one also prepares the convolutions for this size.
+        # The first run also prepares the convolutions for this size.
         median, first = statistics.median(seconds[1:]), seconds[0]
         print(
             f"| {side}×{side}, once loaded, style included | {median:.3f} s, first {first:.3f} s |"

@@ -1,12 +1,12 @@
-"""Training throughput: artgan's `train.py` against the loop that a tutorial would write.
+"""Training throughput: artgan's `train.py` against the loop of a typical tutorial.
 
     python benchmarks/throughput.py FOLDER [RESOLUTION [BATCH [SECONDS [ROUNDS]]]]
 
-FOLDER holds class folders of paintings; it is linked to a temporary folder. Both train the same
-networks on the same paintings in processes of their own, in turns, for some seconds each; artgan
-with logging, EMA and checkpoints as by default. Rates count training alone, without set-up. Prints
-a Markdown table with medians, their ratio, and the share of the rate at which this machine
-multiplies large matrices.
+FOLDER has one subfolder of paintings per class; it is linked to a temporary folder. Both train the
+same networks on the same paintings in separate processes, in turns, for SECONDS each; artgan with
+its default logging, EMA and checkpoints. Rates are of training alone, without set-up. Prints a
+Markdown table with the medians, their ratio, and artgan's share of the rate of large matrix
+products on this machine.
 """
 
 import os
@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def run(name: str, *arguments: str) -> tuple[str, float]:
-    """What a script printed, and its peak resident memory in MiB."""
+    """Runs a script. Returns its output, and its peak resident memory in MiB."""
     process = subprocess.Popen(
         [sys.executable, str(ROOT / name), *arguments],
         stdout=subprocess.PIPE,
@@ -56,7 +56,7 @@ def operations(resolution: int) -> float:
     latents, batch = torch.randn(2, 100, 1, 1), 2
     with FlopCounterMode(display=False) as counter:
         fake = generator(latents)
-        # Real and fake for the discriminator's update, and once more for the generator's.
+        # Real and fake for the discriminator's update, then fake again for the generator's.
         discriminator(fake.detach()).sum().backward()
         discriminator(fake.detach()).sum().backward()
         discriminator.requires_grad_(False)
@@ -65,7 +65,7 @@ def operations(resolution: int) -> float:
 
 
 def matmul_rate(dtype: torch.dtype) -> float:
-    """Operations a second in products of large matrices, the best of five times ten."""
+    """Operations per second in products of large matrices: the best of five runs of ten."""
     device, side = ("cuda", 8192) if torch.cuda.is_available() else ("cpu", 2048)
     one, other = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     best = float("inf")
@@ -84,7 +84,7 @@ def main(
     plain, ours, plain_peak, our_peak, precision = [], [], 0.0, 0.0, ""
     with tempfile.TemporaryDirectory() as scratch:
         os.chdir(scratch)
-        # A folder each: what artgan keeps beside the paintings, ImageFolder would take for a class.
+        # One folder each: ImageFolder would take the .artgan folder for a class.
         for folder in (Path("plain"), Path("ours")):
             for file in root.rglob("*.jpg"):
                 link = folder / file.relative_to(root)
@@ -96,18 +96,18 @@ def main(
                 "benchmarks/plain.py", "plain", *map(str, (resolution, batch, seconds))
             )
             plain.append(float(found(r"([\d.]+) images/s", printed)))
-            named = ["dataset=folder", "dataset.root=ours", f"name=run{number}"]
+            named = ["dataset=folder", "dataset.root=ours", f"name=run{number}", "model=dcgan"]
             printed, our_peak = run("train.py", *named, *sizes)
             ours.append(float(found(r"Done: .*, ([\d,]+) images/s", printed).replace(",", "")))
             precision = found(r"precision ([\w-]+)", printed)
-        os.chdir(ROOT)  # the temporary folder goes
+        os.chdir(ROOT)  # the temporary folder is removed
     dtype = torch.bfloat16 if "bf16" in precision else torch.float32
     share = statistics.median(ours) * operations(resolution) / matmul_rate(dtype)
     print(
         f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python "
         f"{platform.python_version()}, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}; "
         f"{rounds} rounds of {seconds} s\n\n"
-        "| resolution, batch | tutorial | artgan | ratio of medians | peak memory | of matmul |\n"
+        "| resolution, batch | tutorial | artgan | ratio of medians | memory | share of matmul |\n"
         "|---|---|---|---|---|---|\n"
         f"| {resolution} px, {batch} | {statistics.median(plain):.0f} images/s, float32 "
         f"| {statistics.median(ours):.0f} images/s, {precision} "
