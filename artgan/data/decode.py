@@ -6,7 +6,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +28,7 @@ SMALLEST_SIDE = 16
 DECODED_SIDE = 1024
 # Some cameras leave a few stray bytes in a file whose image is whole.
 STRAY_BYTES = 4
+SRGB = ImageCms.createProfile("sRGB")
 
 
 class UnusableImage(Exception):
@@ -79,15 +80,14 @@ def find_pictures(root: Path) -> Found:
     for folder, subfolders, names in os.walk(
         root, onerror=lambda error: images.append(relative(error.filename))
     ):
-        visible = [name for name in subfolders if not _hidden(name)]
-        subfolders[:] = [name for name in visible if not Path(folder, name).is_symlink()]
-        if len(subfolders) < len(visible):
-            others["linked folder"] += len(visible) - len(subfolders)
+        subfolders[:] = [name for name in subfolders if not is_hidden(name)]
+        if links := sum(Path(folder, name).is_symlink() for name in subfolders):
+            others["linked folder"] += links  # `walk` does not follow them
         prefix = "" if relative(folder) == "." else relative(folder) + "/"
         for name in names:
             stem, dot, ending = name.rpartition(".")
             suffix = (dot + ending).lower() if stem else ""
-            if _hidden(name):
+            if is_hidden(name):
                 continue
             if suffix in SUFFIXES:
                 images.append(prefix + name)
@@ -96,7 +96,8 @@ def find_pictures(root: Path) -> Found:
     return Found(sorted(images), dict(others))
 
 
-def _hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is skipped for its name."""
     return name.startswith(".") or name == "__MACOSX"
 
 
@@ -191,7 +192,10 @@ def _reduced(image: Image.Image) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any image as RGB, or RGBA if it has transparency, in sRGB."""
+    """Any image as RGB, or RGBA if it has transparency, in sRGB.
+
+    Colours are converted from the profile in the file; an invalid profile is ignored.
+    """
     if image.mode.startswith("I"):
         # 16-bit greyscale: Pillow's own conversion clips at 255 instead of scaling.
         return Image.fromarray((np.asarray(image) // 257).astype(np.uint8)).convert("RGB")
@@ -200,7 +204,14 @@ def to_rgb(image: Image.Image) -> Image.Image:
         top_level = next((top for top in (1, 255) if levels.max() <= 1.5 * top), 65535)
         grey = (np.clip(levels / top_level, 0, 1) * 255).astype(np.uint8)
         return Image.fromarray(grey).convert("RGB")
-    image = _to_srgb(image)
+    profile = image.info.get("icc_profile")
+    if profile and image.mode in ("RGB", "RGBA", "CMYK", "L"):
+        target = "RGBA" if image.mode == "RGBA" else "RGB"
+        with suppress(ImageCms.PyCMSError, OSError, ValueError):
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            if "sRGB" not in ImageCms.getProfileDescription(source):
+                converted = ImageCms.profileToProfile(image, source, SRGB, outputMode=target)
+                image = converted or image
     return image.convert("RGBA" if image.has_transparency_data else "RGB")
 
 
@@ -210,23 +221,3 @@ def on_white(image: Image.Image) -> Image.Image:
         return image
     white = Image.new("RGBA", image.size, "white")
     return Image.alpha_composite(white, image).convert("RGB")
-
-
-def _to_srgb(image: Image.Image) -> Image.Image:
-    """Converts colours from the profile in the file; an invalid profile is ignored."""
-    profile = image.info.get("icc_profile")
-    if not profile or image.mode not in ("RGB", "RGBA", "CMYK", "L"):
-        return image
-    try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        if "sRGB" in ImageCms.getProfileDescription(source):
-            return image
-        target = "RGBA" if image.mode == "RGBA" else "RGB"
-        converted = ImageCms.profileToProfile(image, source, SRGB, outputMode=target)
-    except (ImageCms.PyCMSError, OSError, ValueError):
-        return image
-    assert converted is not None
-    return converted
-
-
-SRGB = ImageCms.createProfile("sRGB")
