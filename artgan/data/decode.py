@@ -35,19 +35,6 @@ class UnusableImage(Exception):
     """A file that cannot be used; its text is the reason, for a person."""
 
 
-class Found(NamedTuple):
-    """What is in a folder.
-
-    Attributes:
-        names: of the image files relative to the folder, with forward slashes, sorted, the same on
-            every platform.
-        others: how many other files there are, by their lower-case ending, and linked folders.
-    """
-
-    names: list[str]
-    others: dict[str, int]
-
-
 class Picture(NamedTuple):
     """A decoded file.
 
@@ -65,11 +52,15 @@ class Picture(NamedTuple):
     mode: str
 
 
-def find_pictures(root: Path) -> Found:
-    """Lists the image files below `root`, in an order that never changes.
+def find_pictures(root: Path) -> tuple[list[str], dict[str, int]]:
+    """Lists the image files below `root`, and counts the others.
 
     Hidden files and folders, `__MACOSX` copies and linked folders are skipped. A folder that cannot
     be searched is listed like a file, as reading it will show why.
+
+    Returns:
+        The names relative to `root`, with forward slashes, sorted, the same on every platform; how
+        many other files there are, by their lower-case ending, and linked folders.
     """
     images: list[str] = []
     others: Counter[str] = Counter()
@@ -85,15 +76,15 @@ def find_pictures(root: Path) -> Found:
             others["linked folder"] += links  # `walk` does not follow them
         prefix = "" if relative(folder) == "." else relative(folder) + "/"
         for name in names:
-            stem, dot, ending = name.rpartition(".")
-            suffix = (dot + ending).lower() if stem else ""
             if is_hidden(name):
                 continue
+            stem, dot, ending = name.rpartition(".")
+            suffix = (dot + ending).lower() if stem else ""
             if suffix in SUFFIXES:
                 images.append(prefix + name)
             else:
                 others[suffix] += 1
-    return Found(sorted(images), dict(others))
+    return sorted(images), dict(others)
 
 
 def is_hidden(name: str) -> bool:

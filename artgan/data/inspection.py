@@ -37,10 +37,8 @@ class Facts:
         mtime_ns: time of its last change.
         sha256: of its content; empty if it cannot be read.
         reason: why it cannot be used; None if it can. What follows is then zero or None.
-        format: as Pillow names it, such as JPEG.
-        mode: as Pillow names it, such as RGB or CMYK.
-        width: in pixels, upright.
-        height: in pixels, upright.
+        format, mode: as Pillow names them, such as JPEG and CMYK.
+        width, height: in pixels, upright.
         fingerprint: 64-bit perceptual hash.
         color: mean red, green, blue, 0 to 255.
         frame: left, top, right, bottom of what is inside a plain border; None without one.
