@@ -131,11 +131,7 @@ class _Folder:
 
 @contextmanager
 def _opened(root: Path) -> Iterator[_Folder]:
-    """A folder of paintings, locked against other processes.
-
-    Raises:
-        UserError: there is no folder `root`, or no image in it.
-    """
+    """A folder of paintings, locked against other processes; refused if it is missing or empty."""
     try:
         is_folder = root.is_dir()
     except OSError as error:
