@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from zipfile import ZipFile, ZipInfo
 
-from artgan.data.decode import SUFFIXES
+from artgan.data.decode import SUFFIXES, is_hidden
 from artgan.download import Download, WrongFile, byte_bar, fetch
 from artgan.errors import UserError
 from artgan.files import sha256
@@ -24,7 +24,6 @@ LARGEST_RATIO = 100
 
 ENTRY = re.compile(r"(?:([0-9a-fA-F]{40})\s+)?([^\s/\\:][^\s\\:]*\.zip)")
 LOCAL_HEADER = 30  # bytes at least between the begin of an entry and its data
-ENCRYPTED = 0x1
 
 
 def download_archives(
@@ -59,7 +58,11 @@ def download_archives(
 def _verify(file: Path, published: str | None) -> str:
     """The checksum of a file: the published one or, if there is none, of a whole archive."""
     if published is None:
-        _read_through(file)
+        images = _images(file, only=[])
+        with byte_bar(f"Checking {file.name}", _size(images)) as bar, ZipFile(file) as archive:
+            for entry in images.values():
+                for block in _blocks(archive, entry):
+                    bar.update(len(block))
         return f"sha256:{sha256(file)}"
     header = b"blob %d\0" % file.stat().st_size
     with file.open("rb") as content:
@@ -67,14 +70,6 @@ def _verify(file: Path, published: str | None) -> str:
     if digest.hexdigest() != published.lower():
         raise WrongFile(f"its git blob SHA-1 is {digest.hexdigest()}, expected {published}")
     return f"git-blob-sha1:{digest.hexdigest()}"
-
-
-def _read_through(archive: Path) -> None:
-    images = _images(archive, only=[])
-    with byte_bar(f"Checking {archive.name}", _size(images)) as bar, ZipFile(archive) as file:
-        for entry in images.values():
-            for block in _blocks(file, entry):
-                bar.update(len(block))
 
 
 def unpack(archives: list[Path], folder: Path, only: list[str]) -> None:
@@ -155,7 +150,7 @@ def _fault(entry: ZipInfo) -> str | None:
         return "has a name that may lead out of the folder"
     if kind not in (0, stat.S_IFDIR if entry.is_dir() else stat.S_IFREG):
         return "is a link or device, not a file"
-    if entry.flag_bits & ENCRYPTED:
+    if entry.flag_bits & 0x1:
         return "is encrypted"
     return None
 
@@ -163,7 +158,7 @@ def _fault(entry: ZipInfo) -> str | None:
 def _wanted(path: PurePosixPath, only: list[str]) -> bool:
     return (
         path.suffix.lower() in SUFFIXES
-        and not any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+        and not any(map(is_hidden, path.parts))
         and (not only or not set(only).isdisjoint(path.parent.parts))
     )
 

@@ -25,7 +25,7 @@ def count_classes(pack: Pack) -> dict[str, int]:
             f"model.conditional: {len(outside):,} paintings are in no subfolder of {root}, such as "
             f"{printable(outside[0])}. Give each class a subfolder, or leave model.conditional out."
         )
-    counts = Counter(_class_of(file) for file in pack.files)
+    counts = Counter(file.partition("/")[0] for file in pack.files)
     if len(counts) < 2:
         raise UserError(
             f"model.conditional: all paintings are in one subfolder of {root}, "
@@ -39,9 +39,5 @@ def one_hot(files: Sequence[str], classes: Sequence[str]) -> NDArray[np.float32]
     """The class of each file, one-hot float32 [N, K]; K is 0 for an unconditional model."""
     if not classes:
         return np.zeros((len(files), 0), np.float32)
-    numbers = [classes.index(_class_of(file)) for file in files]
+    numbers = [classes.index(file.partition("/")[0]) for file in files]
     return np.eye(len(classes), dtype=np.float32)[numbers]
-
-
-def _class_of(file: str) -> str:
-    return file.partition("/")[0]

@@ -6,7 +6,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,23 +28,11 @@ SMALLEST_SIDE = 16
 DECODED_SIDE = 1024
 # Some cameras leave a few stray bytes in a file whose image is whole.
 STRAY_BYTES = 4
+SRGB = ImageCms.createProfile("sRGB")
 
 
 class UnusableImage(Exception):
     """A file that cannot be used; its text is the reason, for a person."""
-
-
-class Found(NamedTuple):
-    """What is in a folder.
-
-    Attributes:
-        names: of the image files relative to the folder, with forward slashes, sorted, the same on
-            every platform.
-        others: how many other files there are, by their lower-case ending, and linked folders.
-    """
-
-    names: list[str]
-    others: dict[str, int]
 
 
 class Picture(NamedTuple):
@@ -64,11 +52,15 @@ class Picture(NamedTuple):
     mode: str
 
 
-def find_pictures(root: Path) -> Found:
-    """Lists the image files below `root`, in an order that never changes.
+def find_pictures(root: Path) -> tuple[list[str], dict[str, int]]:
+    """Lists the image files below `root`, and counts the others.
 
     Hidden files and folders, `__MACOSX` copies and linked folders are skipped. A folder that cannot
     be searched is listed like a file, as reading it will show why.
+
+    Returns:
+        The names relative to `root`, with forward slashes, sorted, the same on every platform; how
+        many other files there are, by their lower-case ending, and linked folders.
     """
     images: list[str] = []
     others: Counter[str] = Counter()
@@ -79,24 +71,24 @@ def find_pictures(root: Path) -> Found:
     for folder, subfolders, names in os.walk(
         root, onerror=lambda error: images.append(relative(error.filename))
     ):
-        visible = [name for name in subfolders if not _hidden(name)]
-        subfolders[:] = [name for name in visible if not Path(folder, name).is_symlink()]
-        if len(subfolders) < len(visible):
-            others["linked folder"] += len(visible) - len(subfolders)
+        subfolders[:] = [name for name in subfolders if not is_hidden(name)]
+        if links := sum(Path(folder, name).is_symlink() for name in subfolders):
+            others["linked folder"] += links  # `walk` does not follow them
         prefix = "" if relative(folder) == "." else relative(folder) + "/"
         for name in names:
+            if is_hidden(name):
+                continue
             stem, dot, ending = name.rpartition(".")
             suffix = (dot + ending).lower() if stem else ""
-            if _hidden(name):
-                continue
             if suffix in SUFFIXES:
                 images.append(prefix + name)
             else:
                 others[suffix] += 1
-    return Found(sorted(images), dict(others))
+    return sorted(images), dict(others)
 
 
-def _hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is skipped for its name."""
     return name.startswith(".") or name == "__MACOSX"
 
 
@@ -191,7 +183,10 @@ def _reduced(image: Image.Image) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any image as RGB, or RGBA if it has transparency, in sRGB."""
+    """Any image as RGB, or RGBA if it has transparency, in sRGB.
+
+    Colours are converted from the profile in the file; an invalid profile is ignored.
+    """
     if image.mode.startswith("I"):
         # 16-bit greyscale: Pillow's own conversion clips at 255 instead of scaling.
         return Image.fromarray((np.asarray(image) // 257).astype(np.uint8)).convert("RGB")
@@ -200,7 +195,14 @@ def to_rgb(image: Image.Image) -> Image.Image:
         top_level = next((top for top in (1, 255) if levels.max() <= 1.5 * top), 65535)
         grey = (np.clip(levels / top_level, 0, 1) * 255).astype(np.uint8)
         return Image.fromarray(grey).convert("RGB")
-    image = _to_srgb(image)
+    profile = image.info.get("icc_profile")
+    if profile and image.mode in ("RGB", "RGBA", "CMYK", "L"):
+        target = "RGBA" if image.mode == "RGBA" else "RGB"
+        with suppress(ImageCms.PyCMSError, OSError, ValueError):
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            if "sRGB" not in ImageCms.getProfileDescription(source):
+                converted = ImageCms.profileToProfile(image, source, SRGB, outputMode=target)
+                image = converted or image
     return image.convert("RGBA" if image.has_transparency_data else "RGB")
 
 
@@ -210,23 +212,3 @@ def on_white(image: Image.Image) -> Image.Image:
         return image
     white = Image.new("RGBA", image.size, "white")
     return Image.alpha_composite(white, image).convert("RGB")
-
-
-def _to_srgb(image: Image.Image) -> Image.Image:
-    """Converts colours from the profile in the file; an invalid profile is ignored."""
-    profile = image.info.get("icc_profile")
-    if not profile or image.mode not in ("RGB", "RGBA", "CMYK", "L"):
-        return image
-    try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        if "sRGB" in ImageCms.getProfileDescription(source):
-            return image
-        target = "RGBA" if image.mode == "RGBA" else "RGB"
-        converted = ImageCms.profileToProfile(image, source, SRGB, outputMode=target)
-    except (ImageCms.PyCMSError, OSError, ValueError):
-        return image
-    assert converted is not None
-    return converted
-
-
-SRGB = ImageCms.createProfile("sRGB")

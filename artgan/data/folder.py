@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from artgan.cache import CacheWriter, new_cache
+from artgan.cache import new_cache
 from artgan.data.crop import Strip, cut
 from artgan.data.decode import find_pictures
 from artgan.data.inspection import (
@@ -90,23 +90,14 @@ def open_pack(root: Path, how: Cut, key: str) -> Pack:
 
 @dataclass
 class _Folder:
-    """A folder of paintings while it is inspected.
-
-    Attributes:
-        root: the folder.
-        cache: where artgan keeps what it knows of it.
-        names: of its image files.
-        others: how many other files there are, by their ending.
-        checkup: of the last time, until `finish_check`.
-        facts: what is known now, by name.
-    """
+    """A folder of paintings while it is inspected."""
 
     root: Path
-    cache: Path
-    names: list[str]
-    others: dict[str, int]
-    checkup: Checkup
-    facts: dict[str, Facts]
+    cache: Path  # where artgan keeps what it knows of the folder
+    names: list[str]  # of its image files
+    others: dict[str, int]  # how many other files there are, by their ending
+    checkup: Checkup  # of the last time, until `finish_check`
+    facts: dict[str, Facts]  # what is known now, by name
 
     @property
     def stale(self) -> list[str]:
@@ -140,11 +131,7 @@ class _Folder:
 
 @contextmanager
 def _opened(root: Path) -> Iterator[_Folder]:
-    """A folder of paintings, locked against other processes.
-
-    Raises:
-        UserError: there is no folder `root`, or no image in it.
-    """
+    """A folder of paintings, locked against other processes; refused if it is missing or empty."""
     try:
         is_folder = root.is_dir()
     except OSError as error:
@@ -212,26 +199,21 @@ def _write_pack(folder: _Folder, how: Cut) -> None:
         print(f"{printable(str(folder.root))}: {message}", file=sys.stderr)
     draft = folder.cache / ".pack.tmp"
     usable = [name for name, facts in folder.facts.items() if facts.reason is None]
+    strips: list[IndexEntry] = []
+    start = 0
     with new_cache(draft) as writer:
-        strips = _append(writer, folder.inspect(folder.stale, how), 0)
-        packed = folder.is_packed(how)
+        for names in (folder.stale, usable):
+            for file, (rows, lying) in folder.inspect(names, how):
+                writer.append("rows", rows)
+                strips.append((file, start, len(rows), lying))
+                start += len(rows)
+            packed = folder.is_packed(how)
+            if packed:
+                break
         if not packed:
-            end = sum(length for _, _, length, _ in strips)
-            strips += _append(writer, folder.inspect(usable, how), end)
             write_index(writer, strips, folder.finish_check(), how)
     if packed:
         draft.unlink()
     else:
         draft.replace(pack_path(folder.cache, folder.facts.values(), how))
         remove_outdated(folder.cache, folder.finish_check())
-
-
-def _append(
-    writer: CacheWriter, strips: Iterator[tuple[str, Strip]], start: int
-) -> list[IndexEntry]:
-    index: list[IndexEntry] = []
-    for file, (rows, lying) in strips:
-        writer.append("rows", rows)
-        index.append((file, start, len(rows), lying))
-        start += len(rows)
-    return index

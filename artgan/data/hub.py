@@ -10,7 +10,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path, PurePath
 from typing import Any
@@ -56,11 +56,10 @@ def export(dataset: DatasetConfig, folder: Path) -> int:
         OSError: the folder cannot be written.
     """
     written = missing = 0
-    for image in _images(dataset):
-        if image is None:
+    for name, content in _images(dataset):
+        if not content:
             missing += 1
             continue
-        name, content = image
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
         written += 1
@@ -74,8 +73,8 @@ def export(dataset: DatasetConfig, folder: Path) -> int:
     return written
 
 
-def _images(dataset: DatasetConfig) -> Iterator[tuple[str, bytes] | None]:
-    """Yields name and bytes of each file to write, or None for a row without an image."""
+def _images(dataset: DatasetConfig) -> Iterator[tuple[str, bytes]]:
+    """Yields name and bytes of each file to write; no bytes for a row without an image."""
     with _plain_errors(repo := _repo(dataset)):
         rows = _open(repo, dataset.split, dataset.streaming)
         features = rows.features
@@ -89,11 +88,7 @@ def _images(dataset: DatasetConfig) -> Iterator[tuple[str, bytes] | None]:
         }
         rows = rows.select_columns([*dict.fromkeys(filter(None, [column, label, *filters]))])
         for number, row in _chosen(rows, column, filters):
-            file = _file(row[column])
-            if file is None:
-                yield None
-                continue
-            content, ending = file
+            content, ending = _file(row[column])
             folder = label and _class_name(features[label], row[label])
             yield (f"{_safe(folder)}/" if folder else "") + f"{number:06}{ending}", content
 
@@ -163,24 +158,21 @@ def _chosen(
         _known(f"dataset.{key}", name, seen[key])
 
 
-def _file(image: dict[str, Any] | None) -> tuple[bytes, str] | None:
-    """The bytes of an image file, and the ending that fits them; None if there is no image."""
+def _file(image: dict[str, Any] | None) -> tuple[bytes, str]:
+    """The bytes of an image file, and the ending that fits them; no bytes without an image."""
     content, path = (image or {}).get("bytes"), (image or {}).get("path") or ""
     if not content and path:
-        try:
-            with fsspec.open(path, "rb") as file:
-                content = file.read()
-        except Exception:
-            return None  # the path or URL, of any kind, leads nowhere
-    if not content:
-        return None
+        # The path or URL, of any kind, may lead nowhere.
+        with suppress(Exception), fsspec.open(path, "rb") as file:
+            content = file.read()
+    content = content or b""
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content)) as opened:
             ending = ENDINGS.get(opened.format or "", f".{opened.format}".lower())
     except Exception:
         # Pillow raises almost anything on a damaged file; the inspection will say what is wrong.
         ending = PurePath(path).suffix.lower()
-    return (content, ending) if ending in SUFFIXES else None
+    return content if ending in SUFFIXES else b"", ending
 
 
 def _holds_images(feature: Any) -> bool:

@@ -37,10 +37,8 @@ class Facts:
         mtime_ns: time of its last change.
         sha256: of its content; empty if it cannot be read.
         reason: why it cannot be used; None if it can. What follows is then zero or None.
-        format: as Pillow names it, such as JPEG.
-        mode: as Pillow names it, such as RGB or CMYK.
-        width: in pixels, upright.
-        height: in pixels, upright.
+        format, mode: as Pillow names them, such as JPEG and CMYK.
+        width, height: in pixels, upright.
         fingerprint: 64-bit perceptual hash.
         color: mean red, green, blue, 0 to 255.
         frame: left, top, right, bottom of what is inside a plain border; None without one.
@@ -163,7 +161,10 @@ def inspect_file(path: Path, name: str) -> tuple[Facts, Image.Image | None, Box 
     try:
         picture = decode(content)
         small = picture.image.resize((32, 32), Image.Resampling.BOX)
-        color = _mean_color(small)
+        pixels = np.asarray(small, np.float64).reshape(-1, 3)
+        red, green, blue = (round(level) for level in pixels.mean(0))
+        if pixels.std(0).max() < ONE_COLOR:
+            raise UnusableImage(f"only one colour, #{red:02x}{green:02x}{blue:02x}")
     except UnusableImage as error:
         return Facts(*known, reason=str(error)), None, None
     frame = find_frame(picture.image)
@@ -175,7 +176,7 @@ def inspect_file(path: Path, name: str) -> tuple[Facts, Image.Image | None, Box 
         width=picture.width,
         height=picture.height,
         fingerprint=duplicates.fingerprint(small),
-        color=color,
+        color=(red, green, blue),
         frame=tuple(round(side * scale) for side in frame) if frame else None,  # type: ignore[arg-type]
     )
     return facts, picture.image, frame
@@ -196,15 +197,6 @@ def _read(path: Path) -> tuple[bytes, int]:
         return file.read(), status.st_mtime_ns
 
 
-def _mean_color(small: Image.Image) -> tuple[int, int, int]:
-    """Mean red, green and blue of a reduced image; refuses one of a single colour."""
-    pixels = np.asarray(small, np.float64).reshape(-1, 3)
-    red, green, blue = (round(level) for level in pixels.mean(0))
-    if pixels.std(0).max() < ONE_COLOR:
-        raise UnusableImage(f"only one colour, #{red:02x}{green:02x}{blue:02x}")
-    return red, green, blue
-
-
 def find_duplicates(root: Path, facts: list[Facts]) -> list[list[str]]:
     """Groups of files that show the same, the largest image of each group first."""
     usable = [entry for entry in facts if entry.reason is None]
@@ -219,11 +211,5 @@ def find_duplicates(root: Path, facts: list[Facts]) -> list[list[str]]:
     groups = duplicates.group(
         [entry.sha256 for entry in usable], [entry.fingerprint for entry in usable], sketch
     )
-
-    def largest_first(entry: Facts) -> tuple[int, str]:
-        return -entry.width * entry.height, entry.file
-
-    return [
-        [entry.file for entry in sorted((usable[n] for n in members), key=largest_first)]
-        for members in groups
-    ]
+    largest_first = [(-entry.width * entry.height, entry.file) for entry in usable]
+    return [[file for _, file in sorted(largest_first[n] for n in group)] for group in groups]

@@ -45,8 +45,6 @@ TALL = ("taller than 1:4", "1:4 to 1:2", "1:2 to 4:5")
 WIDE = ("5:4 to 2:1", "2:1 to 4:1", "wider than 4:1")
 SHAPES = (*TALL, "nearly square", *WIDE)
 
-Gallery = tuple[list[tuple[Facts, str | None]], int]  # images with thumbnails; how many more
-
 
 def write_report(checkup: Checkup, folder: Path) -> Path:
     """Writes what a checkup found as a page, for a person, and `report.json`, for programs.
@@ -140,6 +138,10 @@ def _shape(facts: Facts) -> str:
 def _shown(checkup: Checkup, facts: Mapping[str, Any]) -> dict[str, Any]:
     """What the template shows."""
     root, usable = checkup.root, checkup.usable
+    by_name = {facts.file: facts for facts in checkup.facts}
+    by_reason: defaultdict[str, list[Facts]] = defaultdict(list)
+    for entry in checkup.unusable:
+        by_reason[entry.kind_of_reason].append(entry)
     by_shape = sorted(usable, key=lambda facts: facts.width / facts.height)
     wide = [facts for facts in reversed(by_shape) if facts.width > facts.height]
     tall = [facts for facts in by_shape if facts.width < facts.height]
@@ -152,29 +154,15 @@ def _shown(checkup: Checkup, facts: Mapping[str, Any]) -> dict[str, Any]:
         "tallest": _gallery(root, tall[:EXTREMES], EXTREMES),
         "palette": _palette([facts.color for facts in usable]),
         "bordered": _gallery(root, [facts for facts in usable if facts.frame], BORDERED),
-        "reasons": _reasons(checkup),
-        "groups": _groups(checkup),
+        "reasons": [  # the most frequent ones
+            (kind, count, _gallery(root, by_reason[kind], FILES_OF_A_REASON))
+            for kind, count in [*checkup.reasons.items()][:REASONS]
+        ],
+        "groups": [  # the largest ones
+            (len(group), _gallery(root, [by_name[file] for file in group], FILES_OF_A_GROUP))
+            for group in sorted(checkup.duplicates, key=len, reverse=True)[:GROUPS]
+        ],
     }
-
-
-def _reasons(checkup: Checkup) -> list[tuple[str, int, Gallery]]:
-    """The most frequent kinds of reason, and the unusable images of each."""
-    images: defaultdict[str, list[Facts]] = defaultdict(list)
-    for facts in checkup.unusable:
-        images[facts.kind_of_reason].append(facts)
-    return [
-        (kind, count, _gallery(checkup.root, images[kind], FILES_OF_A_REASON))
-        for kind, count in [*checkup.reasons.items()][:REASONS]
-    ]
-
-
-def _groups(checkup: Checkup) -> list[tuple[int, Gallery]]:
-    """The largest groups of duplicates."""
-    by_name = {facts.file: facts for facts in checkup.facts}
-    return [
-        (len(group), _gallery(checkup.root, [by_name[f] for f in group], FILES_OF_A_GROUP))
-        for group in sorted(checkup.duplicates, key=len, reverse=True)[:GROUPS]
-    ]
 
 
 def _palette(colors: Sequence[tuple[int, int, int]]) -> Iterable[tuple[int, int, int]]:
@@ -184,8 +172,10 @@ def _palette(colors: Sequence[tuple[int, int, int]]) -> Iterable[tuple[int, int,
     return chain.from_iterable(sorted(column, key=sum, reverse=True) for column in columns)
 
 
-def _gallery(root: Path, images: Sequence[Facts], limit: int) -> Gallery:
-    """Thumbnails of some images, evenly spread, the first among them."""
+def _gallery(
+    root: Path, images: Sequence[Facts], limit: int
+) -> tuple[list[tuple[Facts, str | None]], int]:
+    """Some images, evenly spread, with thumbnails; and how many more there are."""
     shown = _evenly(images, limit)
     with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as threads:
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # long scrolls are large
@@ -235,6 +225,6 @@ def _shorten(text: str) -> str:
 def _inset(facts: Facts) -> str:
     """CSS `inset` of what is inside the plain border."""
     left, top, right, bottom = facts.frame or (0, 0, 0, 0)
-    down = top / facts.height, 1 - bottom / facts.height
-    across = 1 - right / facts.width, left / facts.width
-    return f"{down[0]:.2%} {across[0]:.2%} {down[1]:.2%} {across[1]:.2%}"
+    width, height = facts.width, facts.height
+    sides = top / height, 1 - right / width, 1 - bottom / height, left / width
+    return " ".join(f"{side:.2%}" for side in sides)

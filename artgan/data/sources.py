@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -86,19 +87,28 @@ def _obtain(dataset: DatasetConfig, root: Path) -> None:
     """Makes the folder of a named set, unless it is there; that of another set is refused."""
     wanted = {key: getattr(dataset, key) for key in ("source", *IDENTITY[dataset.source])}
     try:
-        if root.is_dir() and any(root.iterdir()):
-            return _refuse_another(root, wanted)
+        is_filled = root.is_dir() and any(root.iterdir())
     except OSError as error:
         raise UserError(f"dataset.root: {root} cannot be read ({error.strerror}).") from error
+    if is_filled:
+        origin = wanted  # of a folder filled by hand, which is used as it is
+        with suppress(OSError, ValueError):
+            origin = json.loads((root / FOLDER / ORIGIN).read_bytes())
+        for key, value in wanted.items():
+            if origin.get(key) != value:
+                raise UserError(
+                    f"{root}: holds paintings of another set ({key} {origin.get(key)}, not "
+                    f"{value}). Give another folder by dataset.root=PATH, or remove this one."
+                )
+        return
     with atomic_folder(root) as folder:
         if folder is None:
-            return None
+            return
         if dataset.terms:
             print(f"{root.name}: {dataset.terms}", file=sys.stderr)
         origin = wanted | _fill(dataset, folder, root)
         (folder / FOLDER).mkdir()
         (folder / FOLDER / ORIGIN).write_text(json.dumps(origin, indent=1), "utf-8")
-    return None
 
 
 def _fill(dataset: DatasetConfig, folder: Path, root: Path) -> dict[str, Any]:
@@ -119,20 +129,6 @@ def _fill(dataset: DatasetConfig, folder: Path, root: Path) -> dict[str, Any]:
     ) as bar:
         inkwash.generate(folder, INKWASH_COUNT, progress=lambda done: bar.update(done - bar.n))
     return {}
-
-
-def _refuse_another(root: Path, wanted: dict[str, Any]) -> None:
-    """Refuses a folder that was made for another set; one filled by hand is used as it is."""
-    try:
-        origin = json.loads((root / FOLDER / ORIGIN).read_bytes())
-    except (OSError, ValueError):
-        return
-    for key, value in wanted.items():
-        if origin.get(key) != value:
-            raise UserError(
-                f"{root}: holds paintings of another set ({key} {origin.get(key)}, not {value}). "
-                "Give another folder by dataset.root=PATH, or remove this one."
-            )
 
 
 def announce(pack: Pack, crop: str, held_out: Pack, classes: dict[str, int]) -> None:

@@ -3,7 +3,7 @@
 A picture is built up as a painter would: sky, far ranges, nearer mountains with mist at their
 feet, water, trees, a boat, the seal. To follow one from its number to its pixels, start with
 `compositions.paint`; its motifs are in `land` and `things`, how paint reaches the paper in `brush`,
-randomness and texture in `noise`. `store` writes a whole set to disk.
+randomness and texture in `noise`.
 
 The pixels of `paint(seed, index)` are the same on every machine, so a checkpoint or a benchmark may
 name this set by its seed alone. IEEE 754 rounds + - * / and sqrt exactly, and numpy applies them
@@ -13,8 +13,7 @@ polynomials, directions are unit vectors, randomness is uniform PCG64 bits, and 
 polygons in floating point, only writes the file. A test ensures it.
 """
 
-from artgan.inkwash.compositions import paint
+from artgan.inkwash.compositions import generate, paint
 from artgan.inkwash.noise import SIZE
-from artgan.inkwash.store import generate
 
 __all__ = ["SIZE", "paint", "generate"]

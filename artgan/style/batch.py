@@ -109,7 +109,7 @@ def _contents(config: StylizeConfig) -> tuple[list[str], bool]:
     contents = listed("content", config.content)
     several = config.gallery or isinstance(config.content, list)
     if len(contents) == 1 and (folder := Path(contents[0]).expanduser()).is_dir():
-        contents = [str(folder / name) for name in find_pictures(folder).names]
+        contents = [str(folder / name) for name in find_pictures(folder)[0]]
         if not contents:
             raise UserError(f"content: there are no images in {folder}.")
         several = True

@@ -189,7 +189,7 @@ def _folder(name: str, folder: Path) -> Style:
     runs = sorted(checkpoint.parent for checkpoint in folder.glob(f"*/*{CHECKPOINTS[0]}"))
     if runs:
         raise UserError(f"style: {folder} is a folder of runs. Name one of them, such as {runs[0]}")
-    names = find_pictures(folder).names
+    names = find_pictures(folder)[0]
     if not names:
         raise UserError(
             f"style: there are no images in {folder}. Name an image, or a folder of some."
