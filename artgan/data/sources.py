@@ -92,8 +92,8 @@ def _obtain(dataset: DatasetConfig, root: Path) -> None:
         raise UserError(f"dataset.root: {root} cannot be read ({error.strerror}).") from error
     if is_filled:
         origin = wanted  # of a folder filled by hand, which is used as it is
-        with suppress(OSError, ValueError):
-            origin = json.loads((root / FOLDER / ORIGIN).read_bytes())
+        with suppress(OSError, TypeError, ValueError):
+            origin = dict(json.loads((root / FOLDER / ORIGIN).read_bytes()))
         for key, value in wanted.items():
             if origin.get(key) != value:
                 raise UserError(
