@@ -215,18 +215,17 @@ def save(image: Image.Image, path: Path, settings: dict[str, Any]) -> None:
     if form is JPEG and len(exif) > JPEG_EXIF:
         print(f"{path}: JPEG has no room for the content's EXIF.", file=sys.stderr)
         exif = _with_settings(Image.Exif(), text)
-    if form is JPEG and len(exif) > JPEG_EXIF:
-        print(f"{path}: JPEG has no room for the longest settings. PNG has.", file=sys.stderr)
-        lengths = {key: len(json.dumps(value)) for key, value in settings.items()}
-        short = {key: settings[key] for key in settings if lengths[key] <= LONGEST_SETTING}
-        exif = _with_settings(Image.Exif(), json.dumps(short))
-    options = dict(form.options)
-    if form.name == "PNG":
-        options["pnginfo"] = PngInfo()
-        options["pnginfo"].add_text(PROVENANCE, text)
+        if len(exif) > JPEG_EXIF:
+            print(f"{path}: JPEG has no room for the longest settings. PNG has.", file=sys.stderr)
+            lengths = {key: len(json.dumps(value)) for key, value in settings.items()}
+            short = {key: settings[key] for key in settings if lengths[key] <= LONGEST_SETTING}
+            exif = _with_settings(Image.Exif(), json.dumps(short))
+    chunk = PngInfo()  # other formats ignore it
+    chunk.add_text(PROVENANCE, text)
     # Not straight into the file: Pillow would not report a full disk.
     buffer = io.BytesIO()
-    image.save(buffer, form.name, exif=exif, icc_profile=image.info.get(ICC), **options)
+    profile = image.info.get(ICC)
+    image.save(buffer, form.name, exif=exif, icc_profile=profile, pnginfo=chunk, **form.options)
     with atomic_write(path) as file:
         file.write(buffer.getbuffer())
 
