@@ -244,9 +244,8 @@ def _window(module: nn.Module) -> tuple[int, int, int]:
         return module.kernel_size[0], module.stride[0], int(module.padding[0])
     if isinstance(module, nn.MaxPool2d | nn.AvgPool2d):
         return int(module.kernel_size), int(module.stride), 0  # type: ignore[arg-type]
-    return (
-        (1, 1, 0) if isinstance(module, nn.ReLU) else (3, 1, 1)
-    )  # of a Fire module, its widest branch
+    # Of a Fire module, its widest branch.
+    return (1, 1, 0) if isinstance(module, nn.ReLU) else (3, 1, 1)
 
 
 def _draw(sequence: nn.Module, seed: int) -> dict[str, Tensor]:

@@ -81,7 +81,10 @@ class Gatys:
         )
         self.backbone = on_device(backbone, device)
         self.device = device
-        self.bf16 = _computes_in_bf16(config, device)
+        self.bf16 = config.precision == "bf16"
+        if config.precision == "auto":
+            # The line search of L-BFGS would take rounding errors for the shape of the loss.
+            self.bf16 = config.optimizer == "adam" and is_fast_at_bf16(device)
         self.tile = TileSize(config.tile or TILE, SMALLEST_TILE)
 
     def paint(
@@ -179,24 +182,18 @@ class Gatys:
             None if region.mask is None else F.interpolate(region.mask, size, mode="area")[0, 0]
             for region in regions
         ]
-        targets = [
-            Target(
-                self._style(features, [regions[index] for index in blend], style_side),
-                {} if mask is None else self._shares(mask, size),
-                weight,
-            )
-            for blend, mask, weight in partition(masks, [region.weight for region in regions])
-        ]
+        targets = []
+        for blend, mask, weight in partition(masks, [region.weight for region in regions]):
+            style = self._style(features, [regions[index] for index in blend], style_side)
+            shares = {}
+            if mask is not None:
+                for layer in self.config.style_layers:
+                    share = F.adaptive_avg_pool2d(mask[None], self.backbone.size(layer, *size))[0]
+                    shares[layer] = (share / share.sum()).to(self.device)
+            targets.append(Target(style, shares, weight))
         if not targets:
             raise UserError("mask: nothing in it is white, so there is nothing to paint.")
         return Objective(self.config, features, wanted, targets)
-
-    def _shares(self, mask: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
-        shares = {}
-        for layer in self.config.style_layers:
-            share = F.adaptive_avg_pool2d(mask[None], self.backbone.size(layer, *size))[0]
-            shares[layer] = (share / share.sum()).to(self.device)
-        return shares
 
     def _style(
         self, features: TiledBackbone, blend: Sequence[Region], side: int
@@ -208,7 +205,7 @@ class Gatys:
             pixels = from_pil(image, side).to(self.device)
             found = self.tile.compute(lambda tile: features.moments(pixels, layers, tile))
             return {
-                f"{layer}.{name}": part.cpu()
+                f"{layer}.{name}": part
                 for layer, both in zip(layers, found, strict=True)
                 for name, part in both._asdict().items()
             }
@@ -253,11 +250,3 @@ def from_pil(image: Image.Image, side: int) -> Tensor:
         width, height = (max(round(length * factor), 1) for length in image.size)
         image = image.resize((width, height), Image.Resampling.LANCZOS)
     return to_tensor(image)
-
-
-def _computes_in_bf16(config: StylizeConfig, device: str) -> bool:
-    if config.precision != "auto":
-        return config.precision == "bf16"
-    if config.optimizer == "lbfgs":
-        return False  # its line search would take rounding errors for the shape of the loss
-    return is_fast_at_bf16(device)

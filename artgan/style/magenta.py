@@ -109,7 +109,7 @@ class Magenta:
 
         def statistics(image: Image.Image) -> dict[str, Tensor]:
             pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
-            return {"style": self.describe(pixels).cpu()}
+            return {"style": self.describe(pixels)}
 
         key = f"magenta-{self.key}-{self.style_size}"
         total = sum(region.weight for region in regions)

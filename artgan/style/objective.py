@@ -92,11 +92,9 @@ class TiledBackbone:
             for layer in layers:
                 stride = self.backbone.stride_of(layer)
                 inner = features[layer][..., row.within(stride), column.within(stride)]
-                share: float | Tensor
+                share: float | Tensor = 1 / math.prod(self.backbone.size(layer, *image.shape[-2:]))
                 if layer in of_target:
                     share = of_target[layer][row.of(stride), column.of(stride)]
-                else:
-                    share = 1 / math.prod(self.backbone.size(layer, *image.shape[-2:]))
                 found.append(moments(inner, share))
         return found
 
