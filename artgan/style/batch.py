@@ -31,7 +31,6 @@ def repaint(config: StylizeConfig, given: Collection[str]) -> list[Path]:
     """Does what one command asks for.
 
     Args:
-        config: all its options.
         given: names of the options that the user gave.
 
     Returns:

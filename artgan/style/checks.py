@@ -34,7 +34,6 @@ def refuse_mistakes(config: StylizeConfig, given: Collection[str], styles: int, 
     """Refuses options without effect, and those that do not fit together, with a UserError.
 
     Args:
-        config: of the whole command.
         given: names of the options that the user gave.
         styles, masks: number of them.
     """

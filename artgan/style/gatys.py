@@ -7,6 +7,7 @@ content, styles → resized to a scale → features → targets → image ⇄ lo
 """
 
 import hashlib
+import itertools
 import math
 import sys
 from collections.abc import Sequence
@@ -46,10 +47,6 @@ class Diverged(Exception):
 
 class Gatys:
     """Paints by optimisation, with a network that is loaded once.
-
-    Args:
-        config: all options of the method.
-        device: to compute on.
 
     Raises:
         UserError: a layer does not exist, the weights or the device are not available.
@@ -200,15 +197,12 @@ class Gatys:
     ) -> dict[str, Moments]:
         """The moments of several styles, averaged by their weights."""
         layers = self.config.style_layers
+        names = [f"{layer}.{name}" for layer in layers for name in Moments._fields]
 
         def statistics(image: Image.Image) -> dict[str, Tensor]:
             pixels = from_pil(image, side).to(self.device)
             found = self.tile.compute(lambda tile: features.moments(pixels, layers, tile))
-            return {
-                f"{layer}.{name}": part
-                for layer, both in zip(layers, found, strict=True)
-                for name, part in both._asdict().items()
-            }
+            return dict(zip(names, itertools.chain(*found), strict=True))
 
         parts = (self.backbone.name, self.config.pooling, layers, features.bf16)
         key = f"moments-{side}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}"

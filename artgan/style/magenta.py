@@ -42,7 +42,6 @@ class Magenta:
 
     Args:
         config: `weights_dir`, `strength`, `style_size` and `tile` are read.
-        device: to compute on.
 
     Raises:
         UserError: the weights or the device are not available.

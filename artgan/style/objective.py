@@ -107,8 +107,6 @@ class Objective:
     each tile. This gives the gradient of the whole with the memory of one tile.
 
     Args:
-        config: layers, weights and formula of the losses.
-        features: gives the features.
         content: features that the image is to have, by layer.
         targets: styles that it is to have.
     """

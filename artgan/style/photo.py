@@ -200,7 +200,6 @@ def save(image: Image.Image, path: Path, settings: dict[str, Any]) -> None:
 
     Args:
         image: as `finish` returns it.
-        path: of the file.
         settings: plain values, which record how it was painted.
 
     Raises:
@@ -261,13 +260,8 @@ def _with_settings(exif: Image.Exif, text: str) -> bytes:
 
 
 def _upright(image: Image.Image) -> Image.Image:
+    """Turns an image, and keeps its EXIF without thumbnail, orientation, size and layout."""
     upright = ImageOps.exif_transpose(image)
-    upright.info[EXIF] = _kept_exif(image)
-    return upright
-
-
-def _kept_exif(image: Image.Image) -> bytes:
-    """The EXIF of the image itself: not its thumbnail, orientation, size and layout."""
     kept = Image.Exif()
     try:
         exif = image.getexif()
@@ -280,8 +274,9 @@ def _kept_exif(image: Image.Image) -> bytes:
             kept.get_ifd(IFD.Exif).pop(tag, None)
         content = kept.tobytes()
     except Exception:  # cameras and programs damage it in many ways
-        return b""
-    return content if len(content) <= LARGEST_EXIF else b""
+        content = b""
+    upright.info[EXIF] = content if len(content) <= LARGEST_EXIF else b""
+    return upright
 
 
 def _rgb_profile(image: Image.Image) -> bytes | None:
