@@ -1,13 +1,9 @@
-"""Memory: keeping what is freed, and what to do when it runs out."""
+"""Memory: keeping what is freed, and whether it has run out."""
 
 import ctypes
 import sys
-from collections.abc import Callable
-from typing import TypeVar
 
 import torch
-
-Computed = TypeVar("Computed")
 
 # From glibc's malloc.h.
 M_TRIM_THRESHOLD = -1
@@ -28,27 +24,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return any(words in f"{error}\n" for words in OUT_OF_MEMORY)
-
-
-def in_parts(compute: Callable[[int], Computed], side: int, least: int) -> tuple[Computed, int]:
-    """Computes an image in tiles, and in smaller ones where memory runs out.
-
-    Args:
-        compute: takes the side of the tiles in pixels.
-        side: of the first attempt.
-        least: the smallest side to try; then the error is raised.
-
-    Returns:
-        What was computed, and the side of the tiles.
-    """
-    while True:
-        try:
-            return compute(side), side
-        except (RuntimeError, MemoryError) as error:
-            if side <= least or not is_out_of_memory(error):
-                raise
-        side = max(side // 8 * 4, least)
-        print(f"Too little memory: going on with tiles of {side} px.", file=sys.stderr)
 
 
 def keep_freed_memory() -> None:

@@ -9,7 +9,6 @@ from PIL import Image
 
 from artgan.config import compose
 from artgan.errors import UserError
-from artgan.options import StylizeConfig
 from artgan.style.checks import listed, refuse_existing, refuse_mistakes, single_file
 from artgan.style.inputs import load_style
 from artgan.style.job import Job, Method, enough_memory, paint, read_scene
@@ -45,7 +44,17 @@ def stylize(
         raise UserError("init: cannot be an image in memory. Save it, and name its file.")
     sources, masks = listed("style", style), listed("mask", options.get("mask"))
     (content,) = listed("content", content)
-    config = _configured(options, content, sources, masks, out)
+    plain = {
+        key: value.item() if isinstance(value, np.generic) else value
+        for key, value in options.items()
+    }
+    named = {
+        "content": name_of(content),
+        "style": [name_of(source) for source in sources],
+        "mask": [name_of(mask) for mask in masks],
+        "out": out,
+    }
+    config = compose("stylize", plain | named)
     refuse_mistakes(config, options, len(sources), len(masks))
     if config.gallery or (isinstance(content, str) and Path(content).is_dir()):
         raise UserError("content: stylize() repaints one image; the command repaints folders.")
@@ -61,24 +70,3 @@ def stylize(
     if not is_finished:
         raise KeyboardInterrupt
     return image
-
-
-def _configured(
-    options: dict[str, Any],
-    content: Source,
-    styles: list[Source],
-    masks: list[Source],
-    out: str | Path | None,
-) -> StylizeConfig:
-    """The configuration of these options, which has names for images in memory."""
-    plain = {
-        key: value.item() if isinstance(value, np.generic) else value
-        for key, value in options.items()
-    }
-    named = {
-        "content": name_of(content),
-        "style": [name_of(style) for style in styles],
-        "mask": [name_of(mask) for mask in masks],
-        "out": out,
-    }
-    return compose("stylize", plain | named)

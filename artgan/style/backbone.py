@@ -76,8 +76,7 @@ class Backbone(nn.Module):
 
     Attributes:
         name: of the network, with the first digits of its weights' SHA-256.
-        layers: whose features it gives.
-        index: module that gives each layer.
+        index: module that gives each layer, in the order asked for.
         stride: pixels from one position to the next in its coarsest layer.
         halo: most pixels around a position that it depends on, a multiple of `stride`.
 
@@ -113,7 +112,6 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         network = NETWORKS[name]
-        self.layers = list(layers)
         self.index = {layer: _index(name, layer) for layer in layers}
         with torch.device("meta"):
             modules = _squeezenet() if network.shape == "squeezenet" else _vgg(network.shape)
@@ -152,7 +150,7 @@ class Backbone(nn.Module):
             features = module(features)
             if index in self.index.values():
                 outputs[index] = features
-        return {layer: outputs[self.index[layer]] for layer in self.layers}
+        return {layer: outputs[index] for layer, index in self.index.items()}
 
     def size(self, layer: str, height: int, width: int) -> tuple[int, int]:
         """Positions (h, w) of a layer for an image of a height and width in pixels."""
@@ -244,9 +242,8 @@ def _window(module: nn.Module) -> tuple[int, int, int]:
         return module.kernel_size[0], module.stride[0], int(module.padding[0])
     if isinstance(module, nn.MaxPool2d | nn.AvgPool2d):
         return int(module.kernel_size), int(module.stride), 0  # type: ignore[arg-type]
-    return (
-        (1, 1, 0) if isinstance(module, nn.ReLU) else (3, 1, 1)
-    )  # of a Fire module, its widest branch
+    # Of a Fire module, its widest branch.
+    return (1, 1, 0) if isinstance(module, nn.ReLU) else (3, 1, 1)
 
 
 def _draw(sequence: nn.Module, seed: int) -> dict[str, Tensor]:

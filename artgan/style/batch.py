@@ -2,7 +2,7 @@
 
 import itertools
 import sys
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from math import sqrt
@@ -31,7 +31,6 @@ def repaint(config: StylizeConfig, given: Collection[str]) -> list[Path]:
     """Does what one command asks for.
 
     Args:
-        config: all its options.
         given: names of the options that the user gave.
 
     Returns:
@@ -121,7 +120,11 @@ def _targets(
 ) -> list[Path]:
     """The file of each result, by content and style, and the overview's, if any, at the end."""
     blends = ["+".join(short_name(one, config.seed) for one in group)[:100] for group in groups]
-    names = _distinct(f"{short_name(content)}-{blend}" for content in contents for blend in blends)
+    names: list[str] = []
+    for content, blend in itertools.product(contents, blends):
+        stem = f"{short_name(content)}-{blend}"
+        numbered = (f"{stem}-{number}" for number in itertools.count(2))
+        names.append(next(name for name in itertools.chain([stem], numbered) if name not in names))
     if not several:
         files = [single_file(Path(config.out or f"{PAINTED}/{names[0]}.png"))]
     else:
@@ -132,17 +135,6 @@ def _targets(
         files = [folder / f"{name}.png" for name in [*names, overview]]
     refuse_existing(files, config)
     return files
-
-
-def _distinct(names: Iterable[str]) -> list[str]:
-    """The names, numbered where one occurs again."""
-    distinct: list[str] = []
-    for name in names:
-        numbered = (f"{name}-{number}" for number in itertools.count(2))
-        distinct.append(
-            next(one for one in itertools.chain([name], numbered) if one not in distinct)
-        )
-    return distinct
 
 
 def cell(image: Image.Image | None) -> Image.Image:

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Collection
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +31,11 @@ def listed(option: str, value: Any) -> list[Any]:
 
 
 def refuse_mistakes(config: StylizeConfig, given: Collection[str], styles: int, masks: int) -> None:
-    """Refuses options without effect, and those that do not fit together.
+    """Refuses options without effect, and those that do not fit together, with a UserError.
 
     Args:
-        config: of the whole command.
         given: names of the options that the user gave.
         styles, masks: number of them.
-
-    Raises:
-        UserError: there is a mistake.
     """
     for key in sorted(of_another_method(config) & set(given)):
         other = "gatys" if config.method == "magenta" else "magenta"
@@ -53,9 +48,7 @@ def refuse_mistakes(config: StylizeConfig, given: Collection[str], styles: int, 
         raise UserError(f"{key}: a gallery uses one style at a time. Leave out gallery=true.")
     if config.weights and len(config.weights) != styles:
         raise UserError(f"weights: {len(config.weights)} for {styles} styles. Give one for each.")
-    if not all(isfinite(weight) and weight >= 0 for weight in config.weights) or (
-        config.weights and not any(config.weights)
-    ):
+    if config.weights and (min(config.weights) < 0 or not any(config.weights)):
         raise UserError(f"weights: {config.weights} must be at least 0, and one of them above it.")
     if masks not in (0, 1, styles):
         raise UserError(f"mask: {masks} for {styles} styles. Give one for all, or one for each.")

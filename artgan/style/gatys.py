@@ -7,6 +7,7 @@ content, styles → resized to a scale → features → targets → image ⇄ lo
 """
 
 import hashlib
+import itertools
 import math
 import sys
 from collections.abc import Sequence
@@ -47,10 +48,6 @@ class Diverged(Exception):
 class Gatys:
     """Paints by optimisation, with a network that is loaded once.
 
-    Args:
-        config: all options of the method.
-        device: to compute on.
-
     Raises:
         UserError: a layer does not exist, the weights or the device are not available.
 
@@ -81,7 +78,10 @@ class Gatys:
         )
         self.backbone = on_device(backbone, device)
         self.device = device
-        self.bf16 = _computes_in_bf16(config, device)
+        self.bf16 = config.precision == "bf16"
+        if config.precision == "auto":
+            # The line search of L-BFGS would take rounding errors for the shape of the loss.
+            self.bf16 = config.optimizer == "adam" and is_fast_at_bf16(device)
         self.tile = TileSize(config.tile or TILE, SMALLEST_TILE)
 
     def paint(
@@ -179,39 +179,30 @@ class Gatys:
             None if region.mask is None else F.interpolate(region.mask, size, mode="area")[0, 0]
             for region in regions
         ]
-        targets = [
-            Target(
-                self._style(features, [regions[index] for index in blend], style_side),
-                {} if mask is None else self._shares(mask, size),
-                weight,
-            )
-            for blend, mask, weight in partition(masks, [region.weight for region in regions])
-        ]
+        targets = []
+        for blend, mask, weight in partition(masks, [region.weight for region in regions]):
+            style = self._style(features, [regions[index] for index in blend], style_side)
+            shares = {}
+            if mask is not None:
+                for layer in self.config.style_layers:
+                    share = F.adaptive_avg_pool2d(mask[None], self.backbone.size(layer, *size))[0]
+                    shares[layer] = (share / share.sum()).to(self.device)
+            targets.append(Target(style, shares, weight))
         if not targets:
             raise UserError("mask: nothing in it is white, so there is nothing to paint.")
         return Objective(self.config, features, wanted, targets)
-
-    def _shares(self, mask: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
-        shares = {}
-        for layer in self.config.style_layers:
-            share = F.adaptive_avg_pool2d(mask[None], self.backbone.size(layer, *size))[0]
-            shares[layer] = (share / share.sum()).to(self.device)
-        return shares
 
     def _style(
         self, features: TiledBackbone, blend: Sequence[Region], side: int
     ) -> dict[str, Moments]:
         """The moments of several styles, averaged by their weights."""
         layers = self.config.style_layers
+        names = [f"{layer}.{name}" for layer in layers for name in Moments._fields]
 
         def statistics(image: Image.Image) -> dict[str, Tensor]:
             pixels = from_pil(image, side).to(self.device)
             found = self.tile.compute(lambda tile: features.moments(pixels, layers, tile))
-            return {
-                f"{layer}.{name}": part.cpu()
-                for layer, both in zip(layers, found, strict=True)
-                for name, part in both._asdict().items()
-            }
+            return dict(zip(names, itertools.chain(*found), strict=True))
 
         parts = (self.backbone.name, self.config.pooling, layers, features.bf16)
         key = f"moments-{side}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}"
@@ -253,11 +244,3 @@ def from_pil(image: Image.Image, side: int) -> Tensor:
         width, height = (max(round(length * factor), 1) for length in image.size)
         image = image.resize((width, height), Image.Resampling.LANCZOS)
     return to_tensor(image)
-
-
-def _computes_in_bf16(config: StylizeConfig, device: str) -> bool:
-    if config.precision != "auto":
-        return config.precision == "bf16"
-    if config.optimizer == "lbfgs":
-        return False  # its line search would take rounding errors for the shape of the loss
-    return is_fast_at_bf16(device)

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -122,7 +121,13 @@ def load_style(source: Source, seed: int) -> Style:
     path = None if isinstance(source, Image.Image) else Path(source).expanduser()
     if path and path.is_dir() and not _is_run(path):
         return _folder(name, path)
-    image = _sample(path, seed) if path and _is_run(path) else read_image(source, "style")
+    if path and _is_run(path):
+        # Imported only here: most styles are files, and the command should start quickly.
+        from artgan.painter import load_painter
+
+        image = load_painter(find_checkpoint(path)).paint([seed])[0]
+    else:
+        image = read_image(source, "style")
     key = hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
     return Style(name, key, 1, lambda: iter([image]))
 
@@ -178,13 +183,6 @@ def _is_run(path: Path) -> bool:
     return path.suffix in CHECKPOINTS or any(path.glob(f"*{CHECKPOINTS[0]}"))
 
 
-def _sample(run: Path, seed: int) -> Image.Image:
-    # Imported only here: most styles are files, and the command should start quickly.
-    from artgan.painter import load_painter
-
-    return load_painter(find_checkpoint(run)).paint([seed])[0]
-
-
 def _folder(name: str, folder: Path) -> Style:
     runs = sorted(checkpoint.parent for checkpoint in folder.glob(f"*/*{CHECKPOINTS[0]}"))
     if runs:
@@ -200,7 +198,7 @@ def _folder(name: str, folder: Path) -> Style:
         key.update(repr(found).encode())
         with suppress(OSError):  # reported when the images are read
             key.update(repr((file.stat().st_size, file.stat().st_mtime_ns)).encode())
-    return Style(name, key.hexdigest(), len(files), partial(_usable, folder, files))
+    return Style(name, key.hexdigest(), len(files), lambda: _usable(folder, files))
 
 
 def _usable(folder: Path, files: list[Path]) -> Iterator[Image.Image]:

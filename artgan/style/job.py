@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import reduce
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image, ImageChops
@@ -19,7 +18,7 @@ from artgan.options import StylizeConfig
 from artgan.style import photo
 from artgan.style.checks import of_another_method
 from artgan.style.inputs import Region, Style
-from artgan.style.live import Watch, film_of, save_film, watching
+from artgan.style.live import Watch, film_of, save_film, snapshots_of, watching
 from artgan.style.photo import Source, to_tensor
 from artgan.version import __version__
 
@@ -68,8 +67,8 @@ def read_scene(job: Job) -> Scene:
     if union and union.getextrema() == (0, 0):
         raise UserError("mask: is black all over. Make it white where the image is repainted.")
     in_grey = config.color == "content"
-    styles = [style.in_grey() for style in job.styles] if in_grey else job.styles
-    styles = list(itertools.compress(styles, weights))
+    chosen = itertools.compress(job.styles, weights)
+    styles = [style.in_grey() if in_grey else style for style in chosen]
     weights = [weight for weight in weights if weight]
     places: list[Tensor | None] = [to_tensor(mask) for mask in masks] or [None]
     if len(places) == 1:
@@ -85,6 +84,8 @@ def read_scene(job: Job) -> Scene:
 class Method:
     """The networks of the chosen method, loaded once for any number of images."""
 
+    network: str  # identifies the weights of the method
+
     def __init__(self, config: StylizeConfig) -> None:
         self.config = config
         device = pick_device(config.device)
@@ -93,15 +94,12 @@ class Method:
             from artgan.style.magenta import Magenta
 
             self.magenta = Magenta(config, device)
+            self.network = self.magenta.key
         if config.method == "gatys":
             from artgan.style.gatys import Gatys
 
             self.gatys = Gatys(config, device)
-
-    @property
-    def network(self) -> str:
-        """Identifies the weights of the method."""
-        return self.magenta.key if self.config.method == "magenta" else self.gatys.backbone.name
+            self.network = self.gatys.backbone.name
 
     def paint(self, scene: Scene, watch: Watch) -> tuple[Tensor, bool]:
         """Paints float32 [1, 3, H, W] in [0, 1], and says whether it was not stopped by Ctrl-C."""
@@ -109,46 +107,39 @@ class Method:
             return self.magenta.paint(scene.image, scene.regions), True
         from artgan.style.gatys import Interrupted
 
+        init: Tensor | None
+        match self.config.init:
+            case "noise":
+                init = None
+            case "content":
+                init = scene.image
+            case "magenta":
+                init = self.magenta.paint(scene.image, scene.regions)
+                if scene.mask is not None:
+                    init = torch.lerp(scene.image, init, to_tensor(scene.mask))
+            case file:
+                image = photo.read_image(file, "init")
+                init = to_tensor(photo.fit(image, scene.content.image.size, "init"))
         try:
-            init = self._init(scene)
             return self.gatys.paint(scene.image, scene.regions, watch, init), True
         except Interrupted as interrupted:
             return interrupted.image, False
-
-    def _init(self, scene: Scene) -> Tensor | None:
-        match self.config.init:
-            case "noise":
-                return None
-            case "content":
-                return scene.image
-            case "magenta":
-                painted = self.magenta.paint(scene.image, scene.regions)
-                if scene.mask is None:
-                    return painted
-                return torch.lerp(scene.image, painted, to_tensor(scene.mask))
-            case file:
-                image = photo.read_image(file, "init")
-                return to_tensor(photo.fit(image, scene.content.image.size, "init"))
 
 
 def paint(job: Job, scene: Scene, method: Method) -> tuple[Image.Image, bool]:
     """Paints one result, and writes it; also says whether it is finished."""
     config = job.config
-    with watching(job.out, config) as live:
-        painted, is_finished = method.paint(scene, live)
+    with watching(job.out, config) as watch:
+        painted, is_finished = method.paint(scene, watch)
     image = photo.finish(scene.content, painted, config.color == "content", scene.mask)
     if job.out:
-        photo.save(image, job.out, _settings(config, method.network))
+        unrecorded = UNRECORDED | of_another_method(config)
+        settings = {"kind": "repainted", "version": __version__, "network": method.network}
+        settings |= {key: value for key, value in asdict(config).items() if key not in unrecorded}
+        photo.save(image, job.out, settings)
         if config.animation:
-            save_film(live.frames, image, film_of(job.out))
+            save_film(snapshots_of(job.out), image, film_of(job.out))
     return image, is_finished
-
-
-def _settings(config: StylizeConfig, network: str) -> dict[str, Any]:
-    """The record of how a result was painted."""
-    unrecorded = UNRECORDED | of_another_method(config)
-    kept = {key: value for key, value in asdict(config).items() if key not in unrecorded}
-    return {"kind": "repainted", "version": __version__, "network": network} | kept
 
 
 @contextmanager

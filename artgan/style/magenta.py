@@ -42,7 +42,6 @@ class Magenta:
 
     Args:
         config: `weights_dir`, `strength`, `style_size` and `tile` are read.
-        device: to compute on.
 
     Raises:
         UserError: the weights or the device are not available.
@@ -109,7 +108,7 @@ class Magenta:
 
         def statistics(image: Image.Image) -> dict[str, Tensor]:
             pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
-            return {"style": self.describe(pixels).cpu()}
+            return {"style": self.describe(pixels)}
 
         key = f"magenta-{self.key}-{self.style_size}"
         total = sum(region.weight for region in regions)

@@ -118,9 +118,11 @@ class Formula:
 
     # Loss of a layer, from the moments painted and wanted, its positions, and the pixels.
     style: Callable[[Moments, Moments, int, int], Tensor]
-    content: Callable[[Tensor], float]  # factor of the loss, from the content's features
-    power: float  # of the total variation
-    variation: Callable[[int], float]  # factor of the total variation, from its number of terms
+    # Factor of the loss, from the content's features; a mean.
+    content: Callable[[Tensor], float] = lambda content: 1 / content.numel()
+    power: float = 1  # of the total variation
+    # Factor of the total variation, from its number of terms; a mean.
+    variation: Callable[[int], float] = lambda terms: 1 / terms
 
 
 def _udacity_style(painted: Moments, style: Moments, positions: int, pixels: int) -> Tensor:
@@ -134,22 +136,16 @@ def _keras_style(painted: Moments, style: Moments, positions: int, pixels: int) 
     return difference.square().sum() / 36
 
 
-def _mean(content: Tensor) -> float:
-    return 1 / content.numel()
-
-
 FORMULAS = {
     # Gatys' PyTorch code: mean squared errors of features and of Gram matrices over positions.
-    "gatys": Formula(lambda p, s, *_: gram_loss(p, s), _mean, 1, lambda terms: 1 / terms),
+    "gatys": Formula(lambda p, s, *_: gram_loss(p, s)),
     # Udacity's deep-learning course, "Style Transfer with Deep Neural Networks".
-    "udacity": Formula(_udacity_style, _mean, 1, lambda terms: 1 / terms),
+    "udacity": Formula(_udacity_style),
     # Keras' example and articles after it: sums, and total variation of pixels in 0…255.
     "keras": Formula(_keras_style, lambda _: 1.0, 1.25, lambda _: 255.0**2.5),
     # artgan's own: relative to the style, and to the content.
     "covariance": Formula(
         lambda p, s, *_: covariance_loss(p, s),
         lambda content: 1 / float(content.square().sum()),
-        1,
-        lambda terms: 1 / terms,
     ),
 }

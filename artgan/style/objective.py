@@ -92,11 +92,9 @@ class TiledBackbone:
             for layer in layers:
                 stride = self.backbone.stride_of(layer)
                 inner = features[layer][..., row.within(stride), column.within(stride)]
-                share: float | Tensor
+                share: float | Tensor = 1 / math.prod(self.backbone.size(layer, *image.shape[-2:]))
                 if layer in of_target:
                     share = of_target[layer][row.of(stride), column.of(stride)]
-                else:
-                    share = 1 / math.prod(self.backbone.size(layer, *image.shape[-2:]))
                 found.append(moments(inner, share))
         return found
 
@@ -109,8 +107,6 @@ class Objective:
     each tile. This gives the gradient of the whole with the memory of one tile.
 
     Args:
-        config: layers, weights and formula of the losses.
-        features: gives the features.
         content: features that the image is to have, by layer.
         targets: styles that it is to have.
     """

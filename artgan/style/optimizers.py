@@ -11,8 +11,6 @@ from torch import Tensor
 
 from artgan.style.objective import Losses
 
-HISTORY = 10  # steps that L-BFGS remembers, as SciPy's does
-
 Evaluate = Callable[[Tensor], tuple[Losses, Tensor]]  # the losses of an image and their gradient
 Report = Callable[[int, Losses], None]  # called with each evaluation's number and losses
 
@@ -117,7 +115,7 @@ def lbfgs(
         max_iter=iterations,
         tolerance_grad=0,
         tolerance_change=0,
-        history_size=HISTORY,
+        history_size=10,  # as SciPy's
         line_search_fn="strong_wolfe",
     )
     with suppress(StopIteration):
@@ -126,6 +124,6 @@ def lbfgs(
 
 def resize(images: Tensor, size: tuple[int, ...]) -> Tensor:
     """Resizes images [N, 3, H, W]; values may overshoot at edges."""
-    if images.shape[-2:] == torch.Size(size):
+    if images.shape[-2:] == size:
         return images
-    return F.interpolate(images, tuple(size), mode="bicubic", antialias=True)
+    return F.interpolate(images, size, mode="bicubic", antialias=True)

@@ -200,7 +200,6 @@ def save(image: Image.Image, path: Path, settings: dict[str, Any]) -> None:
 
     Args:
         image: as `finish` returns it.
-        path: of the file.
         settings: plain values, which record how it was painted.
 
     Raises:
@@ -215,18 +214,17 @@ def save(image: Image.Image, path: Path, settings: dict[str, Any]) -> None:
     if form is JPEG and len(exif) > JPEG_EXIF:
         print(f"{path}: JPEG has no room for the content's EXIF.", file=sys.stderr)
         exif = _with_settings(Image.Exif(), text)
-    if form is JPEG and len(exif) > JPEG_EXIF:
-        print(f"{path}: JPEG has no room for the longest settings. PNG has.", file=sys.stderr)
-        lengths = {key: len(json.dumps(value)) for key, value in settings.items()}
-        short = {key: settings[key] for key in settings if lengths[key] <= LONGEST_SETTING}
-        exif = _with_settings(Image.Exif(), json.dumps(short))
-    options = dict(form.options)
-    if form.name == "PNG":
-        options["pnginfo"] = PngInfo()
-        options["pnginfo"].add_text(PROVENANCE, text)
+        if len(exif) > JPEG_EXIF:
+            print(f"{path}: JPEG has no room for the longest settings. PNG has.", file=sys.stderr)
+            lengths = {key: len(json.dumps(value)) for key, value in settings.items()}
+            short = {key: settings[key] for key in settings if lengths[key] <= LONGEST_SETTING}
+            exif = _with_settings(Image.Exif(), json.dumps(short))
+    chunk = PngInfo()  # other formats ignore it
+    chunk.add_text(PROVENANCE, text)
     # Not straight into the file: Pillow would not report a full disk.
     buffer = io.BytesIO()
-    image.save(buffer, form.name, exif=exif, icc_profile=image.info.get(ICC), **options)
+    profile = image.info.get(ICC)
+    image.save(buffer, form.name, exif=exif, icc_profile=profile, pnginfo=chunk, **form.options)
     with atomic_write(path) as file:
         file.write(buffer.getbuffer())
 
@@ -262,13 +260,8 @@ def _with_settings(exif: Image.Exif, text: str) -> bytes:
 
 
 def _upright(image: Image.Image) -> Image.Image:
+    """Turns an image, and keeps its EXIF without thumbnail, orientation, size and layout."""
     upright = ImageOps.exif_transpose(image)
-    upright.info[EXIF] = _kept_exif(image)
-    return upright
-
-
-def _kept_exif(image: Image.Image) -> bytes:
-    """The EXIF of the image itself: not its thumbnail, orientation, size and layout."""
     kept = Image.Exif()
     try:
         exif = image.getexif()
@@ -281,8 +274,9 @@ def _kept_exif(image: Image.Image) -> bytes:
             kept.get_ifd(IFD.Exif).pop(tag, None)
         content = kept.tobytes()
     except Exception:  # cameras and programs damage it in many ways
-        return b""
-    return content if len(content) <= LARGEST_EXIF else b""
+        content = b""
+    upright.info[EXIF] = content if len(content) <= LARGEST_EXIF else b""
+    return upright
 
 
 def _rgb_profile(image: Image.Image) -> bytes | None:

@@ -23,8 +23,6 @@ ADDRESS = (
     "https://storage.googleapis.com/download.tensorflow.org/models/tflite/task_library/"
     "style_transfer/android"
 )
-
-
 PREDICTOR = Published(
     "magenta_arbitrary-image-stylization-v1-256_int8_prediction_1.tflite",
     f"{ADDRESS}/magenta_arbitrary-image-stylization-v1-256_int8_prediction_1.tflite",
@@ -76,12 +74,12 @@ def load_weights(
     Raises:
         UserError: a file is missing, cannot be downloaded, or is not one of this network.
     """
-    files = None
+    files: list[Path] = []
     if weights_dir:
         folder = Path(weights_dir).expanduser()
         files = [published.find(folder) for published in PARTS.values()]
     try:
-        path = cache_path([sha256(file) for file in files or []])
+        path = cache_path([sha256(file) for file in files])
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror}).") from error
     with suppress(OSError, ValueError):  # missing or damaged

@@ -1,9 +1,12 @@
 """Tiles: the parts that a large image is computed in."""
 
+import sys
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from artgan.memory import Computed, in_parts
+from artgan.memory import is_out_of_memory
+
+Computed = TypeVar("Computed")
 
 
 class TileSize:
@@ -15,8 +18,18 @@ class TileSize:
 
     def compute(self, function: Callable[[int], Computed]) -> Computed:
         """Calls a function with the side of the tiles, again with smaller ones if need be."""
-        computed, self.side = in_parts(function, self.side, self.smallest)
-        return computed
+        side = self.side
+        while True:
+            try:
+                computed = function(side)
+            except (RuntimeError, MemoryError) as error:
+                if side <= self.smallest or not is_out_of_memory(error):
+                    raise
+            else:
+                self.side = side
+                return computed
+            side = max(side // 8 * 4, self.smallest)
+            print(f"Too little memory: going on with tiles of {side} px.", file=sys.stderr)
 
 
 class Span(NamedTuple):

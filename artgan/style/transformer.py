@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 STYLE_DIM = 100  # numbers that describe a style
 EPSILON = 1e-5
-STRIP = 32  # rows processed at once where each pixel is independent
+STRIP = 32  # rows that fit a CPU's cache, processed at once where each pixel is independent
 
 # In an image enlarged by two, the three rows that a convolution sees are two rows of the small one.
 # For the lower and the upper row of a pair: which of the three fall on each of the two.
@@ -77,11 +77,6 @@ class Convolution(nn.Conv2d):
 
 class Contraction(Convolution):
     """A convolution and ReLU; BatchNorm is folded into the weights of the published file."""
-
-    def __init__(
-        self, inputs: int, outputs: int, kernel: int, stride: int = 1, abreast: int = 1
-    ) -> None:
-        super().__init__(inputs, outputs, kernel, stride, bias=True, abreast=abreast)
 
     def forward(self, part: Tensor) -> Tensor:
         """[1, inputs, H + 2 margin, W + 2 margin] to [1, outputs, scale · H, scale · W]."""
@@ -198,11 +193,6 @@ class Layered:
         return whole
 
 
-def strips(features: Tensor) -> tuple[Tensor, ...]:
-    """Features [1, C, H, W] in strips that fit a CPU's cache."""
-    return features.split(STRIP, dim=2)
-
-
 class Residual(nn.Module):
     """A residual block of two conditioned convolutions."""
 
@@ -214,10 +204,10 @@ class Residual(nn.Module):
     def forward(self, features: Tensor, style: Tensor, tile: int) -> Tensor:
         """Changes features [1, channels, H, W] in place, and returns them."""
         change = Layered(self.conv1, features).computed(tile)
-        normalize = self.conv1.normalization(strips(change), style)
+        normalize = self.conv1.normalization(change.split(STRIP, 2), style)
         change = Layered(self.conv2, change, normalize).computed(tile)
-        normalize = self.conv2.normalization(strips(change), style)
-        for strip, added in zip(strips(features), strips(change), strict=True):
+        normalize = self.conv2.normalization(change.split(STRIP, 2), style)
+        for strip, added in zip(features.split(STRIP, 2), change.split(STRIP, 2), strict=True):
             strip += normalize(added)
         return features
 
@@ -231,9 +221,9 @@ class Transformer(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.contract1 = Contraction(3, 8, 9, abreast=2)
-        self.contract2 = Contraction(8, 16, 3, stride=2)
-        self.contract3 = Contraction(16, 32, 3, stride=2)
+        self.contract1 = Contraction(3, 8, 9, bias=True, abreast=2)
+        self.contract2 = Contraction(8, 16, 3, stride=2, bias=True)
+        self.contract3 = Contraction(16, 32, 3, stride=2, bias=True)
         self.residual = nn.ModuleDict({str(number): Residual(32) for number in range(1, 6)})
         self.expand1 = Expansion(32, 16)
         self.expand2 = Expansion(16, 8)
@@ -255,11 +245,11 @@ class Transformer(nn.Module):
         for block in self.residual.values():
             features = block(features, style, tile)
         features = Layered(self.expand1, features).computed(tile)
-        normalize = self.expand1.normalization(strips(features), style)
+        normalize = self.expand1.normalization(features.split(STRIP, 2), style)
         full = Layered(self.expand2, features, normalize)
         normalize = self.expand2.normalization((full[place] for place in full.tiles(tile)), style)
         painted = Layered(self.expand3, full, normalize).computed(tile)
-        normalize = self.expand3.normalization(strips(painted), style)
-        for strip in strips(painted):
+        normalize = self.expand3.normalization(painted.split(STRIP, 2), style)
+        for strip in painted.split(STRIP, 2):
             strip.copy_(normalize(strip))
         return painted
