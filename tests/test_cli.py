@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from artgan import __version__, cli
-from artgan.config import SCHEMAS, options_of
+from artgan.config import options_of
 from artgan.help import help_text, overview
-from artgan.options import TrainConfig
+from artgan.options import SCHEMAS, TrainConfig
 from tests.helpers import ROOT
 
 Launch = Callable[..., tuple[list[Any], str]]
@@ -65,6 +65,9 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         ("model.augment=cutout", "model.augment: is a list. Write its items in brackets"),
         ("max_time=10", "max_time: '10' is not a time. Write it as 90s, 10m, 2h or 1h30m."),
         ("~seed", "seed: cannot be removed."),
+        ("=3", "'=3' cannot be read as key=value. Name an option, as in seed=3"),
+        ("+=3", "'+=3' cannot be read as key=value."),
+        ("a b=3", "'a b=3' cannot be read as key=value."),
         ("seed=1,2", "seed: '1,2' is not a whole number."),
         ("output=", "output: is empty."),
         ("output=${nothing}", "output: Interpolation key 'nothing' not found"),
@@ -86,6 +89,8 @@ def test_a_mistake_is_refused_before_any_work(command: Launch, argument: str, me
         ("sample", ["--out", "x"], "Write out=x"),
         ("sample", ["one", "two"], "'two' cannot be read. Write key=value"),
         ("tarin", [], "'tarin' is none of train, sample"),
+        ("compare", ["=3"], "'=3' cannot be read as key=value. Name an option, as in out=FILE"),
+        ("check", ["=3"], "'=3' cannot be read as key=value. Name an option, as in root=PATH"),
         ("compare", ["by=kidd"], "by: 'kidd' is none of kid, fid, swd. Did you mean 'kid'?"),
     ],
 )
