@@ -89,6 +89,7 @@ def test_a_mistake_is_refused_before_any_work(command: Launch, argument: str, me
         ("sample", ["--out", "x"], "Write out=x"),
         ("sample", ["one", "two"], "'two' cannot be read. Write key=value"),
         ("tarin", [], "'tarin' is none of train, sample"),
+        ("check", ["dataset.root=x"], "dataset.root: there is no such option. Did you mean root?"),
         ("compare", ["=3"], "'=3' cannot be read as key=value. Name an option, as in out=FILE"),
         ("check", ["=3"], "'=3' cannot be read as key=value. Name an option, as in root=PATH"),
         ("compare", ["by=kidd"], "by: 'kidd' is none of kid, fid, swd. Did you mean 'kid'?"),
@@ -101,6 +102,17 @@ def test_what_other_programs_take_is_answered_with_the_right_option(
     assert jobs == []
     assert message in printed
     assert len(printed.splitlines()) == 1
+
+
+@pytest.mark.parametrize("given", ["{}", "root={}"])
+def test_a_check_names_the_option_that_it_has(
+    given: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["artgan", "check", given.format(tmp_path / "gone")])
+    with pytest.raises(SystemExit):
+        cli.main()
+    message = f"root: there is no folder {tmp_path / 'gone'}. Give the folder of your paintings.\n"
+    assert capsys.readouterr().err == message
 
 
 def test_the_plain_model_is_the_recipe_of_the_article(command: Launch) -> None:
