@@ -16,23 +16,16 @@ from zipfile import ZIP_STORED, ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from artgan.files import atomic_write
+from artgan.files import atomic_write, byte_bar
 
 ABOUT = "about.json"
-LOCAL_HEADER = 30  # bytes before the name in a member's header
 BLOCK = 2**20  # bytes verified at once
 
 
 @dataclass(frozen=True)
 class Cache:
-    """What a cache file holds.
-
-    Attributes:
-        arrays: by name.
-        about: plain values, as JSON has them.
-    """
+    """What a cache file holds: arrays by name, and plain values as JSON has them."""
 
     arrays: dict[str, NDArray[Any]]
     about: dict[str, Any]
@@ -40,15 +33,11 @@ class Cache:
 
 @dataclass
 class CacheWriter:
-    """A cache file being written, one array after another.
-
-    Attributes:
-        about: plain values, written last.
-    """
+    """A cache file being written, one array after another."""
 
     archive: ZipFile
-    about: dict[str, Any] = field(default_factory=dict)
-    _arrays: dict[str, tuple[str, list[int]]] = field(default_factory=dict)
+    about: dict[str, Any] = field(default_factory=dict)  # plain values, written last
+    arrays: dict[str, tuple[str, list[int]]] = field(default_factory=dict)  # type and shape
     _member: IO[bytes] | None = None
 
     def append(self, name: str, block: NDArray[Any]) -> None:
@@ -58,24 +47,18 @@ class CacheWriter:
             name: of the array.
             block: [n, …] of the same type and row shape as the blocks before it.
         """
-        if name not in self._arrays:
+        if name not in self.arrays:
             self.close()
-            self._arrays[name] = (block.dtype.str, [0, *block.shape[1:]])
+            self.arrays[name] = (block.dtype.str, [0, *block.shape[1:]])
             self._member = self.archive.open(name, "w", force_zip64=True)
         assert self._member is not None
         self._member.write(np.ascontiguousarray(block).data)
-        self._arrays[name][1][0] += len(block)
+        self.arrays[name][1][0] += len(block)
 
     def close(self) -> None:
         """Ends the array being written."""
         if self._member:
             self._member.close()
-
-    def finish(self) -> None:
-        """Writes the types, the shapes and the plain values."""
-        self.close()
-        content = {"arrays": self._arrays, "about": self.about}
-        self.archive.writestr(ABOUT, json.dumps(content))
 
 
 @contextmanager
@@ -91,7 +74,8 @@ def new_cache(path: Path) -> Iterator[CacheWriter]:
             yield writer
         finally:
             writer.close()
-        writer.finish()
+        content = {"arrays": writer.arrays, "about": writer.about}
+        archive.writestr(ABOUT, json.dumps(content))
 
 
 def write_cache(path: Path, arrays: Mapping[str, NDArray[Any]], **about: Any) -> None:
@@ -123,38 +107,19 @@ def read_cache(path: Path, mapped: bool = False, verify: bool = True) -> Cache:
                 if not mapped:
                     array = np.frombuffer(bytearray(archive.read(name)), dtype)
                 else:
-                    if verify:
-                        _verify(archive, name, path)
-                    offset = _offset(file, archive, name)
-                    array = np.memmap(path, dtype, "c", offset, tuple(shape))
+                    with archive.open(name) as member:
+                        start = file.tell()  # of the bytes: opening has read the member's header
+                        if verify:
+                            _verify(member, archive.getinfo(name).file_size, path)
+                    array = np.memmap(path, dtype, "c", start, tuple(shape))
                 arrays[name] = array.reshape(shape)
             return Cache(arrays, content["about"])
     except Exception as error:  # damage shows as any of a dozen exceptions of zipfile and numpy
         raise ValueError(f"{path} is damaged ({error!r})") from error
 
 
-def _verify(archive: ZipFile, name: str, path: Path) -> None:
+def _verify(member: IO[bytes], size: int, path: Path) -> None:
     """Reads a member through, with a progress bar after one second; zipfile compares its CRC."""
-    with (
-        archive.open(name) as member,
-        tqdm(
-            desc=f"Verifying {path.name}",
-            total=archive.getinfo(name).file_size,
-            unit="B",
-            unit_scale=True,
-            delay=1,
-            leave=False,
-            disable=None,
-        ) as bar,
-    ):
+    with byte_bar(f"Verifying {path.name}", size, delay=1) as bar:
         while block := member.read(BLOCK):
             bar.update(len(block))
-
-
-def _offset(file: IO[bytes], archive: ZipFile, name: str) -> int:
-    """Where a member's bytes begin in the file."""
-    start = archive.getinfo(name).header_offset
-    file.seek(start)
-    header = file.read(LOCAL_HEADER)
-    lengths = int.from_bytes(header[26:28], "little"), int.from_bytes(header[28:30], "little")
-    return start + LOCAL_HEADER + sum(lengths)

@@ -14,6 +14,7 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -22,8 +23,8 @@ from omegaconf.errors import OmegaConfBaseException
 from artgan.config import (
     CONFIGS,
     GROUPS,
-    SCHEMAS,
     Command,
+    options_of,
     refuse_choice,
     refuse_unknown,
     register,
@@ -31,6 +32,7 @@ from artgan.config import (
 )
 from artgan.errors import UserError, not_among, plain_errors, printable
 from artgan.help import USAGE, help_text, overview, right_key
+from artgan.options import SCHEMAS
 from artgan.sweep import Sweep, note_failure
 from artgan.version import __version__
 
@@ -38,6 +40,8 @@ MULTIRUN = ("-m", "--multirun")
 # Hydra's flags that stand alone, and those that a value follows.
 ALONE = (*MULTIRUN, "--resolve", "--info", "-i")
 CFG, CONFIG_DIR = ("--cfg", "-c"), ("--config-dir", "-cd")
+EXAMPLES = ("seed=3", "out=FILE", "root=PATH")  # of which each command has one
+PARSER = OverridesParser.create()
 # Launchers and sweepers that an extra installs.
 EXTRAS = {"submitit_local": "slurm", "submitit_slurm": "slurm", "optuna": "optuna"}
 
@@ -122,7 +126,7 @@ class Job:
     def _work(self, composed: DictConfig, overrides: list[str], number: int | None) -> float | None:
         try:
             values: Any = OmegaConf.to_container(composed, resolve=True)
-            keys = [_key(override) for override in overrides]
+            keys = [override.key_or_group for override in PARSER.parse_overrides(overrides)]
             config = validate(SCHEMAS[self.command], values, keys)
             given = {key: reduce(operator.getitem, key.split("."), values) for key in keys}
             return RUN[self.command](config, Command(given, overrides, number))
@@ -261,28 +265,24 @@ def checked(argument: str, command: str, multirun: bool, folders: list[Path]) ->
     characters, or a list of such names. Folders are those of the user's own configuration files.
 
     Raises:
-        UserError: the option or choice does not exist.
+        UserError: the option or choice does not exist, or it has another form.
     """
-    parser = OverridesParser.create()
-    try:
-        override = parser.parse_override(argument)
-        readable = multirun or not override.is_sweep_override()
-    except HydraException:
-        readable = False
-    if not readable:
+    given, override = argument, _parsed(argument)
+    if override is None or (override.is_sweep_override() and not multirun):
         key, equals, value = argument.partition("=")
         if value[:1] + value[-1:] == "[]":
             argument = f"{key}=[{','.join(_quoted(one.strip()) for one in value[1:-1].split(','))}]"
         else:
             argument = f"{key}={_quoted(value)}"
-        try:
-            override = parser.parse_override(argument if equals else "")
-        except HydraException:
-            raise UserError(f"'{key}{equals}{value}' cannot be read. Write key=value.") from None
+        override = _parsed(argument) if equals else None
+    if override is None or not override.key_or_group:
+        known = options_of(SCHEMAS[command])
+        example = next(one for one in EXAMPLES if one.partition("=")[0] in known)
+        raise UserError(f"'{given}' cannot be read as key=value. Name an option, as in {example}")
     key = override.key_or_group
     if key.startswith("hydra"):
         return argument
-    refuse_unknown(key, SCHEMAS[command], command)
+    refuse_unknown(key, command)
     if override.is_delete():
         raise UserError(f"{key}: cannot be removed. Set another value, or null.")
     if key in GROUPS and not override.is_sweep_override():
@@ -290,8 +290,12 @@ def checked(argument: str, command: str, multirun: bool, folders: list[Path]) ->
     return argument
 
 
-def _key(override: str) -> str:
-    return OverridesParser.create().parse_override(override).key_or_group
+def _parsed(argument: str) -> Override | None:
+    """As Hydra reads it; None if it cannot."""
+    try:
+        return PARSER.parse_override(argument)
+    except HydraException:
+        return None
 
 
 def _explain(error: Exception) -> str:

@@ -17,45 +17,31 @@ from artgan.config import flattened, load_config
 from artgan.data.report import write_html
 from artgan.errors import UserError, printable
 from artgan.files import by_number
-from artgan.options import MONITORS, ON_FEATURES, TrainConfig
+from artgan.options import MONITORS, ON_FEATURES, PARTS, UNKNOWN, TrainConfig
 
 PAGE = "comparison.html"
 TEMPLATE = Path(__file__).with_name("comparison.html.jinja")
 # Options that say where a run is, not what it is.
 PLACES = ("name", "resume", "output")
-# Parts of the paintings in `metrics.json`, the most telling first.
-PARTS = ("held-out", "paintings", "training")
 
 
 class Basis(NamedTuple):
-    """What a score was measured with and against; only scores on the same basis are comparable.
+    """What a score was measured with and against; only scores on the same basis are comparable."""
 
-    Attributes:
-        metric: kid, fid or swd.
-        part: held-out, training, or paintings where that is not known.
-        paintings: how many of that part.
-        dataset: name of their folder.
-        key: of their pack.
-        holdout: share of them that was held out.
-        samples: how many there were.
-        ema: whether the averaged generator painted them, or the raw one.
-        features: name of the feature network, if any.
-    """
-
-    metric: str
-    part: str
-    paintings: int
-    dataset: str
-    key: str
-    holdout: float | None
+    metric: str  # kid, fid or swd
+    part: str  # held-out, training, or paintings where that is not known
+    paintings: int  # how many of that part
+    dataset: str  # name of their folder
+    key: str  # of their pack
+    holdout: float | None  # share of them that was held out
     samples: int
-    ema: bool
-    features: str | None
+    ema: bool  # whether the averaged generator painted them, or the raw one
+    features: str | None  # name of the feature network, if any
 
     def __str__(self) -> str:
         features = f", features {self.features}" if self.features else ""
         raw = "" if self.ema else " of the raw generator"
-        part = "" if self.part == "paintings" else f"{self.part} "
+        part = "" if self.part == UNKNOWN else f"{self.part} "
         holdout = f", holdout {self.holdout:g}" if self.holdout else ""
         return (
             f"{self.metric} against {self.paintings:,} {part}paintings of {self.dataset} "
@@ -65,23 +51,14 @@ class Basis(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """What a run's folder says.
-
-    Attributes:
-        folder: of the run.
-        config: of the run.
-        images_seen: at its newest checkpoint, or 0.
-        seconds: of training until then.
-        points: of each basis, the score by images seen, in that order; infinite if not a number.
-        grid: its latest sample grid, or None.
-    """
+    """What a run's folder says."""
 
     folder: Path
     config: TrainConfig
-    images_seen: int
-    seconds: float
-    points: dict[Basis, dict[int, float]]
-    grid: Path | None
+    images_seen: int  # at its newest checkpoint, or 0
+    seconds: float  # of training until then
+    points: dict[Basis, dict[int, float]]  # scores by images seen, sorted; inf if not a number
+    grid: Path | None  # its latest sample grid
 
     def last(self, basis: Basis) -> float:
         """The latest score."""
@@ -158,7 +135,8 @@ def _scores(path: Path) -> list[tuple[Basis, int, float]]:
     """Basis, images seen and value of each score in a `metrics.json`; none if it is damaged."""
     try:
         measured = json.loads(path.read_bytes())
-        part = next(part for part in PARTS if part in measured)
+        # Paintings that are held out are the most telling.
+        part = next(part for part in (*reversed(PARTS), UNKNOWN) if part in measured)
         scores, dataset = measured[part], measured["dataset"]
         found = []
         for metric in (metric for metric in MONITORS if metric in scores):

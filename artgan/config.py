@@ -18,31 +18,12 @@ from pydantic_core import ErrorDetails
 
 from artgan.errors import UserError, nearest, not_among
 from artgan.files import atomic_write
-from artgan.options import (
-    CheckConfig,
-    CompareConfig,
-    DatasetConfig,
-    EvaluateConfig,
-    ExportConfig,
-    GatysConfig,
-    SampleConfig,
-    StylizeConfig,
-    TrainConfig,
-)
+from artgan.options import SCHEMAS, DatasetConfig, EvaluateConfig, GatysConfig, TrainConfig
 
 PACKAGE = Path(__file__).resolve().parent
 # Packed into the wheel beside this file; at the top of a checkout.
 CONFIGS = PACKAGE / "configs" if (PACKAGE / "configs").is_dir() else PACKAGE.parent / "configs"
 CONFIG_FILE = "config.yaml"
-SCHEMAS: dict[str, Any] = {
-    "train": TrainConfig,
-    "sample": SampleConfig,
-    "evaluate": EvaluateConfig,
-    "compare": CompareConfig,
-    "export": ExportConfig,
-    "stylize": StylizeConfig,
-    "check": CheckConfig,
-}
 # Options that choose a file of that folder in `configs/`.
 GROUPS = ("dataset", "model", "method", "preset")
 BOUNDS = {"ge": "at least", "le": "at most", "lt": "below"}
@@ -59,10 +40,10 @@ ALIASES = {
     "gpus": ("trainer.devices",),
     "gpu": ("trainer.devices", "device"),
     "cuda": ("trainer.accelerator", "device"),
-    "data": ("dataset.root",),
-    "dataroot": ("dataset.root",),
+    "data": ("dataset.root", "root"),
+    "dataroot": ("dataset.root", "root"),
     "path": ("dataset.root", "root"),
-    "root": ("dataset.root",),
+    "root": ("dataset.root", "root"),
     "outdir": ("output", "out"),
     "output": ("out",),
     "checkpoint": ("ckpt",),
@@ -79,17 +60,11 @@ Schema = TypeVar("Schema")
 
 @dataclass(frozen=True)
 class Command:
-    """How the command line reached a configuration.
+    """How the command line reached a configuration."""
 
-    Attributes:
-        given: dotted option → value, only those on the command line.
-        overrides: the same as Hydra reads them, `key=value`.
-        job_number: place of this job in a multirun (`-m`), None in a single run.
-    """
-
-    given: dict[str, Any] = field(default_factory=dict)
-    overrides: list[str] = field(default_factory=list)
-    job_number: int | None = None
+    given: dict[str, Any] = field(default_factory=dict)  # dotted option → value, only those typed
+    overrides: list[str] = field(default_factory=list)  # the same as Hydra reads them, `key=value`
+    job_number: int | None = None  # place in a multirun (`-m`), None in a single run
 
 
 @cache
@@ -131,9 +106,8 @@ def compose(command: str, options: dict[str, Any]) -> Any:
     Raises:
         UserError: an option does not exist, or has a value it cannot have.
     """
-    schema = SCHEMAS[command]
     for key, value in options.items():
-        refuse_unknown(key, schema, command)
+        refuse_unknown(key, command)
         if key in GROUPS:
             refuse_choice(key, value)
     groups = {key: value for key, value in options.items() if key in GROUPS}
@@ -141,7 +115,7 @@ def compose(command: str, options: dict[str, Any]) -> Any:
     for key, value in options.items():
         if key not in groups:
             put(values, key, str(value) if isinstance(value, Path) else value)
-    return validate(schema, values, groups)
+    return validate(SCHEMAS[command], values, groups)
 
 
 def composed(command: str, groups: dict[str, Any]) -> dict[str, Any]:
@@ -221,8 +195,9 @@ def options_only_for(method: str) -> set[str]:
     return {"strength"} if method == "magenta" else {*options_of(GatysConfig)}
 
 
-def refuse_unknown(key: str, schema: Any, command: str) -> None:
+def refuse_unknown(key: str, command: str) -> None:
     """Refuses an option that does not exist with a UserError that names the nearest one."""
+    schema = SCHEMAS[command]
     if key in options_of(schema):
         return
     near = meant_option(key, schema)

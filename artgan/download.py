@@ -19,7 +19,7 @@ import urllib3
 from tqdm import tqdm
 
 from artgan.errors import UserError
-from artgan.files import cannot_write, hold
+from artgan.files import byte_bar, cannot_write, hold
 
 ATTEMPTS = 5  # connections in a row that bring nothing new before it gives up
 BACKOFF = 0.5  # seconds after a broken connection, doubled with each that brought nothing new
@@ -35,23 +35,14 @@ class WrongFile(Exception):
 
 @dataclass(frozen=True)
 class Download:
-    """A file on the web, and where it is saved.
-
-    Attributes:
-        url: of the file.
-        file: where it is saved.
-        verify: returns the checksum of a file, or raises `WrongFile`.
-        otherwise: what to do if it is not available, after "Download it elsewhere and".
-        largest: gigabytes at most.
-        insecure: whether http:// is allowed.
-    """
+    """A file on the web, and where it is saved."""
 
     url: str
     file: Path
-    verify: Callable[[Path], str]
-    otherwise: str
-    largest: float
-    insecure: bool = False
+    verify: Callable[[Path], str]  # returns the checksum of a file, or raises `WrongFile`
+    otherwise: str  # if it is not available: what follows "Download it elsewhere and"
+    largest: float  # gigabytes
+    insecure: bool = False  # whether http:// is allowed
 
 
 def fetch(download: Download) -> str:
@@ -82,12 +73,6 @@ def fetch(download: Download) -> str:
         ) from wrong
     except OSError as error:
         raise cannot_write(file, error) from error
-
-
-def byte_bar(title: str, total: int | None = None, initial: int = 0) -> "tqdm[NoReturn]":
-    """A progress bar of bytes, their rate and the time left; on a terminal only, and not kept."""
-    shown: dict[str, Any] = {"unit": "B", "unit_scale": True, "leave": False, "disable": None}
-    return tqdm(desc=title, total=total, initial=initial, **shown)
 
 
 def _fetch(download: Download) -> str:

@@ -16,10 +16,8 @@ from artgan.errors import UserError
 from artgan.files import atomic_write, cannot_write
 from artgan.images import encode_png
 from artgan.measuring import (
-    PARTS,
     SEED,
     SHEET,
-    UNKNOWN,
     measure,
     reference_of,
     score_at,
@@ -28,7 +26,7 @@ from artgan.measuring import (
     usable_features,
     write_scores,
 )
-from artgan.options import DatasetConfig, EvaluateConfig
+from artgan.options import PARTS, UNKNOWN, DatasetConfig, EvaluateConfig
 from artgan.painter import Painter, load_painter
 
 

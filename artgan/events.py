@@ -25,11 +25,12 @@ def image_summary(tag: str, image: Tensor, png: bytes) -> Summary:
 
 def settings(config: dict[str, Any], curves: Iterable[str]) -> tuple[Summary, ...]:
     """Fills the HPARAMS tab from a run's configuration, and from its curves by their tags."""
-    flat = {
-        key: value if isinstance(value, int | float) else printable(_text(value))
-        for key, value in flattened(config).items()
-        if isinstance(value, int | float | str | list)
-    }
+    flat: dict[str, Any] = {}
+    for key, value in flattened(config).items():
+        if isinstance(value, str | list):
+            flat[key] = printable(value if isinstance(value, str) else " ".join(value))
+        elif isinstance(value, int | float):
+            flat[key] = value
     return hparams(flat, dict.fromkeys(curves, 0.0))
 
 
@@ -62,7 +63,3 @@ def report_write_errors(folder: Path, message: Callable[[OSError], UserError]) -
         raise message(error) from error
     finally:
         threading.excepthook = before
-
-
-def _text(value: str | list[str]) -> str:
-    return value if isinstance(value, str) else " ".join(value)

@@ -3,18 +3,21 @@
 import errno
 import hashlib
 import os
+import secrets
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 import platformdirs
 from filelock import FileLock, Timeout
 
 from artgan.errors import UserError, printable
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 
 @contextmanager
@@ -30,26 +33,19 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     Raises:
         UserError: the disk is full, or the folder cannot be written.
     """
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    except OSError as error:
-        raise cannot_write(path, error) from error
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
+        with temporary.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp gives 0600; the file should have the permissions that the umask asks for.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # there is none, once it is renamed
+            temporary.unlink()
 
 
 @contextmanager
@@ -119,6 +115,19 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file, as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def byte_bar(
+    title: str, total: int | None = None, initial: int = 0, delay: float = 0
+) -> "tqdm[NoReturn]":
+    """A progress bar of bytes, their rate and the time left; on a terminal only, and not kept.
+
+    It appears after `delay` seconds.
+    """
+    from tqdm import tqdm  # only here: `--help` should start quickly
+
+    shown: dict[str, Any] = {"unit": "B", "unit_scale": True, "leave": False, "disable": None}
+    return tqdm(desc=title, total=total, initial=initial, delay=delay, **shown)
 
 
 def is_full(error: BaseException | None) -> bool:

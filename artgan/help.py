@@ -12,7 +12,6 @@ from omegaconf import MISSING
 from artgan.config import (
     CONFIGS,
     GROUPS,
-    SCHEMAS,
     choices,
     choices_of,
     composed,
@@ -22,23 +21,17 @@ from artgan.config import (
     options_only_for,
 )
 from artgan.errors import nearest, not_among
-from artgan.options import EvaluateConfig
+from artgan.options import SCHEMAS, EvaluateConfig
 
 WIDTH = 100
 
 
 class Usage(NamedTuple):
-    """How a command is typed.
+    """How a command is typed."""
 
-    Attributes:
-        example: its arguments.
-        places: options that arguments without a key set, in order.
-        first: options that people set first.
-    """
-
-    example: str
-    places: tuple[str, ...]
-    first: tuple[str, ...]
+    example: str  # its arguments
+    places: tuple[str, ...]  # options that arguments without a key set, in order
+    first: tuple[str, ...]  # options that people set first; empty for all
 
 
 USAGE = {
@@ -97,31 +90,26 @@ def help_text(command: str, topic: str | None = None) -> str:
     names = [key for key in options_of(schema) if key in values]
     topics = list(dict.fromkeys(key.partition(".")[0] for key in names if "." in key))
     lines = [f"artgan {command} {usage.example}", schema.__doc__ or "", ""]
+    ending = ENDING
     if topic is None and usage.first:
         names = list(usage.first)
         more = " or ".join([*topics, *(["gatys"] if command == "stylize" else []), "all"])
         ending = f"More: artgan {command} --help {more}\n{ENDING}"
-    elif topic in (None, "all"):
-        ending = ENDING
-    else:
+    elif topic not in (None, "all"):
         own = options_only_for("gatys") if topic == "gatys" else set()
         names = [key for key in names if key in own or f"{key}.".startswith(f"{topic}.")]
         if not names:
             topic = nearest(topic, topics) or "all"
             return f"Nothing is known about this. Try artgan {command} --help {topic}"
-        ending = ENDING
         if topic in GROUPS:
             lines += [f"  {topic}={path.stem:<20} {opening(path)}" for path in choices(str(topic))]
             lines.append("")
-    values |= _chosen(command)
+    # The files of groups that the command takes unless others are chosen.
+    listed = yaml.safe_load((CONFIGS / f"{command}.yaml").read_text(encoding="utf-8"))["defaults"]
+    for entry in listed:
+        if isinstance(entry, dict):
+            values |= entry
     return "\n".join([*lines, *(_line(schema, key, values) for key in names), "", ending])
-
-
-def _chosen(command: str) -> dict[str, Any]:
-    """The file of each group that a command takes unless another is chosen."""
-    defaults = yaml.safe_load((CONFIGS / f"{command}.yaml").read_text(encoding="utf-8"))["defaults"]
-    chosen = [entry.items() for entry in defaults if isinstance(entry, dict)]
-    return dict(itertools.chain.from_iterable(chosen))
 
 
 def _line(schema: Any, key: str, values: dict[str, Any]) -> str:

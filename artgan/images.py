@@ -80,15 +80,9 @@ def read_provenance(path: Path) -> dict[str, Any]:
 def save_gif(frames: Tensor, path: Path) -> None:
     """Writes uint8 frames [N, 3, H, W] as an endless GIF."""
     first, *rest = (to_pil(frame) for frame in frames)
+    duration = 1000 // FRAMES_PER_SECOND
     with atomic_write(path) as file:
-        first.save(
-            file,
-            "GIF",
-            save_all=True,
-            append_images=rest,
-            duration=1000 // FRAMES_PER_SECOND,
-            loop=0,
-        )
+        first.save(file, "GIF", save_all=True, append_images=rest, duration=duration, loop=0)
 
 
 def save_mp4(frames: Iterable[Tensor], path: Path) -> None:

@@ -25,13 +25,11 @@ from artgan.metrics.diversity import mean_similarity
 from artgan.metrics.features import Features, load_features
 from artgan.metrics.originality import Copies, nearest, thumbnails
 from artgan.metrics.wasserstein import sliced_wasserstein
-from artgan.options import NAMED_FEATURES, ON_FEATURES, DatasetConfig
+from artgan.options import NAMED_FEATURES, ON_FEATURES, UNKNOWN, DatasetConfig
 from artgan.painter import paint
 
 SEED = 1_000_000  # of the first sample
 SCORES, SHEET = "metrics.json", "nearest.png"
-PARTS = ("training", "held-out")
-UNKNOWN = "paintings"  # of which it is not known whether they were trained on
 SHOWN = (*ON_FEATURES, "kid_std", "precision", "recall")  # on features, in TensorBoard
 PAIRS = 16  # of a sample and its nearest painting, on the sheet
 CHUNK = 256  # images in memory at once
@@ -41,37 +39,22 @@ VERSION = 2
 
 @dataclass(frozen=True)
 class Part:
-    """Some of the paintings, to measure against.
+    """Some of the paintings, to measure against."""
 
-    Attributes:
-        name: training, held-out, or paintings.
-        images: uint8 [N, 3, H, W].
-        features: float32 [N, D]; None without a feature network.
-        rows: float32 [M, D], features of all squares of the part, or their thumbnails.
-    """
-
-    name: str
-    images: Tensor
-    features: Tensor | None
-    rows: Tensor
+    name: str  # training, held-out, or paintings
+    images: Tensor  # uint8 [N, 3, H, W]
+    features: Tensor | None  # float32 [N, D]; None without a feature network
+    rows: Tensor  # float32 [M, D], features of all squares of the part, or their thumbnails
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What samples are measured against.
+    """What samples are measured against."""
 
-    Attributes:
-        parts: of the paintings, those trained on first.
-        pack: the whole first part, which is searched for copies.
-        mirrored: float32 [M, D], rows of the mirrored squares of that part; None if those are not
-            trained on.
-        dataset: description of the paintings for `metrics.json`.
-    """
-
-    parts: list[Part]
-    pack: Pack
-    mirrored: Tensor | None
-    dataset: dict[str, Any]
+    parts: list[Part]  # those trained on first
+    pack: Pack  # the whole first part, which is searched for copies
+    mirrored: Tensor | None  # float32 [M, D], rows of its mirrored squares; None without flip
+    dataset: dict[str, Any]  # description of the paintings for `metrics.json`
 
 
 def usable_features(
@@ -107,7 +90,11 @@ def reference_of(
     parts: list[Part] = []
     for name, pack in packs.items():
         if len(pack) >= FEWEST_PAINTINGS or not parts:
-            parts.append(_part(name, pack, most, extract))
+            # Those taken are spread over the dataset.
+            strips = np.linspace(0, len(pack) - 1, min(most, len(pack))).astype(np.int64)
+            rows = feature_rows(name, pack, extract)
+            features = rows[strips] if extract else None
+            parts.append(Part(name, _middles(pack, strips), features, rows))
         elif len(pack):
             print(
                 f"Only {len(pack)} paintings are held out, too few to measure against: at least "
@@ -207,13 +194,6 @@ def feature_rows(name: str, pack: Pack, extract: Features | None, mirrored: bool
     features = _computed(extract, label, pack, mirrored)
     write_cache(path, {"features": features.numpy()})
     return features
-
-
-def _part(name: str, pack: Pack, most: int, extract: Features | None) -> Part:
-    """The middle squares of at most `most` paintings, spread over the dataset, and all rows."""
-    strips = np.linspace(0, len(pack) - 1, min(most, len(pack))).astype(np.int64)
-    rows = feature_rows(name, pack, extract)
-    return Part(name, _middles(pack, strips), rows[strips] if extract else None, rows)
 
 
 def _middles(pack: Pack, strips: NDArray[np.int64]) -> Tensor:

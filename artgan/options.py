@@ -6,7 +6,7 @@ the result. `artgan COMMAND --help` prints what stands here.
 
 import re
 from dataclasses import field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
@@ -14,12 +14,18 @@ from pydantic.fields import FieldInfo
 from typing_extensions import TypedDict
 
 # Metrics that choose the best checkpoint, and those of them that need a feature network.
-MONITORS = ("kid", "fid", "swd")
+Metric = Literal["kid", "fid", "swd"]
+MONITORS: tuple[str, ...] = get_args(Metric)
 ON_FEATURES = ("kid", "fid")
+# Parts of the paintings to measure against; those of which it is not known whether they were
+# trained on are one part.
+PARTS = ("training", "held-out")
+UNKNOWN = "paintings"
 # Feature networks whose weights can be downloaded.
 NAMED_FEATURES = ("inception", "squeezenet")
 # Networks whose features describe content and style.
-BACKBONES = ("vgg19", "vgg16", "vgg19_caffe", "vgg16_caffe", "squeezenet", "random")
+Backbone = Literal["vgg19", "vgg16", "vgg19_caffe", "vgg16_caffe", "squeezenet", "random"]
+BACKBONES: tuple[str, ...] = get_args(Backbone)
 LARGEST_SEED = 2**32 - 1
 
 STRICT = ConfigDict(
@@ -47,11 +53,9 @@ def seconds(duration: str) -> float:
     Raises:
         ValueError: it has another form, or is not above zero.
     """
-    match = re.fullmatch(r"(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s)?", duration.strip())
-    try:
-        hours, minutes, rest = (float(part or 0) for part in match.groups()) if match else (0, 0, 0)
-    except ValueError:
-        hours, minutes, rest = 0, 0, 0
+    number = r"(\d+(?:\.\d*)?|\.\d+)"
+    match = re.fullmatch(rf"(?:{number}h)?(?:{number}m)?(?:{number}s)?", duration.strip())
+    hours, minutes, rest = (float(part or 0) for part in match.groups()) if match else (0, 0, 0)
     total = hours * 3600 + minutes * 60 + rest
     if total <= 0:
         raise ValueError(f"'{duration}' is not a time. Write it as 90s, 10m, 2h or 1h30m.")
@@ -63,13 +67,9 @@ def _duration(value: str) -> str:
     return value
 
 
-def _text(value: Any) -> Any:
-    return str(value) if isinstance(value, int) else value
-
-
 Duration = Annotated[str, AfterValidator(_duration)]
 Device = Literal["auto", "cpu", "cuda", "mps"]
-Precision = Annotated[Literal["auto", "32", "bf16"], BeforeValidator(_text)]
+Precision = Annotated[Literal["auto", "32", "bf16"], BeforeValidator(str)]
 
 
 @dataclass(config=STRICT, kw_only=True)
@@ -151,9 +151,7 @@ class CheckpointConfig:
 
     every: int = option(50_000, "images between two checkpoints", ge=1)
     keep: int = option(3, "newest checkpoints to keep; last.ckpt is always there", ge=1)
-    monitor: Literal["kid", "fid", "swd"] | None = option(
-        None, "keep the state with the lowest as best.ckpt"
-    )
+    monitor: Metric | None = option(None, "keep the state with the lowest as best.ckpt")
 
 
 @dataclass(config=STRICT, kw_only=True)
@@ -256,7 +254,7 @@ class CompareConfig:
     """Ranks runs and shows their samples side by side."""
 
     runs: list[str] = option([], "run folders")
-    by: Literal["kid", "fid", "swd"] | None = option(None, "metric to rank by")
+    by: Metric | None = option(None, "metric to rank by")
     out: str | None = option(None, "page to write; by default beside the runs")
 
 
@@ -285,9 +283,7 @@ class GatysConfig:
     animation: bool = option(False, "write an MP4 of the snapshots")
     tensorboard: str | None = option(None, "folder for TensorBoard's event files")
     preset: Literal["best", "adam", "keras", "gatys2016"] = option("best", "see docs/style.md")
-    backbone: Literal["vgg19", "vgg16", "vgg19_caffe", "vgg16_caffe", "squeezenet", "random"] = (
-        option("vgg19", "network whose features are compared")
-    )
+    backbone: Backbone = option("vgg19", "network whose features are compared")
     losses: Literal["gatys", "udacity", "keras", "covariance"] = option("covariance", "formulas")
     content_layers: list[str] = option(["relu4_2"], "named as in the papers")
     content_weight: float = option(4.0, "of the content loss", ge=0)
@@ -337,3 +333,15 @@ class Recipe:
     num: int = option(..., "samples in a grid", ge=1, le=10_000)
     length: float = option(..., "of a scroll, in its heights", ge=1, le=1000)
     classes: list[str] = option(..., "mixed in equal parts; empty if the seed decides")
+
+
+# By the name of the command.
+SCHEMAS: dict[str, Any] = {
+    "train": TrainConfig,
+    "sample": SampleConfig,
+    "evaluate": EvaluateConfig,
+    "compare": CompareConfig,
+    "export": ExportConfig,
+    "stylize": StylizeConfig,
+    "check": CheckConfig,
+}

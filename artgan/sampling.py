@@ -60,18 +60,13 @@ def sample(config: SampleConfig) -> list[Path]:
 
 def render(painter: Painter, recipe: Recipe) -> Tensor:
     """Paints what a recipe says, uint8 [3, H, W]."""
-    if recipe.kind == "scroll":
-        return _render_scroll(painter, recipe)
-    inputs = painter.inputs(recipe.seed, recipe.num, recipe.truncation, recipe.classes)
-    samples = paint(painter.generator, inputs)
-    return tile(samples, columns(recipe.num)) if recipe.kind == "grid" else samples[0]
-
-
-def _render_scroll(painter: Painter, recipe: Recipe) -> Tensor:
-    seed, length = recipe.seed, recipe.length
-    latents = scroll_latents(seed, length, painter.latent_dim, recipe.truncation)
+    if recipe.kind != "scroll":
+        inputs = painter.inputs(recipe.seed, recipe.num, recipe.truncation, recipe.classes)
+        samples = paint(painter.generator, inputs)
+        return tile(samples, columns(recipe.num)) if recipe.kind == "grid" else samples[0]
+    latents = scroll_latents(recipe.seed, recipe.length, painter.latent_dim, recipe.truncation)
     # Four latents meet in each column, as in no square: a quarter of the class from each.
-    quarter = draw_classes(seed, 1, painter.classes, recipe.classes)[0] / 4
+    quarter = draw_classes(recipe.seed, 1, painter.classes, recipe.classes)[0] / 4
     inputs = torch.cat([latents, quarter.expand(-1, 1, latents.shape[-1])])
     margin = round(SCROLL_MARGIN * painter.resolution)
     return paint(painter.generator, inputs[None])[0, :, :, margin:-margin]

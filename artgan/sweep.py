@@ -14,12 +14,7 @@ FAILURE = "failure.json"
 
 
 class Sweep:
-    """A sweep that a command line asks for.
-
-    Attributes:
-        given: `key=value`, as Hydra reads them.
-        folder: with a folder for each job, named after its number.
-        overrides: that have Hydra use the folder.
+    """A sweep that a command line asks for; its folder has one for each job, by its number.
 
     Raises:
         UserError: it is a search without a metric to minimise.
@@ -37,16 +32,16 @@ class Sweep:
         output = given.get("output", "checkpoints").strip("'")
         now = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
         self.folder = Path(given.get("hydra.sweep.dir", f"{output}/.sweeps/{now}"))
+        # Have Hydra use the folder.
         self.overrides = [] if "hydra.sweep.dir" in given else [f"hydra.sweep.dir='{self.folder}'"]
 
     @contextmanager
     def reported_failures(self) -> Iterator[None]:
         """Ends the process with code 1 if jobs failed, and prints a line for each."""
-        failures: list[Path] = []
         try:
             yield
         finally:
-            failures += sorted(self.folder.glob(f"*/{FAILURE}"), key=_job_number)
+            failures = sorted(self.folder.glob(f"*/{FAILURE}"), key=_job_number)
             if failures:
                 jobs = sum(path.name.isdigit() for path in self.folder.iterdir())
                 print(f"{len(failures)} of {jobs} jobs failed:", file=sys.stderr)

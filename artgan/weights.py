@@ -1,6 +1,5 @@
 """Weights of published networks: found in a folder or downloaded, and read as tensors only."""
 
-import hashlib
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,19 +15,12 @@ LARGEST = 1  # gigabytes in a file of weights, at most
 
 @dataclass(frozen=True)
 class Published:
-    """A file of weights as its authors published it.
-
-    Attributes:
-        name: of the file.
-        url: it can be downloaded from.
-        sha256: of the file, 64 hexadecimal digits, or as many of the first as are published.
-        patterns: other names it is found by in a folder, such as `squeezenet1_0*.pth`.
-    """
+    """A file of weights as its authors published it."""
 
     name: str
     url: str
-    sha256: str
-    patterns: tuple[str, ...] = ()
+    sha256: str  # 64 hexadecimal digits, or as many of the first as are published
+    patterns: tuple[str, ...] = ()  # other names in a folder, such as `squeezenet1_0*.pth`
 
     def download(self, advice: str) -> Path:
         """The file in torch's hub folder, downloaded first if it is not there.
@@ -81,10 +73,8 @@ def read_weights(path: Path, advice: str) -> tuple[dict[str, Tensor], str]:
     if not path.is_file():
         raise UserError(f"there is no file {path}. {advice}.")
     try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            file.seek(0)
-            state = torch.load(file, map_location="cpu", weights_only=True)
+        digest = sha256(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(
             f"{path}: is not a state dict, or holds more than tensors, which could be code. "

@@ -71,23 +71,16 @@ def map_in_processes(
 
 
 class _Worker(Generic[Item, Result]):
-    """A process, and those that replace it when it is killed.
-
-    Attributes:
-        items: whose results are still to come.
-        results: received, and not yet taken.
-        pipe: through which they come.
-        suspects: how many of the next items shared a batch with one that killed its process; each
-            gets a batch of its own.
-        attempts: at the first of these.
-    """
+    """A process, and those that replace it when it is killed."""
 
     def __init__(self, function: Callable[[Item], Result], items: list[Item]) -> None:
         self.function = function
-        self.items = deque(items)
-        self.results: deque[Result | None] = deque()
+        self.items = deque(items)  # whose results are still to come
+        self.results: deque[Result | None] = deque()  # received, and not yet taken
+        # How many of the next items shared a batch with one that killed its process; each gets a
+        # batch of its own.
         self.suspects = 0
-        self.attempts = 0
+        self.attempts = 0  # at the first of these
         self._start()
 
     def _start(self) -> None:
@@ -134,12 +127,10 @@ def _work(sender: Connection, function: Callable[[Item], Any], batches: list[lis
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with suppress(BrokenPipeError):  # the first process was killed: nobody waits for the rest
         for batch in batches:
-            sender.send(_results(function, batch))
-
-
-def _results(function: Callable[[Item], Result], batch: list[Item]) -> list[Result] | Exception:
-    try:
-        return [function(item) for item in batch]
-    except Exception as error:
-        error.add_note(traceback.format_exc())
-        return error
+            results: list[Any] | Exception
+            try:
+                results = [function(item) for item in batch]
+            except Exception as error:
+                error.add_note(traceback.format_exc())
+                results = error
+            sender.send(results)

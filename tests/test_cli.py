@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from artgan import __version__, cli
-from artgan.config import SCHEMAS, options_of
+from artgan.config import options_of
 from artgan.help import help_text, overview
-from artgan.options import TrainConfig
+from artgan.options import SCHEMAS, TrainConfig
 from tests.helpers import ROOT
 
 Launch = Callable[..., tuple[list[Any], str]]
@@ -65,6 +65,9 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         ("model.augment=cutout", "model.augment: is a list. Write its items in brackets"),
         ("max_time=10", "max_time: '10' is not a time. Write it as 90s, 10m, 2h or 1h30m."),
         ("~seed", "seed: cannot be removed."),
+        ("=3", "'=3' cannot be read as key=value. Name an option, as in seed=3"),
+        ("+=3", "'+=3' cannot be read as key=value."),
+        ("a b=3", "'a b=3' cannot be read as key=value."),
         ("seed=1,2", "seed: '1,2' is not a whole number."),
         ("output=", "output: is empty."),
         ("output=${nothing}", "output: Interpolation key 'nothing' not found"),
@@ -86,6 +89,9 @@ def test_a_mistake_is_refused_before_any_work(command: Launch, argument: str, me
         ("sample", ["--out", "x"], "Write out=x"),
         ("sample", ["one", "two"], "'two' cannot be read. Write key=value"),
         ("tarin", [], "'tarin' is none of train, sample"),
+        ("check", ["dataset.root=x"], "dataset.root: there is no such option. Did you mean root?"),
+        ("compare", ["=3"], "'=3' cannot be read as key=value. Name an option, as in out=FILE"),
+        ("check", ["=3"], "'=3' cannot be read as key=value. Name an option, as in root=PATH"),
         ("compare", ["by=kidd"], "by: 'kidd' is none of kid, fid, swd. Did you mean 'kid'?"),
     ],
 )
@@ -96,6 +102,17 @@ def test_what_other_programs_take_is_answered_with_the_right_option(
     assert jobs == []
     assert message in printed
     assert len(printed.splitlines()) == 1
+
+
+@pytest.mark.parametrize("given", ["{}", "root={}"])
+def test_a_check_names_the_option_that_it_has(
+    given: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["artgan", "check", given.format(tmp_path / "gone")])
+    with pytest.raises(SystemExit):
+        cli.main()
+    message = f"root: there is no folder {tmp_path / 'gone'}. Give the folder of your paintings.\n"
+    assert capsys.readouterr().err == message
 
 
 def test_the_plain_model_is_the_recipe_of_the_article(command: Launch) -> None:

@@ -13,9 +13,9 @@ from pathlib import Path, PurePosixPath
 from zipfile import ZipFile, ZipInfo
 
 from artgan.data.decode import SUFFIXES, is_hidden
-from artgan.download import Download, WrongFile, byte_bar, fetch
+from artgan.download import Download, WrongFile, fetch
 from artgan.errors import UserError
-from artgan.files import sha256
+from artgan.files import byte_bar, sha256
 
 # Beyond any set of paintings; images are compressed already, so zip gains little on them.
 MOST_ENTRIES = 1_000_000

@@ -50,7 +50,7 @@ def check_folder(root: Path) -> tuple[Checkup, Path]:
     Raises:
         UserError: there is no such folder, no image in it, or no place to write the report.
     """
-    with _opened(root) as folder:
+    with _opened(root, "root") as folder:
         for _ in folder.inspect(folder.stale, None):
             pass
         return folder.finish_check(), folder.cache / REPORT
@@ -62,7 +62,7 @@ def load_pack(root: Path, how: Cut) -> Pack:
     Raises:
         UserError: the folder is missing, or has fewer than 16 usable paintings.
     """
-    with _opened(root) as folder:
+    with _opened(root, "dataset.root") as folder:
         if folder.stale or not folder.is_packed(how):
             _write_pack(folder, how)
         try:
@@ -130,16 +130,17 @@ class _Folder:
 
 
 @contextmanager
-def _opened(root: Path) -> Iterator[_Folder]:
-    """A folder of paintings, locked against other processes; refused if it is missing or empty."""
+def _opened(root: Path, option: str) -> Iterator[_Folder]:
+    """A folder of paintings, locked against other processes; refused if it is missing or empty.
+
+    The option is for messages.
+    """
     try:
         is_folder = root.is_dir()
     except OSError as error:
-        raise UserError(f"dataset.root: {root} cannot be read ({error.strerror}).") from error
+        raise UserError(f"{option}: {root} cannot be read ({error.strerror}).") from error
     if not is_folder:
-        raise UserError(
-            f"dataset.root: there is no folder {root}. Give the folder of your paintings."
-        )
+        raise UserError(f"{option}: there is no folder {root}. Give the folder of your paintings.")
     names, others = find_pictures(root)
     if not names:
         raise UserError(

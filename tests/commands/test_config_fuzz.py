@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from artgan import cli, download, inkwash
-from artgan.config import SCHEMAS, choices_of, options_of
+from artgan.config import choices_of, options_of
 from artgan.data import sources
+from artgan.options import SCHEMAS
 from tests.helpers import small_arguments
 
 SECONDS = 60  # after which a command is taken to hang

@@ -9,7 +9,6 @@ import torch
 from artgan.checkpoint import BEST, load_checkpoint
 from artgan.data.pack import Pack
 from artgan.measuring import (
-    PARTS,
     SCORES,
     SEED,
     SHEET,
@@ -21,7 +20,7 @@ from artgan.measuring import (
     usable_features,
     write_scores,
 )
-from artgan.options import ON_FEATURES, TrainConfig
+from artgan.options import ON_FEATURES, PARTS, TrainConfig
 from artgan.painter import draw_inputs
 from artgan.training.callbacks.checkpoints import refuse_diverged
 from artgan.training.callbacks.output import show, writer
