@@ -157,7 +157,7 @@ def lost(folder: Path) -> UserError:
     last = folder / LAST
     kept = (
         f"The last checkpoint is {last}. Resume with:\n"
-        f"  python train.py resume={shlex.quote(str(folder))}"
+        f"  artgan train resume={shlex.quote(str(folder))}"
         if last.exists()
         else "There was no checkpoint yet."
     )

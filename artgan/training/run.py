@@ -264,7 +264,7 @@ def _print_outcome(
     run = shlex.quote(str(folder))
     if not finished:
         print(f"Paused at {progress.images_seen:,} images. Resume with:")
-        print(f"  python train.py resume={run}")
+        print(f"  artgan train resume={run}")
         return
     rate = progress.images_seen / max(progress.seconds, 1e-9)
     kept = f"\n  best         {folder / BEST}, {best['figure']} {best['value']:.4g}" if best else ""
@@ -274,9 +274,9 @@ def _print_outcome(
         f"  checkpoint   {folder / LAST}{kept}\n"
         f"  TensorBoard  {folder}\n"
         "Next:\n"
-        f"  python sample.py ckpt={run}\n"
+        f"  artgan sample ckpt={run}\n"
         f"  tensorboard --logdir {shlex.quote(str(folder.parent))}\n"
-        f"  python train.py resume={run} max_images={2 * progress.images_seen}"
+        f"  artgan train resume={run} max_images={2 * progress.images_seen}"
     )
 
 

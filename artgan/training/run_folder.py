@@ -172,7 +172,7 @@ def _check_together(config: TrainConfig) -> None:
     elif trainer.num_nodes > 1:
         raise UserError(
             f"trainer.num_nodes: {trainer.num_nodes} machines cannot find each other. Start "
-            "train.py on each of them by torchrun or srun (docs/scaling.md shows how), or set "
+            "the run on each of them by torchrun or srun (docs/scaling.md shows how), or set "
             "trainer.num_nodes=1."
         )
     devices = trainer.processes

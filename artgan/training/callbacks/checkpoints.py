@@ -96,7 +96,7 @@ def folder_removed(folder: Path) -> UserError:
     """The message for a run whose folder was removed while it trained."""
     return UserError(
         f"{folder}: was deleted or moved during training. The run was saved there again. Resume "
-        f"with: python train.py resume={shlex.quote(str(folder))}"
+        f"with: artgan train resume={shlex.quote(str(folder))}"
     )
 
 
