@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from artgan.metrics.wasserstein import window_means
+
 WINDOW = 7
 SIGMA = 1.5 * WINDOW / 11  # as in the paper, where the window has 11 pixels
 LEAST_SIDE = 8  # of a scale: the window fits in
@@ -14,6 +16,7 @@ WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 BATCH = 64  # pairs
 
 _GAUSSIAN = [math.exp(-((x - WINDOW // 2) ** 2) / (2 * SIGMA**2)) for x in range(WINDOW)]
+_WINDOW_WEIGHTS = [weight / sum(_GAUSSIAN) for weight in _GAUSSIAN]
 _LUMINANCE = (0.01 * 255) ** 2
 _CONTRAST = (0.03 * 255) ** 2
 
@@ -77,27 +80,12 @@ def ms_ssim(first: Tensor, second: Tensor) -> Tensor:
 def _ssim(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """Maps of the luminance term and of the product of the contrast and structure terms."""
     moments = torch.cat([first, second, first * first, second * second, first * second])
-    mean1, mean2, square1, square2, product = _window_mean(moments).chunk(5)
+    mean1, mean2, square1, square2, product = window_means(moments, _WINDOW_WEIGHTS).chunk(5)
     variance1, variance2 = square1 - mean1 * mean1, square2 - mean2 * mean2
     covariance = product - mean1 * mean2
     luminance = (2 * mean1 * mean2 + _LUMINANCE) / (mean1 * mean1 + mean2 * mean2 + _LUMINANCE)
     contrast = (2 * covariance + _CONTRAST) / (variance1 + variance2 + _CONTRAST)
     return luminance, contrast
-
-
-def _window_mean(images: Tensor) -> Tensor:
-    """Gaussian mean of each window that is inside the image.
-
-    Not a convolution, which a GPU may round to 10 bits (TF32): too coarse for variances that are
-    differences of large numbers.
-    """
-    for dim in (2, 3):
-        length = images.shape[dim] - WINDOW + 1
-        total = torch.zeros_like(images.narrow(dim, 0, length))
-        for start, weight in enumerate(_GAUSSIAN):
-            total.add_(images.narrow(dim, start, length), alpha=weight / sum(_GAUSSIAN))
-        images = total
-    return images
 
 
 def _pair(number: int) -> tuple[int, int]:
