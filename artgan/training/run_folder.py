@@ -1,6 +1,7 @@
 """The folder of a run: its name, its configuration, and the lock on it."""
 
 import datetime
+import itertools
 import json
 import shlex
 import shutil
@@ -19,7 +20,7 @@ from artgan.data.classes import count_classes
 from artgan.data.pack import Pack
 from artgan.errors import UserError
 from artgan.files import cannot_write
-from artgan.options import NAMED_FEATURES, ON_FEATURES, TrainConfig, TrainerConfig
+from artgan.options import NAMED_FEATURES, ON_FEATURES, TrainConfig
 from artgan.training.launchers import launched
 from artgan.training.recipe import check_model
 
@@ -62,7 +63,8 @@ def prepare(config: TrainConfig, command: Command) -> Iterator[Run]:
         UserError: something asked for is wrong or not available, in which case no folder is made;
             or another process trains in it.
     """
-    _refuse_sweep_of_ranks(config.trainer, command)
+    if command.job_number is not None and (launched() or config.trainer.num_nodes > 1):
+        raise UserError("-m: trains on one machine only. Start the runs one by one.")
     if config.resume is not None:
         folder = Path(config.resume)
         config = reopen(folder, command.given)
@@ -115,11 +117,6 @@ def _run(config: TrainConfig, folder: Path, pack: Pack) -> Run:
     paintings, held_out = pack.split(config.dataset.holdout)
     classes = count_classes(paintings) if config.model.conditional else {}
     return Run(config, folder, paintings, held_out, classes)
-
-
-def _refuse_sweep_of_ranks(config: TrainerConfig, command: Command) -> None:
-    if command.job_number is not None and (launched() or config.num_nodes > 1):
-        raise UserError("-m: trains on one machine only. Start the runs one by one.")
 
 
 @contextmanager
@@ -236,15 +233,13 @@ def claim_folder(config: TrainConfig, job_number: int | None = None) -> Path:
     if job_number is not None:
         name += f"-{job_number}"
     folder = Path(config.output) / name
-    attempt = 1
     if config.name is not None:
         _refuse_taken(folder)
-    while True:
+    for attempt in itertools.count(2):
         try:
             folder.mkdir(parents=True, exist_ok=config.name is not None)
             break
         except FileExistsError:  # begun in the same second
-            attempt += 1
             folder = folder.with_name(f"{name}-{attempt}")
         except OSError as error:
             raise UserError(f"output: {folder} cannot be made ({error.strerror}).") from error
@@ -283,9 +278,3 @@ def reopen(folder: Path, given: Mapping[str, Any]) -> TrainConfig:
     config = typed(TrainConfig, values)
     _check_together(config)
     return config
-
-
-def clear_temporaries(folder: Path) -> None:
-    """Removes what a killed process left half-written under temporary names."""
-    for path in folder.rglob(TEMPORARY):
-        path.unlink(missing_ok=True)
