@@ -62,7 +62,13 @@ def ms_ssim(first: Tensor, second: Tensor) -> Tensor:
     Source: Wang, Simoncelli and Bovik 2003 (Multi-scale structural similarity for image quality
     assessment), equation 7 and section 3.2 for the weights.
     """
-    side = _check(first, second)
+    side = first.shape[-1] if first.ndim else 0
+    fits = first.ndim == 4 and first.shape[1:] == (3, side, side) and first.shape == second.shape
+    if not fits or side < 32 or first.dtype != torch.uint8 or second.dtype != torch.uint8:
+        raise ValueError(
+            "MS-SSIM takes two equally large batches of uint8 images [N, 3, S, S], S at least "
+            f"32; got {first.dtype} {list(first.shape)} and {second.dtype} {list(second.shape)}."
+        )
     scales = min(len(WEIGHTS), (side // LEAST_SIDE).bit_length())
     weights = torch.tensor(WEIGHTS[:scales], device=first.device)
     first, second = first.float(), second.float()
@@ -92,15 +98,3 @@ def _pair(number: int) -> tuple[int, int]:
     """The pair of that number in the order (0, 1), (0, 2), (1, 2), (0, 3), …"""
     larger = (1 + math.isqrt(8 * number + 1)) // 2
     return number - math.comb(larger, 2), larger
-
-
-def _check(first: Tensor, second: Tensor) -> int:
-    """The side of two batches of images, which must fit."""
-    side = first.shape[-1] if first.ndim else 0
-    fits = first.ndim == 4 and first.shape[1:] == (3, side, side) and first.shape == second.shape
-    if not fits or side < 32 or first.dtype != torch.uint8 or second.dtype != torch.uint8:
-        raise ValueError(
-            "MS-SSIM takes two equally large batches of uint8 images [N, 3, S, S], S at least "
-            f"32; got {first.dtype} {list(first.shape)} and {second.dtype} {list(second.shape)}."
-        )
-    return side
