@@ -42,7 +42,8 @@ class CapturedGraph:
         self.calls = 0
         self.graph: torch.cuda.CUDAGraph | None = None
         self.inputs: tuple[Tensor, ...] = ()
-        self.stream: torch.cuda.Stream | None = None
+        # Of the capture, and before it, because libraries keep their workspaces by stream.
+        self.stream = torch.cuda.Stream()
 
     def __call__(self, *inputs: Tensor) -> None:
         """Runs or replays the function, with inputs of the same shapes, dtypes and layouts.
@@ -53,8 +54,6 @@ class CapturedGraph:
         """
         self.calls += 1
         if self.calls <= self.WARM_UP:
-            # On the stream of the later capture, where libraries keep their workspaces.
-            self.stream = self.stream or torch.cuda.Stream()
             self.stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self.stream):
                 self.function(*inputs)
