@@ -17,7 +17,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from artgan.checkpoint import BEST, KEY, LAST, newest_checkpoint
+from artgan.checkpoint import BEST, LAST
 from artgan.config import CONFIG_FILE, save_config
 from artgan.data.sources import announce
 from artgan.errors import UserError
@@ -29,7 +29,7 @@ from artgan.training.callbacks.checkpoints import Checkpoints, Diverged, folder_
 from artgan.training.callbacks.curves import TAGS, Curves, ProgressBar
 from artgan.training.callbacks.grids import SampleGrids
 from artgan.training.callbacks.measurements import Measurements
-from artgan.training.callbacks.output import say
+from artgan.training.callbacks.output import say, writer
 from artgan.training.callbacks.stopping import Stopping
 from artgan.training.distributed import (
     RUN,
@@ -64,8 +64,7 @@ def train(run: Run) -> bool:
             rendezvous().set(RUN, describe(run))  # to the ranks that `wait_for_run`
         elif run.config.trainer.processes > 1:
             start_ranks(run.config.trainer, run.folder, describe(run))
-            newest = newest_checkpoint(run.folder)
-            progress = Progress(**newest[1][KEY]["progress"]) if newest else Progress()
+            _, progress = last_state(run.folder, run.config, run.paintings.key)
             return _new_state(run, progress).used >= 1
         return _train(run)
 
@@ -117,12 +116,7 @@ def _train(run: Run) -> bool:
 
 
 def _fit(run: Run, rollbacks: int) -> bool:
-    """Trains from the newest checkpoint on, to which the run has gone back `rollbacks` times.
-
-    Raises:
-        Diverged: a loss or weight is not finite.
-        RuntimeError: there is too little memory, among others.
-    """
+    """Trains from the newest checkpoint on, to which the run has gone back `rollbacks` times."""
     config, folder = run.config, run.folder
     checkpoint, progress = last_state(folder, config, run.paintings.key)
     progress.rollbacks = max(progress.rollbacks, rollbacks)
@@ -144,7 +138,7 @@ def _fit(run: Run, rollbacks: int) -> bool:
     callbacks = [stopping, *middle, Checkpoints(folder), ProgressBar(curves)]
     trainer = make_trainer(config.trainer, logger, callbacks)
     if is_first():
-        _begin(run, trainer, logger, measurements, quiet=rollbacks > 0)
+        _begin(run, trainer, measurements, quiet=rollbacks > 0)
     if trainer.strategy.root_device.type == "cpu":
         keep_freed_memory()
     data = Paintings(run.paintings, list(run.classes), config, state)
@@ -169,13 +163,7 @@ def _new_state(run: Run, progress: Progress) -> RunState:
     return RunState(progress, max_images, max_seconds, config.batch_size)
 
 
-def _begin(
-    run: Run,
-    trainer: pl.Trainer,
-    logger: EventLog,
-    measurements: Measurements | None,
-    quiet: bool,
-) -> None:
+def _begin(run: Run, trainer: pl.Trainer, measurements: Measurements | None, quiet: bool) -> None:
     """What the first rank does before the first update: says what is trained, and records it."""
     config, folder = run.config, run.folder
     if not quiet:
@@ -188,7 +176,7 @@ def _begin(
         measurements.prepare(run.paintings, run.held_out, str(trainer.strategy.root_device))
         curves += measurements.tags
     save_config(config, folder)
-    file_writer = logger.experiment.file_writer
+    file_writer = writer(trainer).file_writer
     assert file_writer is not None
     for summary in settings(asdict(config), curves):
         file_writer.add_summary(summary)
@@ -216,9 +204,6 @@ def _is_finished(state: RunState, measurements: Measurements | None) -> bool:
 
 def _requeue() -> None:
     """Has SLURM run the job again.
-
-    Raises:
-        UserError: it does not.
 
     Source: the scontrol(1) manual page; the names of the variables, sbatch(1).
     """

@@ -38,10 +38,8 @@ class Run:
     """A run that is ready to train.
 
     Attributes:
-        config: of the run.
-        folder: of the run.
         paintings: to train on.
-        held_out: that are never trained on; may be empty.
+        held_out: those that are never trained on; may be empty.
         classes: name of each class and how many squares it has; empty without classes.
     """
 
@@ -94,10 +92,7 @@ def describe(run: Run) -> str:
 
 
 def open_run(described: str) -> Run:
-    """A run that another process has prepared, on this machine or on one that shares its disk.
-
-    Args:
-        described: as `describe` does.
+    """The run of `describe`, prepared on this machine or on one that shares its disk.
 
     Raises:
         UserError: it cannot be read on this machine.
@@ -121,11 +116,7 @@ def _run(config: TrainConfig, folder: Path, pack: Pack) -> Run:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Keeps other processes from training in a folder; the system unlocks it if this one dies.
-
-    Raises:
-        UserError: another process trains in it, or it cannot be written.
-    """
+    """Keeps other processes from training in a folder; the system unlocks it if this one dies."""
     lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)
