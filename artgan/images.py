@@ -71,8 +71,8 @@ def read_provenance(path: Path) -> dict[str, Any]:
         raise UserError(f"from_image: {path} cannot be read ({error}).") from error
     if not isinstance(provenance, dict):
         raise UserError(
-            f"from_image: {path} does not say how it was painted. Only PNG files of sample.py do, "
-            "if no other program has saved them since."
+            f"from_image: {path} does not say how it was painted. Only PNG files of artgan sample "
+            "do, if no other program has saved them since."
         )
     return provenance
 

@@ -23,7 +23,8 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
     first_covariance, second_covariance = _covariance(first), _covariance(second)
     # (S₁S₂)^½ and (S₁^½ S₂ S₁^½)^½ have the same trace, but only the latter is symmetric, so that
     # its eigenvalues are real, and nonnegative up to rounding.
-    root = _square_root(first_covariance)
+    eigenvalues, eigenvectors = torch.linalg.eigh(first_covariance)
+    root = eigenvectors * eigenvalues.clamp_min(0).sqrt() @ eigenvectors.T
     eigenvalues = torch.linalg.eigvalsh(root @ second_covariance @ root)
     overlap = eigenvalues.clamp_min(0).sqrt().sum()
     distance = shift.square().sum() + (first_covariance + second_covariance).trace() - 2 * overlap
@@ -56,13 +57,14 @@ def kernel_distance(
     if size == len(first) == len(second):
         subsets = 1
     generator = torch.Generator().manual_seed(seed)
-    distances = torch.stack(
-        [
-            _squared_mmd(_choose(first, size, generator), _choose(second, size, generator))
-            for _ in range(subsets)
-        ]
-    )
-    deviation, mean = torch.std_mean(distances, correction=0)
+    distances = []
+    for _ in range(subsets):
+        one, other = (
+            features[torch.randperm(len(features), generator=generator)[:size]]
+            for features in (first, second)
+        )
+        distances.append(_squared_mmd(one, other))
+    deviation, mean = torch.std_mean(torch.stack(distances), correction=0)
     return float(mean), float(deviation)
 
 
@@ -109,15 +111,6 @@ def _checked(first: Tensor, second: Tensor, least: int = 2) -> tuple[Tensor, Ten
 def _covariance(features: Tensor) -> Tensor:
     centred = features - features.mean(dim=0)
     return centred.T @ centred / (len(features) - 1)
-
-
-def _square_root(covariance: Tensor) -> Tensor:
-    eigenvalues, eigenvectors = torch.linalg.eigh(covariance)
-    return eigenvectors * eigenvalues.clamp_min(0).sqrt() @ eigenvectors.T
-
-
-def _choose(features: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    return features[torch.randperm(len(features), generator=generator)[:size]]
 
 
 def _squared_mmd(first: Tensor, second: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from artgan.metrics.wasserstein import window_means
+
 WINDOW = 7
 SIGMA = 1.5 * WINDOW / 11  # as in the paper, where the window has 11 pixels
 LEAST_SIDE = 8  # of a scale: the window fits in
@@ -14,6 +16,7 @@ WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 BATCH = 64  # pairs
 
 _GAUSSIAN = [math.exp(-((x - WINDOW // 2) ** 2) / (2 * SIGMA**2)) for x in range(WINDOW)]
+_WINDOW_WEIGHTS = [weight / sum(_GAUSSIAN) for weight in _GAUSSIAN]
 _LUMINANCE = (0.01 * 255) ** 2
 _CONTRAST = (0.03 * 255) ** 2
 
@@ -59,7 +62,13 @@ def ms_ssim(first: Tensor, second: Tensor) -> Tensor:
     Source: Wang, Simoncelli and Bovik 2003 (Multi-scale structural similarity for image quality
     assessment), equation 7 and section 3.2 for the weights.
     """
-    side = _check(first, second)
+    side = first.shape[-1] if first.ndim else 0
+    fits = first.ndim == 4 and first.shape[1:] == (3, side, side) and first.shape == second.shape
+    if not fits or side < 32 or first.dtype != torch.uint8 or second.dtype != torch.uint8:
+        raise ValueError(
+            "MS-SSIM takes two equally large batches of uint8 images [N, 3, S, S], S at least "
+            f"32; got {first.dtype} {list(first.shape)} and {second.dtype} {list(second.shape)}."
+        )
     scales = min(len(WEIGHTS), (side // LEAST_SIDE).bit_length())
     weights = torch.tensor(WEIGHTS[:scales], device=first.device)
     first, second = first.float(), second.float()
@@ -77,7 +86,7 @@ def ms_ssim(first: Tensor, second: Tensor) -> Tensor:
 def _ssim(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """Maps of the luminance term and of the product of the contrast and structure terms."""
     moments = torch.cat([first, second, first * first, second * second, first * second])
-    mean1, mean2, square1, square2, product = _window_mean(moments).chunk(5)
+    mean1, mean2, square1, square2, product = window_means(moments, _WINDOW_WEIGHTS).chunk(5)
     variance1, variance2 = square1 - mean1 * mean1, square2 - mean2 * mean2
     covariance = product - mean1 * mean2
     luminance = (2 * mean1 * mean2 + _LUMINANCE) / (mean1 * mean1 + mean2 * mean2 + _LUMINANCE)
@@ -85,34 +94,7 @@ def _ssim(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     return luminance, contrast
 
 
-def _window_mean(images: Tensor) -> Tensor:
-    """Gaussian mean of each window that is inside the image.
-
-    Not a convolution, which a GPU may round to 10 bits (TF32): too coarse for variances that are
-    differences of large numbers.
-    """
-    for dim in (2, 3):
-        length = images.shape[dim] - WINDOW + 1
-        total = torch.zeros_like(images.narrow(dim, 0, length))
-        for start, weight in enumerate(_GAUSSIAN):
-            total.add_(images.narrow(dim, start, length), alpha=weight / sum(_GAUSSIAN))
-        images = total
-    return images
-
-
 def _pair(number: int) -> tuple[int, int]:
     """The pair of that number in the order (0, 1), (0, 2), (1, 2), (0, 3), …"""
     larger = (1 + math.isqrt(8 * number + 1)) // 2
     return number - math.comb(larger, 2), larger
-
-
-def _check(first: Tensor, second: Tensor) -> int:
-    """The side of two batches of images, which must fit."""
-    side = first.shape[-1] if first.ndim else 0
-    fits = first.ndim == 4 and first.shape[1:] == (3, side, side) and first.shape == second.shape
-    if not fits or side < 32 or first.dtype != torch.uint8 or second.dtype != torch.uint8:
-        raise ValueError(
-            "MS-SSIM takes two equally large batches of uint8 images [N, 3, S, S], S at least "
-            f"32; got {first.dtype} {list(first.shape)} and {second.dtype} {list(second.shape)}."
-        )
-    return side

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models import squeezenet1_0
+from torchvision import models
+from torchvision.transforms.functional import normalize
 from tqdm import tqdm
 
 from artgan.device import on_device
@@ -33,12 +34,6 @@ INCEPTION = Published(
     "6726825d",
 )
 PUBLISHED = {"inception": INCEPTION, "squeezenet": SQUEEZENET}
-
-# A tensor that identifies the state dict of each network, and its shape.
-MARKS = {
-    "squeezenet1_0": ("features.0.weight", (96, 3, 7, 7)),
-    "inception": ("Conv2d_1a_3x3.conv.weight", (32, 3, 3, 3)),
-}
 
 
 @dataclass(frozen=True)
@@ -80,26 +75,53 @@ class Features:
         return torch.cat(rows)
 
 
-class SqueezeNet(nn.Module):
+class SqueezeNet(models.SqueezeNet):
     """The last feature map of a SqueezeNet 1.0, averaged over the image.
 
     Source: Iandola et al. 2016 (arXiv:1602.07360); torchvision for the network and its input.
     """
 
-    mean: Tensor
-    deviation: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.squeezenet = squeezenet1_0()
-        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1))
-        self.register_buffer("deviation", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1))
-
     def forward(self, images: Tensor) -> Tensor:
         """Features float32 [N, 512] of images uint8 [N, 3, H, W]."""
         resized = F.interpolate(images.float(), (224, 224), mode="bilinear", antialias=True)
-        features = self.squeezenet.features((resized / 255 - self.mean) / self.deviation)
-        return features.mean((2, 3)) / SQUEEZENET_SCALE
+        normalized = normalize(resized / 255, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+        return self.features(normalized).mean((2, 3)) / SQUEEZENET_SCALE
+
+
+def _squeezenet(state: dict[str, Tensor]) -> nn.Module:
+    network = SqueezeNet()
+    network.load_state_dict(state)
+    return network
+
+
+def _inception(state: dict[str, Tensor]) -> nn.Module:
+    extractor = _inception_module().FeatureExtractorInceptionV3
+    # It reads its weights itself and would run code in them, so it is given tensors only.
+    content = io.BytesIO()
+    torch.save(state, content)
+    content.seek(0)
+    network = extractor("inception", ["2048"], feature_extractor_weights_path=content)
+    # It gives a tuple of the layers asked for, here one.
+    network.register_forward_hook(lambda module, images, layers: layers[0])
+    return network
+
+
+def _inception_module() -> Any:
+    try:
+        from torch_fidelity import feature_extractor_inceptionv3
+    except ImportError as error:
+        raise UserError(
+            f"features: inception needs torch-fidelity ({error}). To install it, type: "
+            f'pip install -e ".[metrics]". Or take features=squeezenet; {WITHOUT}.'
+        ) from error
+    return feature_extractor_inceptionv3
+
+
+# How each network is built, D, and a tensor that identifies its state dict, with its shape.
+NETWORKS = {
+    "squeezenet1_0": (_squeezenet, 512, "features.0.weight", (96, 3, 7, 7)),
+    "inception": (_inception, 2048, "Conv2d_1a_3x3.conv.weight", (32, 3, 3, 3)),
+}
 
 
 def load_features(features: str, device: str = "cpu") -> Features:
@@ -124,11 +146,15 @@ def load_features(features: str, device: str = "cpu") -> Features:
     published = PUBLISHED.get(features)
     path = published.download(OTHERWISE) if published else Path(features)
     state, digest = read_weights(path, CHOICES)
-    architecture = _architecture(path, state)
-    build, dimension = {
-        "squeezenet1_0": (_squeezenet, 512),
-        "inception": (_inception, 2048),
-    }[architecture]
+    shapes = {key: tensor.shape for key, tensor in state.items()}
+    fitting = [name for name, (*_, key, shape) in NETWORKS.items() if shapes.get(key) == shape]
+    if not fitting:
+        raise UserError(
+            f"{path}: is a state dict of neither torchvision's squeezenet1_0 nor torch-fidelity's "
+            f"Inception. {CHOICES}."
+        )
+    architecture = fitting[0]
+    build, dimension, *_ = NETWORKS[architecture]
     try:
         network = build(state).eval().requires_grad_(False)
     except RuntimeError as error:
@@ -138,52 +164,3 @@ def load_features(features: str, device: str = "cpu") -> Features:
         ) from error
     name = f"{architecture}-{digest[:8]}"
     return Features(name, dimension, on_device(network, device), device)
-
-
-def _squeezenet(state: dict[str, Tensor]) -> nn.Module:
-    network = SqueezeNet()
-    network.squeezenet.load_state_dict(state)
-    return network
-
-
-def _inception(state: dict[str, Tensor]) -> nn.Module:
-    extractor = _inception_module().FeatureExtractorInceptionV3
-    # It reads its weights itself and would run code in them, so it is given tensors only.
-    content = io.BytesIO()
-    torch.save(state, content)
-    content.seek(0)
-    inception = extractor("inception", ["2048"], feature_extractor_weights_path=content)
-    return _Only(inception)
-
-
-class _Only(nn.Module):
-    """Takes the one layer asked for out of torch-fidelity's tuple."""
-
-    def __init__(self, extractor: nn.Module) -> None:
-        super().__init__()
-        self.extractor = extractor
-
-    def forward(self, images: Tensor) -> Tensor:
-        (features,) = self.extractor(images)
-        return features
-
-
-def _inception_module() -> Any:
-    try:
-        from torch_fidelity import feature_extractor_inceptionv3
-    except ImportError as error:
-        raise UserError(
-            f"features: inception needs torch-fidelity ({error}). To install it, type: "
-            f'pip install -e ".[metrics]". Or take features=squeezenet; {WITHOUT}.'
-        ) from error
-    return feature_extractor_inceptionv3
-
-
-def _architecture(path: Path, state: dict[str, Tensor]) -> str:
-    for architecture, (key, shape) in MARKS.items():
-        if key in state and state[key].shape == shape:
-            return architecture
-    raise UserError(
-        f"{path}: is a state dict of neither torchvision's squeezenet1_0 nor torch-fidelity's "
-        f"Inception. {CHOICES}."
-    )

@@ -1,5 +1,7 @@
 """Sliced Wasserstein distance: do patches look alike, at each scale of the image?"""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -90,11 +92,19 @@ def upsample(images: Tensor) -> Tensor:
 
 
 def _blur(images: Tensor) -> Tensor:
-    images = F.pad(images, (2, 2, 2, 2), "reflect")
+    return window_means(F.pad(images, (2, 2, 2, 2), "reflect"), _BINOMIAL)
+
+
+def window_means(images: Tensor, weights: Sequence[float]) -> Tensor:
+    """Means [N, C, H - k + 1, W - k + 1] over all windows of k × k pixels in images [N, C, H, W].
+
+    The k weights are those along each side. Not a convolution, which a GPU may round to 10 bits
+    (TF32): too coarse for variances that are differences of large numbers.
+    """
     for dim in (2, 3):
-        length = images.shape[dim] - 4
+        length = images.shape[dim] - len(weights) + 1
         total = torch.zeros_like(images.narrow(dim, 0, length))
-        for start, weight in enumerate(_BINOMIAL):
+        for start, weight in enumerate(weights):
             total.add_(images.narrow(dim, start, length), alpha=weight)
         images = total
     return images

@@ -23,15 +23,14 @@ from pytorch_lightning.strategies import DDPStrategy
 
 from artgan.checkpoint import LAST
 from artgan.errors import UserError
+from artgan.networks.ranks import is_distributed
 from artgan.options import TrainerConfig
 from artgan.training.launchers import is_first, launched, under_torchrun
 
-PACKAGES = Path(__file__).resolve().parents[2]  # folder that holds the package
 RUN = "ARTGAN_RUN"
 TO_CONNECT = timedelta(minutes=5)
 TO_PREPARE = timedelta(days=2)  # in which the first rank prepares the paintings
 TO_WAIT = timedelta(hours=4)  # for another rank, which may be measuring
-END_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
 class Ranks(DDPStrategy):
@@ -75,7 +74,8 @@ def start_ranks(config: TrainerConfig, folder: Path, described: str) -> None:
     """
     os.environ[RUN] = described
     os.environ.setdefault("OMP_NUM_THREADS", f"{max(1, (os.cpu_count() or 1) // config.devices)}")
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(PACKAGES), os.environ.get("PYTHONPATH", "")])
+    packages = Path(__file__).resolve().parents[2]  # the folder that holds artgan
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(packages), os.environ.get("PYTHONPATH", "")])
     from torch.distributed import run as torchrun
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -98,7 +98,7 @@ def start_ranks(config: TrainerConfig, folder: Path, described: str) -> None:
 def end_with_parent() -> None:
     """Has the system end this process with the one that started it, which holds the run's lock."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(END_WITH_PARENT, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 @cache
@@ -128,11 +128,6 @@ def rendezvous() -> dist.TCPStore:
     return store
 
 
-def announce_run(described: str) -> None:
-    """Lets the other ranks know that a run is prepared."""
-    rendezvous().set(RUN, described)
-
-
 def wait_for_run() -> str:
     """The run that this rank is to train, for `open_run`, once it is prepared."""
     if RUN in os.environ:
@@ -157,7 +152,7 @@ def lost(folder: Path) -> UserError:
     last = folder / LAST
     kept = (
         f"The last checkpoint is {last}. Resume with:\n"
-        f"  python train.py resume={shlex.quote(str(folder))}"
+        f"  artgan train resume={shlex.quote(str(folder))}"
         if last.exists()
         else "There was no checkpoint yet."
     )
@@ -173,6 +168,6 @@ def own_environment() -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ.update(before)
-        if dist.is_available() and dist.is_initialized():
+        if is_distributed():
             dist.destroy_process_group()
         rendezvous.cache_clear()

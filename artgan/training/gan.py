@@ -8,7 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from artgan.checkpoint import FORMAT, KEY
@@ -18,10 +18,8 @@ from artgan.networks.ranks import average_over_ranks, mean_over_ranks
 from artgan.options import TrainConfig
 from artgan.training.augment import adapted, augment
 from artgan.training.draws import Batch, draw
-from artgan.training.ema import update_ema
 from artgan.training.graph import CapturedGraph, captures
-from artgan.training.losses import LOSSES
-from artgan.training.penalties import gradient_penalty, squared_gradient_norms
+from artgan.training.losses import LOSSES, gradient_penalty, squared_gradient_norms
 from artgan.training.state import Progress, RunState
 from artgan.version import __version__
 
@@ -289,3 +287,23 @@ class GAN(pl.LightningModule):
 
 def _shapes(tensors: dict[Any, Tensor]) -> dict[Any, torch.Size]:
     return {name: tensor.shape for name, tensor in tensors.items()}
+
+
+@torch.no_grad()
+def update_ema(average: nn.Module, current: nn.Module, images: int, half_life: float) -> None:
+    """Moves the averaged generator towards the current one.
+
+    BatchNorm's running statistics are averaged with the weights: averaged weights have other
+    activations than the current ones. The half-life is in images, of which the update had
+    `images`; 0 follows the current generator exactly.
+
+    Source: Karras et al. 2020 (arXiv:2006.06676), StyleGAN2-ADA.
+    """
+    keep = 0.5 ** (images / half_life) if half_life > 0 else 0.0
+    torch._foreach_lerp_(_floating_state(average), _floating_state(current), 1 - keep)
+
+
+def _floating_state(module: nn.Module) -> list[Tensor]:
+    """Parameters and buffers, without BatchNorm's integer count of batches."""
+    tensors = (*module.parameters(), *module.buffers())
+    return [tensor for tensor in tensors if tensor.is_floating_point()]

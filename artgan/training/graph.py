@@ -1,7 +1,6 @@
 """Work on a GPU, captured once and replayed, without the cost of Python and kernel launches."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -43,7 +42,8 @@ class CapturedGraph:
         self.calls = 0
         self.graph: torch.cuda.CUDAGraph | None = None
         self.inputs: tuple[Tensor, ...] = ()
-        self.stream: torch.cuda.Stream | None = None
+        # Of the capture, and before it, because libraries keep their workspaces by stream.
+        self.stream = torch.cuda.Stream()
 
     def __call__(self, *inputs: Tensor) -> None:
         """Runs or replays the function, with inputs of the same shapes, dtypes and layouts.
@@ -54,7 +54,10 @@ class CapturedGraph:
         """
         self.calls += 1
         if self.calls <= self.WARM_UP:
-            self._warm_up(inputs)
+            self.stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self.stream):
+                self.function(*inputs)
+            torch.cuda.current_stream().wait_stream(self.stream)
             return
         if self.graph is None:
             self.graph = self._capture(inputs)
@@ -64,19 +67,14 @@ class CapturedGraph:
             static.copy_(given)
         self.graph.replay()
 
-    def _warm_up(self, inputs: tuple[Tensor, ...]) -> None:
-        # On the stream of the later capture, where libraries keep their workspaces.
-        self.stream = self.stream or torch.cuda.Stream()
-        self.stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self.stream):
-            self.function(*inputs)
-        torch.cuda.current_stream().wait_stream(self.stream)
-
     def _capture(self, inputs: tuple[Tensor, ...]) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
         self.inputs = tuple(tensor.clone() for tensor in inputs)
+        groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
         try:
-            with self._capturable(), torch.cuda.graph(graph, stream=self.stream):
+            for group in groups:
+                group["capturable"] = True
+            with torch.cuda.graph(graph, stream=self.stream):
                 self.function(*self.inputs)
         except torch.cuda.OutOfMemoryError:
             raise
@@ -87,16 +85,7 @@ class CapturedGraph:
                 f"The update cannot be captured as a CUDA graph ({cause}). "
                 "Start again with trainer.cuda_graph=false"
             ) from error
-        return graph
-
-    @contextmanager
-    def _capturable(self) -> Iterator[None]:
-        """Marks the optimisers, only for now: a checkpoint with the mark cannot run on a CPU."""
-        groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
-        for group in groups:
-            group["capturable"] = True
-        try:
-            yield
         finally:
             for group in groups:
-                group["capturable"] = False
+                group["capturable"] = False  # or a CPU could not go on from the checkpoint
+        return graph

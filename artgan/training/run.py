@@ -17,7 +17,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from artgan.checkpoint import BEST, KEY, LAST, newest_checkpoint
+from artgan.checkpoint import BEST, LAST
 from artgan.config import CONFIG_FILE, save_config
 from artgan.data.sources import announce
 from artgan.errors import UserError
@@ -29,15 +29,15 @@ from artgan.training.callbacks.checkpoints import Checkpoints, Diverged, folder_
 from artgan.training.callbacks.curves import TAGS, Curves, ProgressBar
 from artgan.training.callbacks.grids import SampleGrids
 from artgan.training.callbacks.measurements import Measurements
-from artgan.training.callbacks.output import say
+from artgan.training.callbacks.output import say, writer
 from artgan.training.callbacks.stopping import Stopping
 from artgan.training.distributed import (
     RUN,
-    announce_run,
     end_with_parent,
     is_lost_rank,
     lost,
     own_environment,
+    rendezvous,
     start_ranks,
     wait_for_run,
 )
@@ -46,7 +46,7 @@ from artgan.training.graph import captures
 from artgan.training.launchers import is_first, launched
 from artgan.training.lightning import EventLog, Paintings, holds, make_trainer, quiet_lightning
 from artgan.training.resume import last_state
-from artgan.training.run_folder import Run, clear_temporaries, describe, open_run
+from artgan.training.run_folder import TEMPORARY, Run, describe, open_run
 from artgan.training.state import Progress, RunState
 
 MOST_ROLLBACKS = 3
@@ -61,11 +61,10 @@ def train(run: Run) -> bool:
     """
     with own_environment():
         if launched():
-            announce_run(describe(run))
+            rendezvous().set(RUN, describe(run))  # to the ranks that `wait_for_run`
         elif run.config.trainer.processes > 1:
             start_ranks(run.config.trainer, run.folder, describe(run))
-            newest = newest_checkpoint(run.folder)
-            progress = Progress(**newest[1][KEY]["progress"]) if newest else Progress()
+            _, progress = last_state(run.folder, run.config, run.paintings.key)
             return _new_state(run, progress).used >= 1
         return _train(run)
 
@@ -107,22 +106,24 @@ def _train(run: Run) -> bool:
                     raise lost(folder) from error
                 if not is_out_of_memory(error):
                     raise
-                raise _too_little_memory(config) from error
+                smaller = "a smaller model.width or resolution"
+                if config.batch_size > config.trainer.processes:
+                    smaller = f"batch_size={config.batch_size // 2}"
+                raise UserError(
+                    f"batch_size: there is too little memory for {config.batch_size}. Start a new "
+                    f"run with {smaller}, or end other programs and resume this one."
+                ) from error
 
 
 def _fit(run: Run, rollbacks: int) -> bool:
-    """Trains from the newest checkpoint on, to which the run has gone back `rollbacks` times.
-
-    Raises:
-        Diverged: a loss or weight is not finite.
-        RuntimeError: there is too little memory, among others.
-    """
+    """Trains from the newest checkpoint on, to which the run has gone back `rollbacks` times."""
     config, folder = run.config, run.folder
     checkpoint, progress = last_state(folder, config, run.paintings.key)
     progress.rollbacks = max(progress.rollbacks, rollbacks)
     state = _new_state(run, progress)
     module = GAN(config, run.paintings.key, state, run.classes)
-    stopping, grids, measurements, callbacks = _callbacks(run, state)
+    stopping, curves, grids = Stopping(state), Curves(folder), SampleGrids(folder, run.paintings)
+    measurements = Measurements(config, folder, state, stopping) if config.evaluate_every else None
     if _is_finished(state, measurements):
         raise UserError(
             f"{folder}: this run is finished, after {progress.images_seen:,} images in "
@@ -131,9 +132,13 @@ def _fit(run: Run, rollbacks: int) -> bool:
         )
     # Points that were logged after the checkpoint will be logged again.
     logger = EventLog(folder, purge_step=progress.images_seen + 1 if checkpoint else 0)
+    # Stopping first, since the others ask whether this is the end. Checkpoints after all that
+    # belongs to a state: a killed run that goes on from it would not have it.
+    middle = [curves, grids, *([measurements] if measurements else [])]
+    callbacks = [stopping, *middle, Checkpoints(folder), ProgressBar(curves)]
     trainer = make_trainer(config.trainer, logger, callbacks)
     if is_first():
-        _begin(run, trainer, logger, measurements, resumed=bool(checkpoint), quiet=rollbacks > 0)
+        _begin(run, trainer, measurements, quiet=rollbacks > 0)
     if trainer.strategy.root_device.type == "cpu":
         keep_freed_memory()
     data = Paintings(run.paintings, list(run.classes), config, state)
@@ -158,44 +163,20 @@ def _new_state(run: Run, progress: Progress) -> RunState:
     return RunState(progress, max_images, max_seconds, config.batch_size)
 
 
-def _callbacks(
-    run: Run, state: RunState
-) -> tuple[Stopping, SampleGrids, Measurements | None, list[pl.Callback]]:
-    config, folder = run.config, run.folder
-    stopping = Stopping(state)
-    curves = Curves(config.log_every, folder, state)
-    grids = SampleGrids(config.sample_every, folder, run.paintings, state)
-    measurements = None
-    if config.evaluate_every:
-        measurements = Measurements(config, folder, state, stopping)
-    checkpoints = Checkpoints(folder, config.checkpoint.every, config.checkpoint.keep, state)
-    # Stopping first, since the others ask whether this is the end. Checkpoints after all that
-    # belongs to a state: a killed run that goes on from it would not have it.
-    middle = [curves, grids, *([measurements] if measurements else [])]
-    callbacks = [stopping, *middle, checkpoints, ProgressBar(state, curves)]
-    return stopping, grids, measurements, callbacks
-
-
-def _begin(
-    run: Run,
-    trainer: pl.Trainer,
-    logger: EventLog,
-    measurements: Measurements | None,
-    resumed: bool,
-    quiet: bool,
-) -> None:
+def _begin(run: Run, trainer: pl.Trainer, measurements: Measurements | None, quiet: bool) -> None:
     """What the first rank does before the first update: says what is trained, and records it."""
     config, folder = run.config, run.folder
     if not quiet:
         announce(run.paintings, config.dataset.crop, run.held_out, run.classes)
         print(f"{folder}: {_choices(config, trainer, run)}", file=sys.stderr)
-    clear_temporaries(folder)
+    for path in folder.rglob(TEMPORARY):
+        path.unlink(missing_ok=True)  # half-written by a process that was killed
     curves = [*TAGS]
     if measurements:
         measurements.prepare(run.paintings, run.held_out, str(trainer.strategy.root_device))
         curves += measurements.tags
     save_config(config, folder)
-    file_writer = logger.experiment.file_writer
+    file_writer = writer(trainer).file_writer
     assert file_writer is not None
     for summary in settings(asdict(config), curves):
         file_writer.add_summary(summary)
@@ -221,22 +202,8 @@ def _is_finished(state: RunState, measurements: Measurements | None) -> bool:
     return state.used >= 1 and not (measurements and measurements.is_missing())
 
 
-def _too_little_memory(config: TrainConfig) -> UserError:
-    batch_size = config.batch_size
-    smaller = "a smaller model.width or resolution"
-    if batch_size > config.trainer.processes:
-        smaller = f"batch_size={batch_size // 2}"
-    return UserError(
-        f"batch_size: there is too little memory for {batch_size}. Start a new run with {smaller}, "
-        "or end other programs and resume this one."
-    )
-
-
 def _requeue() -> None:
     """Has SLURM run the job again.
-
-    Raises:
-        UserError: it does not.
 
     Source: the scontrol(1) manual page; the names of the variables, sbatch(1).
     """
@@ -264,7 +231,7 @@ def _print_outcome(
     run = shlex.quote(str(folder))
     if not finished:
         print(f"Paused at {progress.images_seen:,} images. Resume with:")
-        print(f"  python train.py resume={run}")
+        print(f"  artgan train resume={run}")
         return
     rate = progress.images_seen / max(progress.seconds, 1e-9)
     kept = f"\n  best         {folder / BEST}, {best['figure']} {best['value']:.4g}" if best else ""
@@ -274,9 +241,9 @@ def _print_outcome(
         f"  checkpoint   {folder / LAST}{kept}\n"
         f"  TensorBoard  {folder}\n"
         "Next:\n"
-        f"  python sample.py ckpt={run}\n"
+        f"  artgan sample ckpt={run}\n"
         f"  tensorboard --logdir {shlex.quote(str(folder.parent))}\n"
-        f"  python train.py resume={run} max_images={2 * progress.images_seen}"
+        f"  artgan train resume={run} max_images={2 * progress.images_seen}"
     )
 
 

@@ -1,6 +1,7 @@
 """The folder of a run: its name, its configuration, and the lock on it."""
 
 import datetime
+import itertools
 import json
 import shlex
 import shutil
@@ -19,7 +20,7 @@ from artgan.data.classes import count_classes
 from artgan.data.pack import Pack
 from artgan.errors import UserError
 from artgan.files import cannot_write
-from artgan.options import NAMED_FEATURES, ON_FEATURES, TrainConfig, TrainerConfig
+from artgan.options import NAMED_FEATURES, ON_FEATURES, TrainConfig
 from artgan.training.launchers import launched
 from artgan.training.recipe import check_model
 
@@ -37,10 +38,8 @@ class Run:
     """A run that is ready to train.
 
     Attributes:
-        config: of the run.
-        folder: of the run.
         paintings: to train on.
-        held_out: that are never trained on; may be empty.
+        held_out: those that are never trained on; may be empty.
         classes: name of each class and how many squares it has; empty without classes.
     """
 
@@ -62,7 +61,8 @@ def prepare(config: TrainConfig, command: Command) -> Iterator[Run]:
         UserError: something asked for is wrong or not available, in which case no folder is made;
             or another process trains in it.
     """
-    _refuse_sweep_of_ranks(config.trainer, command)
+    if command.job_number is not None and (launched() or config.trainer.num_nodes > 1):
+        raise UserError("-m: trains on one machine only. Start the runs one by one.")
     if config.resume is not None:
         folder = Path(config.resume)
         config = reopen(folder, command.given)
@@ -92,10 +92,7 @@ def describe(run: Run) -> str:
 
 
 def open_run(described: str) -> Run:
-    """A run that another process has prepared, on this machine or on one that shares its disk.
-
-    Args:
-        described: as `describe` does.
+    """The run of `describe`, prepared on this machine or on one that shares its disk.
 
     Raises:
         UserError: it cannot be read on this machine.
@@ -117,18 +114,9 @@ def _run(config: TrainConfig, folder: Path, pack: Pack) -> Run:
     return Run(config, folder, paintings, held_out, classes)
 
 
-def _refuse_sweep_of_ranks(config: TrainerConfig, command: Command) -> None:
-    if command.job_number is not None and (launched() or config.num_nodes > 1):
-        raise UserError("-m: trains on one machine only. Start the runs one by one.")
-
-
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Keeps other processes from training in a folder; the system unlocks it if this one dies.
-
-    Raises:
-        UserError: another process trains in it, or it cannot be written.
-    """
+    """Keeps other processes from training in a folder; the system unlocks it if this one dies."""
     lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)
@@ -172,7 +160,7 @@ def _check_together(config: TrainConfig) -> None:
     elif trainer.num_nodes > 1:
         raise UserError(
             f"trainer.num_nodes: {trainer.num_nodes} machines cannot find each other. Start "
-            "train.py on each of them by torchrun or srun (docs/scaling.md shows how), or set "
+            "the run on each of them by torchrun or srun (docs/scaling.md shows how), or set "
             "trainer.num_nodes=1."
         )
     devices = trainer.processes
@@ -236,15 +224,13 @@ def claim_folder(config: TrainConfig, job_number: int | None = None) -> Path:
     if job_number is not None:
         name += f"-{job_number}"
     folder = Path(config.output) / name
-    attempt = 1
     if config.name is not None:
         _refuse_taken(folder)
-    while True:
+    for attempt in itertools.count(2):
         try:
             folder.mkdir(parents=True, exist_ok=config.name is not None)
             break
         except FileExistsError:  # begun in the same second
-            attempt += 1
             folder = folder.with_name(f"{name}-{attempt}")
         except OSError as error:
             raise UserError(f"output: {folder} cannot be made ({error.strerror}).") from error
@@ -283,9 +269,3 @@ def reopen(folder: Path, given: Mapping[str, Any]) -> TrainConfig:
     config = typed(TrainConfig, values)
     _check_together(config)
     return config
-
-
-def clear_temporaries(folder: Path) -> None:
-    """Removes what a killed process left half-written under temporary names."""
-    for path in folder.rglob(TEMPORARY):
-        path.unlink(missing_ok=True)

@@ -45,11 +45,9 @@ class RunState:
     """Where a run stands, and whether it is about to end.
 
     Attributes:
-        progress: how far it has come.
         max_images: budget in images, or infinite.
         max_seconds: budget in seconds of training, or infinite.
         batch_size: images in one update, over all devices.
-        clock: of the training.
         stopping: whether the run ends after this update; all ranks agree on it.
         interrupted: whether a signal asked it to end.
         requeue: whether that was SLURM's signal.

@@ -52,7 +52,7 @@ def test_a_run_ends_by_saying_where_everything_lies_and_what_to_type_next(
     assert re.search(r"Done: 64 images in \d:\d\d:\d\d, [\d,]+ images/s", output)
     for place in re.findall(r"^  (?:samples|checkpoint|TensorBoard) +(\S+)$", output, re.M):
         assert (tmp_path / place).exists(), place
-    assert "python sample.py ckpt=checkpoints/mine" in output
+    assert "artgan sample ckpt=checkpoints/mine" in output
     assert "tensorboard --logdir checkpoints" in output
     assert re.search(r"100% .*64 images, [\d,]+ images/s, 00:00 left", messages)
     assert "Traceback" not in messages
@@ -73,7 +73,7 @@ def test_a_signal_saves_and_the_resumed_run_equals_the_uninterrupted_one(
     paused = images_seen(folder)
     assert process.returncode == 0, errors
     assert f"Paused at {paused:,} images" in output
-    assert "python train.py resume=checkpoints/mine" in output
+    assert "artgan train resume=checkpoints/mine" in output
     assert not list(folder.glob(".*.tmp"))
 
     run(resume=folder, max_images=paused + 40)

@@ -384,6 +384,7 @@ def test_with_a_killed_process_the_others_end(paintings: Path, tmp_path: Path, k
     if killed != "train.py":
         assert printed.count("a process of this run was lost") == 1, printed
         assert printed.count(str(last)) == 1, printed
+        assert "artgan train resume=checkpoints/mine" in printed
     assert "Traceback" not in printed
     assert load_checkpoint(tmp_path / last)
 

@@ -130,7 +130,7 @@ def test_a_run_whose_folder_is_deleted_is_saved_again(
 
     with pytest.raises(UserError, match="was deleted or moved during training") as raised:
         run(name="mine", max_images=64, sample_every=sample_every, checkpoint__every=24)
-    assert f"resume={folder}" in str(raised.value)
+    assert f"artgan train resume={folder}" in str(raised.value)
     run(resume=folder, max_images=64)
 
     assert_same_state(folder / "last.ckpt", whole / "last.ckpt")

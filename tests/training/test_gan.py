@@ -7,14 +7,14 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from artgan.data.stream import PaintingStream
-from artgan.networks.dcgan import MinibatchStd
+from artgan.networks.dcgan import Generator, MinibatchStd
 from artgan.options import TrainConfig
 from artgan.training.draws import Batch, draw
-from artgan.training.gan import GAN
+from artgan.training.gan import GAN, update_ema
 from artgan.training.lightning import Paintings, pick_precision
 from artgan.training.state import Progress, RunState
 from tests.helpers import EVERYTHING, assert_same, pack_of
@@ -416,3 +416,39 @@ def test_precision_is_named_for_lightning() -> None:
     capabilities = torch.cpu.get_capabilities()
     fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
     assert pick_precision("auto", "cpu") == ("bf16-mixed" if fast else "32-true")
+
+
+def constant(value: float) -> nn.Linear:
+    layer = nn.Linear(2, 2)
+    for parameter in layer.parameters():
+        nn.init.constant_(parameter, value)
+    return layer
+
+
+def test_after_one_half_life_half_of_the_old_is_left() -> None:
+    average, current = constant(1.0), constant(0.0)
+    for _ in range(10):
+        update_ema(average, current, 100, half_life=1000)
+    torch.testing.assert_close(average.weight.data, torch.full((2, 2), 0.5))
+
+
+def test_half_life_0_follows_exactly() -> None:
+    average, current = constant(1.0), constant(0.25)
+    update_ema(average, current, 100, half_life=0)
+    assert torch.equal(average.weight, current.weight)
+
+
+def test_running_statistics_are_averaged_and_counters_are_not() -> None:
+    average, current = Generator(32, width=2), Generator(32, width=2)
+    norm, other = average.layers[1], current.layers[1]
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert isinstance(other, nn.BatchNorm2d)
+    assert norm.running_mean is not None
+    assert norm.num_batches_tracked is not None
+    other.load_state_dict(
+        other.state_dict()
+        | {"running_mean": torch.full((8,), 2.0), "num_batches_tracked": torch.tensor(7)}
+    )
+    update_ema(average, current, 100, half_life=100)
+    assert norm.running_mean[0].item() == pytest.approx(1.0)
+    assert norm.num_batches_tracked.item() == 0

@@ -189,7 +189,8 @@ def test_without_features_the_other_metrics_are_measured(measured: Run) -> None:
 def unpublished(web: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """SqueezeNet's weights are neither kept nor on the web."""
     name = "squeezenet1_0-00000000.pth"
-    monkeypatch.setattr(features, "SQUEEZENET", Published(name, f"{web[1]}/{name}", "00000000"))
+    published = Published(name, f"{web[1]}/{name}", "00000000")
+    monkeypatch.setitem(features.PUBLISHED, "squeezenet", published)
 
 
 def test_a_run_measures_without_features_that_cannot_be_downloaded(

@@ -55,16 +55,13 @@ class Checkpoints(pl.Callback):
     `last.ckpt` is the newest under a second name.
     """
 
-    def __init__(self, folder: Path, every: int, keep: int, state: RunState) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.every = every
-        self.keep = keep
-        self.state = state
 
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: pl.Trainer, module: GAN, *_: object
     ) -> None:
-        if not (self.state.due(self.every) or self.state.stopping):
+        if not (module.state.due(module.config.checkpoint.every) or module.state.stopping):
             return
         # Points before a checkpoint are never logged again, those after it always.
         writer(trainer).flush()
@@ -84,11 +81,12 @@ class Checkpoints(pl.Callback):
 
     def _save(self, trainer: pl.Trainer, module: GAN) -> None:
         refuse_diverged(trainer, module, self.folder)
-        path = self.folder / f"images-{self.state.progress.images_seen:09d}.ckpt"
+        path = self.folder / f"images-{module.progress.images_seen:09d}.ckpt"
         trainer.save_checkpoint(path)
         if trainer.is_global_zero:
             link(path, self.folder / LAST)
-            for old in by_number(self.folder.glob("images-*.ckpt"))[: -self.keep]:
+            keep = module.config.checkpoint.keep
+            for old in by_number(self.folder.glob("images-*.ckpt"))[:-keep]:
                 old.unlink()
 
 
@@ -96,7 +94,7 @@ def folder_removed(folder: Path) -> UserError:
     """The message for a run whose folder was removed while it trained."""
     return UserError(
         f"{folder}: was deleted or moved during training. The run was saved there again. Resume "
-        f"with: python train.py resume={shlex.quote(str(folder))}"
+        f"with: artgan train resume={shlex.quote(str(folder))}"
     )
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from torch import Tensor
 
 from artgan.data.pack import Pack
 from artgan.images import tile
@@ -12,12 +13,11 @@ from artgan.painter import draw_inputs, paint
 from artgan.training.callbacks.curves import DIVERSITY
 from artgan.training.callbacks.output import say, show, writer
 from artgan.training.gan import GAN
-from artgan.training.health import diversity, diversity_has_collapsed
-from artgan.training.state import RunState
 
 SIDE = 8
 # Images before which there is no diversity yet that could have collapsed.
 EARLY = 20_000
+LEAST_DIVERSITY = 0.25
 
 
 class SampleGrids(pl.Callback):
@@ -27,17 +27,15 @@ class SampleGrids(pl.Callback):
     gives. Grids go to `samples/` in the run's folder, with one of paintings for comparison.
     """
 
-    def __init__(self, every: int, folder: Path, pack: Pack, state: RunState) -> None:
-        self.every = every
+    def __init__(self, folder: Path, pack: Pack) -> None:
         self.folder = folder / "samples"
-        self.state = state
         spread = np.arange(0, len(pack), max(1, len(pack) // SIDE**2))[: SIDE**2]
         squares = pack.squares(spread, np.full(len(spread), 0.5))
         self.paintings = torch.from_numpy(squares).permute(0, 3, 1, 2)
         self._collapsed = False
 
     def on_train_start(self, trainer: pl.Trainer, module: GAN) -> None:  # type: ignore[override]
-        if trainer.is_global_zero and self.state.progress.images_seen == 0:
+        if trainer.is_global_zero and module.progress.images_seen == 0:
             grid = tile(self.paintings, SIDE)
             show(trainer, "paintings", grid, self.folder / "paintings.png", 0)
             self._paint(trainer, module)
@@ -45,7 +43,8 @@ class SampleGrids(pl.Callback):
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: pl.Trainer, module: GAN, *_: object
     ) -> None:
-        if trainer.is_global_zero and (self.state.due(self.every) or self.state.stopping):
+        due = module.state.due(module.config.sample_every) or module.state.stopping
+        if trainer.is_global_zero and due:
             self._paint(trainer, module)
 
     def path(self, images_seen: int) -> Path:
@@ -53,7 +52,7 @@ class SampleGrids(pl.Callback):
         return self.folder / f"images-{images_seen:09d}.png"
 
     def _paint(self, trainer: pl.Trainer, module: GAN) -> None:
-        seen = self.state.progress.images_seen
+        seen = module.progress.images_seen
         inputs = draw_inputs(0, SIDE**2, module.config.model.latent_dim, module.classes)
         samples = paint(module.generator_ema, inputs)
         show(trainer, "samples", tile(samples, SIDE), self.path(seen), seen)
@@ -63,3 +62,23 @@ class SampleGrids(pl.Callback):
         if warning and not self._collapsed:
             say(warning)
         self._collapsed = warning is not None
+
+
+def diversity(images: Tensor, reference: Tensor) -> float:
+    """Mean standard deviation of samples [N, 3, H, W], relative to paintings [M, 3, H, W]."""
+
+    def spread(batch: Tensor) -> Tensor:
+        return batch.float().std(dim=0).mean()
+
+    return float(spread(images) / spread(reference).clamp_min(torch.finfo(torch.float).tiny))
+
+
+def diversity_has_collapsed(ratio: float) -> str | None:
+    """A warning if samples hardly differ, by their `diversity`, or None."""
+    if ratio >= LEAST_DIVERSITY:
+        return None
+    return (
+        f"Diversity has collapsed: samples differ from each other only {ratio:.0%} as much as the "
+        "paintings do. If it lasts, go back to an earlier checkpoint, or start again with another "
+        "seed, a smaller model.learning_rate or more paintings."
+    )

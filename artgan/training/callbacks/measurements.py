@@ -70,7 +70,9 @@ class Measurements(pl.Callback):
         self.reference = reference_of(packs, self.config.dataset, settings.num, self.extract)
         names = [part.name for part in self.reference.parts]
         self.tags = tags(names, self.extract.name if self.extract else None)
-        self.best = _read_best(self.folder / BEST)
+        if (self.folder / BEST).is_file():
+            callbacks = load_checkpoint(self.folder / BEST).get("callbacks", {})
+            self.best = callbacks.get(type(self).__name__, {}).get("best")
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best} if self.best else {}
@@ -136,15 +138,9 @@ class Measurements(pl.Callback):
         value = score_at(measured, self.tags[tag])
         now = {"figure": tag, "samples": measured["samples"], "value": value}
         # With other features, paintings or counts, values are not comparable.
-        same = self.best is not None and all(self.best[k] == now[k] for k in ("figure", "samples"))
-        if same and self.best is not None and now["value"] >= self.best["value"]:
+        best = self.best or {}
+        same = all(best.get(key) == now[key] for key in ("figure", "samples"))
+        if same and value >= best["value"]:
             return False
         self.best = now
         return True
-
-
-def _read_best(path: Path) -> dict[str, Any] | None:
-    """The metric for which the best state was kept, from its own file."""
-    if not path.is_file():
-        return None
-    return load_checkpoint(path).get("callbacks", {}).get(Measurements.__name__, {}).get("best")

@@ -1,11 +1,8 @@
 import pytest
 import torch
 
-from artgan.training.health import (
-    discriminator_has_won,
-    diversity,
-    diversity_has_collapsed,
-)
+from artgan.training.callbacks.curves import discriminator_has_won
+from artgan.training.callbacks.grids import diversity, diversity_has_collapsed
 
 
 def test_balance_gives_no_warning() -> None:
