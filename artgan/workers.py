@@ -3,12 +3,14 @@
 import multiprocessing
 import os
 import signal
+import sys
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import pairwise
 from multiprocessing.connection import Connection, wait
+from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 from artgan.errors import UserError, printable
@@ -92,7 +94,14 @@ class _Worker(Generic[Item, Result]):
         self.process = context.Process(
             target=_work, args=(sender, self.function, batches), daemon=True
         )
-        self.process.start()
+        # A script need not guard its calls by `if __name__ == "__main__"`: the new process does not
+        # run it again, and so wait for itself.
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            self.process.start()
+        finally:
+            sys.modules["__main__"] = main
         sender.close()  # so that the pipe ends with the process
 
     def receive(self) -> None:

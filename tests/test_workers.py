@@ -55,6 +55,18 @@ def divide(name: str) -> float:
     return 1 / int(name)
 
 
+def test_a_script_without_a_guard_runs_once(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import posixpath\n"
+        "from artgan.workers import map_in_processes\n"
+        "print(*map_in_processes(posixpath.basename, ['a/b', 'c/d']))\n"
+    )
+    command = [sys.executable, script]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "b d\n", "")
+
+
 def test_results_come_in_order() -> None:
     assert list(map_in_processes(long, NAMES)) == [long(name) for name in NAMES]
 

@@ -112,7 +112,7 @@ def _inception_module() -> Any:
     except ImportError as error:
         raise UserError(
             f"features: inception needs torch-fidelity ({error}). To install it, type: "
-            f'pip install -e ".[metrics]". Or take features=squeezenet; {WITHOUT}.'
+            f'pip install "artgan[metrics]". Or take features=squeezenet; {WITHOUT}.'
         ) from error
     return feature_extractor_inceptionv3
 
