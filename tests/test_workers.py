@@ -62,7 +62,7 @@ def test_a_script_without_a_guard_runs_once(tmp_path: Path) -> None:
         "from artgan.workers import map_in_processes\n"
         "print(*map_in_processes(posixpath.basename, ['a/b', 'c/d']))\n"
     )
-    command = [sys.executable, script]
+    command = [sys.executable, str(script)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (result.returncode, result.stdout, result.stderr) == (0, "b d\n", "")
 
