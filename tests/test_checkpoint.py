@@ -259,7 +259,7 @@ def test_a_flipped_bit_is_noticed_wherever_it_has_an_effect(run: Run) -> None:
     print(flip_bits(path, drawn.sample(between, 50)))
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_flipped_bits_over_a_whole_checkpoint(run: Run) -> None:
     """A bit of each byte between the contents of the zip's entries, and 3,000 over all."""
     path = run(name="mine", max_images=8) / "last.ckpt"

@@ -199,6 +199,7 @@ def test_another_dataset_is_measured_against_whole(
     assert not {"training", "held-out"} & set(scores)
 
 
+@pytest.mark.slow
 def test_an_option_of_the_dataset_alone_replaces_that_of_the_run(
     measured: Path, paintings: Path, tmp_path: Path
 ) -> None:
@@ -229,6 +230,7 @@ def test_copies_are_searched_for_among_all_training_paintings_as_they_were_seen(
     assert (sample.tobytes() == painting.tobytes()) is flip
 
 
+@pytest.mark.slow
 def test_features_of_the_paintings_are_cached_and_those_of_other_pixels_not_used(
     run: Run, measured: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -351,7 +353,7 @@ def test_evaluate_py_prints_a_table_and_the_folder(measured: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("features=nowhere.pth", "nowhere.pth"),
+        pytest.param("features=nowhere.pth", "nowhere.pth", marks=pytest.mark.slow),
         ("num=3", "num: 3 must be at least 16"),
         ("dataset=folder", "dataset.root: a value is needed. Add dataset.root=PATH"),
         ("dataset.holdout=2", "dataset.holdout: 2 must be at least 0 and below 1."),

@@ -45,6 +45,7 @@ def test_the_code_of_the_page_works(
     assert Image.open("repainted.png").size == Image.open("photo.jpg").size
 
 
+@pytest.mark.slow
 def test_a_run_is_that_of_the_command_line(
     paintings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

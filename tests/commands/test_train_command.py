@@ -58,9 +58,10 @@ def test_a_run_ends_by_saying_where_everything_lies_and_what_to_type_next(
     assert "Traceback" not in messages
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "number",
-    [pytest.param(signal.SIGINT, marks=pytest.mark.slow, id="ctrl-c"), signal.SIGTERM],
+    [pytest.param(signal.SIGINT, id="ctrl-c"), signal.SIGTERM],
 )
 def test_a_signal_saves_and_the_resumed_run_equals_the_uninterrupted_one(
     paintings: Path, tmp_path: Path, number: signal.Signals, run: Callable[..., Path]

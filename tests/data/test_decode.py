@@ -247,6 +247,6 @@ def test_damaged_files_of_every_format_are_refused_or_whole() -> None:
     survive(seed=0, count=330)
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_two_thousand_damaged_files_of_every_format_are_refused_or_whole() -> None:
     survive(seed=1, count=2000)

@@ -190,6 +190,7 @@ def test_the_function_refuses_what_the_command_does(options: Any, message: str) 
         stylize("photos/a.png", "sea.png", **options)
 
 
+@pytest.mark.slow
 def test_presets_and_methods_from_python_are_those_of_the_command(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -174,6 +174,7 @@ def adapt_as_rank(rank: int, config: TrainConfig, meeting: str, found: Any) -> N
     found.put(module.augment_probability.item())
 
 
+@pytest.mark.slow
 def test_all_ranks_adapt_the_augmentation_to_what_all_have_seen(
     configure: Configure, tmp_path: Path
 ) -> None:

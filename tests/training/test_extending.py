@@ -70,6 +70,7 @@ def test_the_loss_of_the_page_trains(configure: Configure) -> None:
     torch.testing.assert_close(module.loss.discriminator(real, fake), torch.tensor(expected))
 
 
+@pytest.mark.slow
 def test_the_augmentation_of_the_page_trains_and_leaves_the_draws_of_the_others(
     configure: Configure,
 ) -> None:

@@ -281,7 +281,13 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     monkeypatch.setattr(measurements, "measure", interrupted)
 
 
-@pytest.mark.parametrize(("number", "seen"), [(2, 48), (3, 64)], ids=["in between", "at the end"])
+@pytest.mark.parametrize(
+    ("number", "seen"),
+    [
+        pytest.param(2, 48, id="in between", marks=pytest.mark.slow),
+        pytest.param(3, 64, id="at the end"),
+    ],
+)
 def test_a_signal_abandons_a_measurement_which_is_done_on_resume(
     run: Run,
     monkeypatch: pytest.MonkeyPatch,

@@ -97,6 +97,7 @@ def test_measuring_does_not_change_training_by_a_bit(run: Run, measured: Run) ->
     assert_same_state(folder / "last.ckpt", plain / "last.ckpt")
 
 
+@pytest.mark.slow
 def test_the_scores_are_those_of_evaluate_py(measured: Run, weights: Path) -> None:
     folder = measured(name="mine", checkpoint__every=24, checkpoint__keep=9)
     found = points(folder)
@@ -143,6 +144,7 @@ def test_tensorboard_labels_scores_with_their_features(measured: Run) -> None:
     assert {info.name.tag for info in experiment.metric_infos} == {*TAGS, *tags}
 
 
+@pytest.mark.slow
 def test_features_of_the_paintings_are_computed_once(
     measured: Run, monkeypatch: pytest.MonkeyPatch, paintings: Path, tmp_path: Path
 ) -> None:
