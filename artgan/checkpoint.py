@@ -26,6 +26,7 @@ LAST = "last.ckpt"
 BEST = "best.ckpt"
 EXPORTED = ".safetensors"
 AVERAGED = "generator_ema."
+TO_IMAGES = "to_images."  # weights that make images of latents
 # All that the pickles of checkpoints build. Torch allows more, such as arrays of any size.
 PLAIN = re.compile(r"collections OrderedDict|torch\._utils _rebuild_tensor_v2|torch \w+Storage")
 DTYPES = (torch.float32, torch.int64)  # of weights, and of BatchNorm's count of batches
@@ -102,11 +103,19 @@ def _read_exported(path: Path) -> dict[str, Any]:
         if KEY not in header:
             return {}
         values = {key: json.loads(value) for key, value in header.items() if key != KEY}
-        weights = {AVERAGED + name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        weights = {
+            name if name.startswith(TO_IMAGES) else AVERAGED + name: file.get_tensor(name)
+            for name in file.keys()  # noqa: SIM118
+        }
     described = {
         "format": values["format"],
         "version": header[KEY],
-        "config": {"resolution": values["resolution"], "model": values["model"]},
+        "config": {
+            "resolution": values["resolution"],
+            "autoencoder": values.get("autoencoder", "none"),
+            "model": values["model"],
+        },
+        "decoder": values.get("decoder"),
         "classes": values["classes"],
         "progress": {"images_seen": values["images_seen"]},
     }

@@ -25,6 +25,7 @@ from artgan.config import (
     GROUPS,
     Command,
     options_of,
+    recipe_for,
     refuse_choice,
     refuse_unknown,
     register,
@@ -74,6 +75,9 @@ def launch(command: str, arguments: list[str]) -> None:
         UserError: an argument cannot be used, or the work failed.
     """
     flags, overrides = read_arguments(command, arguments)
+    if command == "train":
+        given = dict(one.partition("=")[::2] for one in overrides)
+        overrides += [f"{key}={value}" for key, value in recipe_for(given).items()]
     multirun = bool({*MULTIRUN} & {*flags})
     sweep = Sweep(overrides) if multirun else None
     overrides += sweep.overrides if sweep else []

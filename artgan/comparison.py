@@ -17,7 +17,8 @@ from artgan.config import flattened, load_config
 from artgan.data.report import write_html
 from artgan.errors import UserError, printable
 from artgan.files import by_number
-from artgan.options import MONITORS, ON_FEATURES, PARTS, UNKNOWN, TrainConfig
+from artgan.metrics import PARTS, UNKNOWN
+from artgan.options import MONITORS, ON_FEATURES, TrainConfig
 
 PAGE = "comparison.html"
 TEMPLATE = Path(__file__).with_name("comparison.html.jinja")

@@ -1,6 +1,6 @@
 """Composing, checking, saving and reading configurations."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -110,12 +110,21 @@ def compose(command: str, options: dict[str, Any]) -> Any:
         refuse_unknown(key, command)
         if key in GROUPS:
             refuse_choice(key, value)
+    if command == "train":
+        options = recipe_for(options) | options
     groups = {key: value for key, value in options.items() if key in GROUPS}
     values = composed(command, groups)
     for key, value in options.items():
         if key not in groups:
             put(values, key, str(value) if isinstance(value, Path) else value)
     return validate(SCHEMAS[command], values, groups)
+
+
+def recipe_for(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe for large images, where they are asked for without any recipe."""
+    large = str(options.get("resolution")) in ("256", "512")
+    chosen = {"model", "resume"} & {*options} or str(options.get("autoencoder")) == "none"
+    return {"model": "latent"} if large and not chosen else {}
 
 
 def composed(command: str, groups: dict[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,8 @@ from artgan.measuring import (
     usable_features,
     write_scores,
 )
-from artgan.options import PARTS, UNKNOWN, DatasetConfig, EvaluateConfig
+from artgan.metrics import PARTS, UNKNOWN
+from artgan.options import DatasetConfig, EvaluateConfig
 from artgan.painter import Painter, load_painter
 
 

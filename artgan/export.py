@@ -8,6 +8,7 @@ from safetensors.torch import save
 from artgan.checkpoint import EXPORTED, FORMAT, KEY, find_checkpoint
 from artgan.errors import UserError
 from artgan.files import atomic_write
+from artgan.networks.taef2 import ORIGIN
 from artgan.options import ExportConfig
 from artgan.painter import load_painter
 from artgan.version import __version__
@@ -15,6 +16,8 @@ from artgan.version import __version__
 
 def export(config: ExportConfig) -> Path:
     """Writes the averaged generator of a run, under the names of `Generator.state_dict`.
+
+    A generator of latents has the decoder beside it, under `to_images`.
 
     The file holds nothing of the paintings, the machine or the discriminator. `sample.py` paints
     from it as from the checkpoint.
@@ -38,8 +41,13 @@ def export(config: ExportConfig) -> Path:
         "classes": painter.classes,
         "images_seen": painter.images_seen,
     }
+    if painter.config.get("autoencoder", "none") != "none":
+        described |= {"autoencoder": painter.config["autoencoder"], "decoder": ORIGIN}
     header = {key: json.dumps(value) for key, value in described.items()}
-    weights = {name: one.contiguous() for name, one in painter.generator.state_dict().items()}
+    weights = {
+        name.removeprefix("generator."): tensor.contiguous()
+        for name, tensor in painter.generator.state_dict().items()
+    }
     with atomic_write(path) as file:
         file.write(save(weights, header | {KEY: __version__}))
     return path

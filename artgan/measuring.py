@@ -20,12 +20,13 @@ from artgan.data.pack import FEATURES, FEWEST_PAINTINGS, Pack
 from artgan.errors import UserError
 from artgan.files import atomic_write
 from artgan.images import tile
+from artgan.metrics import UNKNOWN
 from artgan.metrics.distances import frechet_distance, kernel_distance, precision_recall
 from artgan.metrics.diversity import mean_similarity
 from artgan.metrics.features import Features, load_features
 from artgan.metrics.originality import Copies, nearest, thumbnails
 from artgan.metrics.wasserstein import sliced_wasserstein
-from artgan.options import NAMED_FEATURES, ON_FEATURES, UNKNOWN, DatasetConfig
+from artgan.options import NAMED_FEATURES, ON_FEATURES, DatasetConfig
 from artgan.painter import paint
 
 SEED = 1_000_000  # of the first sample

@@ -17,10 +17,6 @@ from typing_extensions import TypedDict
 Metric = Literal["kid", "fid", "swd"]
 MONITORS: tuple[str, ...] = get_args(Metric)
 ON_FEATURES = ("kid", "fid")
-# Parts of the paintings to measure against; those of which it is not known whether they were
-# trained on are one part.
-PARTS = ("training", "held-out")
-UNKNOWN = "paintings"
 # Feature networks whose weights can be downloaded.
 NAMED_FEATURES = ("inception", "squeezenet")
 # Networks whose features describe content and style.
@@ -182,7 +178,13 @@ class TrainConfig:
 
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    resolution: Literal[32, 64, 128, 256] = option(64, "side of the images in pixels")
+    resolution: Literal[32, 64, 128, 256, 512] = option(64, "side of the images in pixels")
+    autoencoder: Literal["none", "taef2"] = option(
+        "none", "train on its latents instead of pixels; chosen by model=latent"
+    )
+    weights_dir: str | None = option(
+        None, "folder that holds the autoencoder's weights; null downloads them"
+    )
     batch_size: int = option(64, "paintings in one update, over all devices", ge=1, le=2**20)
     epochs: int | None = option(None, "stop after this many passes over the paintings", ge=1)
     max_images: int | None = option(None, "stop after this many images", ge=1)

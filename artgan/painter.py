@@ -13,12 +13,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from artgan.checkpoint import AVERAGED, EXPORTED, KEY, find_checkpoint, load_checkpoint
+from artgan.checkpoint import AVERAGED, EXPORTED, KEY, TO_IMAGES, find_checkpoint, load_checkpoint
 from artgan.device import on_device, pick_device
 from artgan.errors import UserError, not_among
 from artgan.files import sha256
 from artgan.images import to_pil
-from artgan.networks import load_network
+from artgan.networks import load_network, size
+from artgan.networks.taef2 import LatentPainter, ToImages
 
 MOST_IMAGES = 2**53  # that a checkpoint may claim to have seen
 
@@ -127,12 +128,20 @@ def _load_generator(
     with torch.device("meta"):
         network = load_network(model.get("network", "dcgan"))
         inputs = model["latent_dim"] + classes
-        generator = network.Generator(config["resolution"], inputs, model["width"])
+        # Older checkpoints know of no autoencoder.
+        autoencoder = config.get("autoencoder", "none")
+        side, channels = size(config["resolution"], autoencoder)
+        generator = network.Generator(side, inputs, model["width"], channels)
+        if autoencoder != "none":
+            generator = LatentPainter(generator, ToImages())
     weights = {
         name.removeprefix(prefix): tensor
         for name, tensor in state.items()
         if name.startswith(prefix)
     }
+    if autoencoder != "none":
+        weights = {f"generator.{name}": tensor for name, tensor in weights.items()}
+        weights |= {name: tensor for name, tensor in state.items() if name.startswith(TO_IMAGES)}
     generator.load_state_dict(weights, assign=True)
     generator = copy.deepcopy(generator)  # out of the file, which may change
     return generator.eval().requires_grad_(False).to(memory_format=torch.channels_last)

@@ -16,6 +16,7 @@ from torchvision.models import squeezenet1_0
 from artgan import download, inkwash
 from artgan.config import Command, compose
 from artgan.download import Download
+from artgan.networks.taef2 import Decoder, Encoder
 from artgan.options import TrainConfig
 from tests.helpers import ON_CPU, SMALL, serving
 
@@ -46,6 +47,17 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     torch.save(squeezenet1_0(weights=None).state_dict(), path)
     return path
+
+
+@pytest.fixture(scope="session")
+def autoencoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with weights of TAEF2's shape that were never trained."""
+    folder = tmp_path_factory.mktemp("autoencoder")
+    torch.manual_seed(0)
+    for name, network in {"encoder": Encoder(), "decoder": Decoder()}.items():
+        state = {key: tensor.half() for key, tensor in network.state_dict().items()}
+        torch.save(state, folder / f"taef2_{name}.pth")
+    return folder
 
 
 @pytest.fixture

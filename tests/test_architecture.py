@@ -17,7 +17,7 @@ FLOORS = [
     ["cache", "config", "device", "download", "images", "sweep", "workers"],
     ["checkpoint", "events", "help", "inkwash", "weights"],
     ["data", "metrics", "painter"],
-    ["comparison", "export", "measuring", "sampling", "style"],
+    ["comparison", "export", "latents", "measuring", "sampling", "style"],
     ["evaluation", "training"],
     ["__init__", "cli"],
     ["__main__"],

@@ -59,7 +59,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         ("model.beta1=1", "model.beta1: 1 must be at least 0 and below 1."),
         ("model.learning_rate=nan", "model.learning_rate: nan is not a finite number."),
         ("model.learning_rate=inf", "model.learning_rate: inf is not a finite number."),
-        ("resolution=100", "resolution: '100' is none of 32, 64, 128, 256."),
+        ("resolution=100", "resolution: '100' is none of 32, 64, 128, 256, 512."),
         ("trainer.precision=16", "trainer.precision: '16' is none of auto, 32, bf16."),
         ("dataset.flip=maybe", "dataset.flip: 'maybe' is neither true nor false."),
         ("model.augment=cutout", "model.augment: is a list. Write its items in brackets"),

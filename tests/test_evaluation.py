@@ -91,6 +91,7 @@ def test_tensorboard_shows_the_scores_beside_the_run(measured: Path) -> None:
     assert written == {path: path.stat().st_mtime_ns for path in measured.glob("events.*")}
 
 
+@pytest.mark.slow
 def test_the_same_call_gives_the_same_scores(measured: Path, weights: Path) -> None:
     first, _ = evaluate(evaluation_of(measured, features=str(weights)))
     second, _ = evaluate(evaluation_of(measured, features=str(weights)))
@@ -268,6 +269,7 @@ def test_a_flipped_bit_of_cached_features_changes_nothing(tmp_path: Path) -> Non
         assert torch.equal(feature_rows("training", pack, extract), expected)
 
 
+@pytest.mark.slow
 def test_cached_features_go_with_their_paintings(
     run: Run, weights: Path, paintings: Path, tmp_path: Path
 ) -> None:

@@ -17,44 +17,47 @@ from torch.nn.utils.parametrizations import spectral_norm
 from artgan.networks.convolution import Downsampling, FromLatents, ToLogits, Upsampling
 from artgan.networks.ranks import is_distributed, mean_over_ranks, var_mean
 
-RESOLUTIONS = (32, 64, 128, 256)
-IMAGE_CHANNELS = 3
+SIDES = (8, 16, 32, 64, 128, 256)
 SLOPE = 0.2  # of LeakyReLU below zero
 
 
-def _stages(resolution: int) -> int:
+def _stages(side: int) -> int:
     """How often the side doubles between the 4×4 features and the layer next to the image."""
-    if resolution not in RESOLUTIONS:
-        raise ValueError(f"resolution {resolution} is not one of {RESOLUTIONS}")
-    return resolution.bit_length() - 4
+    if side not in SIDES:
+        raise ValueError(f"side {side} is not one of {SIDES}")
+    return side.bit_length() - 4
 
 
 class Generator(nn.Module):
     """Paints from latents: transposed convolutions with BatchNorm and ReLU, then tanh.
 
-    The resolution is 32, 64, 128 or 256; each doubling adds a layer with twice as many channels
-    next to the latents. The width is that of the last hidden layer. A latent vector may end in a
-    one-hot class. At 64 px and width 64 there are 3,576,704 parameters.
+    The side is 8, 16, … 256; each doubling adds a layer with twice as many channels next to the
+    latents. The width is that of the last hidden layer. A latent vector may end in a one-hot class.
+    At 64 px and width 64 there are 3,576,704 parameters. With other than three channels it paints
+    the normalised latents of an autoencoder, which have no bounds: there is no tanh.
 
     Source: Radford et al. 2016, section 3 and figure 1; classes: Mirza and Osindero 2014
     (arXiv:1411.1784), section 3.2.
     """
 
-    def __init__(self, resolution: int = 64, latent_dim: int = 100, width: int = 64) -> None:
+    def __init__(
+        self, side: int = 64, latent_dim: int = 100, width: int = 64, image_channels: int = 3
+    ) -> None:
         super().__init__()
-        channels = width * 2 ** _stages(resolution)
+        channels = width * 2 ** _stages(side)
         layers: list[nn.Module] = [FromLatents(latent_dim, channels)]
         layers += [BatchNorm(channels), nn.ReLU(inplace=True)]
         while channels > width:
             layers += [Upsampling(channels, channels // 2)]
             channels //= 2
             layers += [BatchNorm(channels), nn.ReLU(inplace=True)]
-        layers += [Upsampling(width, IMAGE_CHANNELS), nn.Tanh()]
+        layers += [Upsampling(width, image_channels)]
+        layers += [nn.Tanh() if image_channels == 3 else Gain()]
         self.layers = nn.Sequential(*layers)
         self.apply(initialize)
 
     def forward(self, latents: Tensor) -> Tensor:
-        """Images [N, 3, (h + 3) · resolution / 4, (w + 3) · resolution / 4] in [-1, 1].
+        """Images [N, 3, (h + 3) · side / 4, (w + 3) · side / 4] in [-1, 1], or latents.
 
         The latents are [N, latent_dim, h, w] from N(0, 1), 1×1 for square images.
         """
@@ -76,19 +79,20 @@ class Discriminator(nn.Module):
 
     def __init__(
         self,
-        resolution: int = 64,
+        side: int = 64,
         width: int = 64,
         normalization: str = "batch",
         minibatch_std: bool = False,
         classes: int = 0,
+        image_channels: int = 3,
     ) -> None:
         super().__init__()
         self.classes = classes
         bias = normalization != "batch"
-        layers: list[nn.Module] = [Downsampling(IMAGE_CHANNELS, width, bias)]
+        layers: list[nn.Module] = [Downsampling(image_channels, width, bias)]
         layers += [nn.LeakyReLU(SLOPE, inplace=True)]
         channels = width
-        for _ in range(_stages(resolution)):
+        for _ in range(_stages(side)):
             layers.append(Downsampling(channels, 2 * channels, bias))
             channels *= 2
             if normalization == "batch":
@@ -105,7 +109,7 @@ class Discriminator(nn.Module):
                     spectral_norm(layer)
 
     def forward(self, images: Tensor, batches: int = 1, classes: Tensor | None = None) -> Tensor:
-        """Logits [N] of images [N, 3, resolution, resolution] in [-1, 1]; above zero is real.
+        """Logits [N] of images [N, image_channels, side, side]; above zero is real.
 
         The images may be several equal batches, one after another: layers that depend on the whole
         batch treat each separately. With classes, one-hot [N, K], it is real and of its class.
@@ -120,6 +124,13 @@ class Discriminator(nn.Module):
             return features.flatten()
         assert classes is not None
         return features[:, 0] + (features[:, 1:] * classes).sum(dim=1)
+
+
+class Gain(nn.Module):
+    """Triples the last layer's output, whose weights begin as small as before a tanh."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return 3 * features
 
 
 class BatchNorm(nn.BatchNorm2d):

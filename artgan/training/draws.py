@@ -15,7 +15,7 @@ class Batch(NamedTuple):
     """What one update takes, on this rank.
 
     Attributes:
-        paintings: uint8 [N, 3, H, W].
+        paintings: uint8 [N, 3, H, W], or latents, float16 [N, 32, H/8, W/8].
         classes: float32 [N, K] one-hot, of the paintings and of the generated images: a class is
             as frequent in both, and a relativistic loss compares within a class.
         latents: float32 [N, latent_dim, 1, 1].
@@ -39,7 +39,7 @@ def draw(
     """Draws for the batch of all ranks, and takes the part of one.
 
     So a resumed run draws what the uninterrupted one would have drawn, on any number of devices.
-    The paintings, uint8 [N, 3, H, W], and their classes, float32 [N, K], are already that part.
+    The paintings and their classes, float32 [N, K], are already that part.
     """
     # The zero keeps the draws of runs that have begun with it.
     key = [config.seed, 0, progress.images_seen]
@@ -53,7 +53,9 @@ def draw(
 
     shape = (total, config.model.latent_dim, 1, 1)
     latents = torch.randn(shape, generator=random, device=device)
-    mirrored = uniform(total, 1, 1, 1) < (0.5 if config.dataset.flip else 0.0)
+    # Latents have been mirrored before they were encoded.
+    flips = config.dataset.flip and config.autoencoder == "none"
+    mirrored = uniform(total, 1, 1, 1) < (0.5 if flips else 0.0)
     shares = uniform(total, 1, 1, 1)
     widths = (FIRST_COLUMNS, columns() - FIRST_COLUMNS)
     augmentation = torch.cat([uniform(3, total, width) for width in widths], dim=2)

@@ -13,8 +13,9 @@ from torch.optim import Optimizer
 
 from artgan.checkpoint import FORMAT, KEY
 from artgan.errors import UserError
-from artgan.networks import load_network
+from artgan.networks import load_network, size
 from artgan.networks.ranks import average_over_ranks, mean_over_ranks
+from artgan.networks.taef2 import ORIGIN, LatentPainter, ToImages
 from artgan.options import TrainConfig
 from artgan.training.augment import adapted, augment
 from artgan.training.draws import Batch, draw
@@ -35,6 +36,7 @@ class GAN(pl.LightningModule):
         state: where the run stands; schedules follow its share of the budget.
         classes: name of each class and how many paintings it has, kept in checkpoints; none for
             networks without classes.
+        to_images: makes images of latents, where the paintings are latents.
     """
 
     METRICS = ("loss/discriminator", "loss/generator", "gradient norm/generator", "D(x)", "D(G(z))")
@@ -46,6 +48,7 @@ class GAN(pl.LightningModule):
         dataset_key: str,
         state: RunState | None = None,
         classes: dict[str, int] | None = None,
+        to_images: ToImages | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -53,6 +56,7 @@ class GAN(pl.LightningModule):
         self.dataset_key = dataset_key
         self.state = state or RunState()
         self.classes = classes or {}
+        self.to_images = to_images
         self._build_networks()
         self._choose_objectives()
         self._choose_updates()
@@ -66,12 +70,13 @@ class GAN(pl.LightningModule):
         config, model = self.config, self.config.model
         network = load_network(model.network)
         inputs = model.latent_dim + len(self.classes)
+        side, channels = size(config.resolution, config.autoencoder)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.generator = network.Generator(config.resolution, inputs, model.width)
+            self.generator = network.Generator(side, inputs, model.width, channels)
             options = (model.width, model.normalization, model.minibatch_std, len(self.classes))
-            self.discriminator = network.Discriminator(config.resolution, *options)
-        self.generator_ema = network.Generator(config.resolution, inputs, model.width)
+            self.discriminator = network.Discriminator(side, *options, channels)
+        self.generator_ema = network.Generator(side, inputs, model.width, channels)
         self.generator_ema.load_state_dict(self.generator.state_dict())
         self.generator_ema.eval().requires_grad_(False)
         # The layout in which convolutions are fastest, on CPUs and GPUs alike.
@@ -100,6 +105,13 @@ class GAN(pl.LightningModule):
         plain = wrap(partial(self.update, ()))
         penalized = wrap(partial(self.update, self.penalties)) if self.penalties else plain
         self._updates = {False: plain, True: penalized}
+
+    @property
+    def painter(self) -> torch.nn.Module:
+        """The averaged generator, of images [N, 3, H, W] in [-1, 1]."""
+        if self.to_images is None:
+            return self.generator_ema
+        return LatentPainter(self.generator_ema, self.to_images)
 
     @property
     def progress(self) -> Progress:
@@ -136,7 +148,7 @@ class GAN(pl.LightningModule):
         return self
 
     def training_step(self, batches: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Several updates: paintings uint8 [updates, N, 3, H, W], classes [updates, N, K]."""
+        """Several updates: paintings [updates, N, C, H, W], classes [updates, N, K]."""
         model, images = self.config.model, self.config.batch_size
         for paintings, classes in zip(*batches, strict=True):
             self._follow_schedules()
@@ -176,8 +188,12 @@ class GAN(pl.LightningModule):
         self.record(d_loss, g_loss, *margins)
 
     def images(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Augmented real images and generated ones, each [N, 3, H, W], in [-1, 1] but for color."""
-        real = batch.paintings.to(memory_format=torch.channels_last) / 127.5 - 1
+        """Augmented real images and generated ones, each [N, 3, H, W], in [-1, 1] but for color.
+
+        Where the paintings are latents, so are these, normalised: [N, 32, H/8, W/8].
+        """
+        real = batch.paintings.to(memory_format=torch.channels_last)
+        real = real / 127.5 - 1 if self.to_images is None else self.to_images.normalize(real)
         real = torch.where(batch.mirrored, real.flip(-1), real)
         fake = self.generator(torch.cat([batch.latents, batch.classes[:, :, None, None]], dim=1))
         return self.augmented(real.to(fake.dtype), batch.augmentation[0]), fake
@@ -187,7 +203,7 @@ class GAN(pl.LightningModule):
     ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
         """What the discriminator minimises, its loss without the penalties, and its margins.
 
-        The images are [N, 3, H, W], the real ones augmented already.
+        The images are those of `images`, the real ones augmented already.
         """
         both = torch.cat([real, self.augmented(fake, batch.augmentation[1])])
         both.requires_grad_(bool(penalties))
@@ -268,6 +284,8 @@ class GAN(pl.LightningModule):
             "classes": self.classes,
             "progress": asdict(self.progress),
         }
+        if self.to_images is not None:
+            checkpoint[KEY]["decoder"] = ORIGIN
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses weights and moments of Adam that do not have the shapes of these networks."""

@@ -4,21 +4,27 @@ from collections.abc import Iterator, Mapping
 
 from artgan.errors import UserError, not_among
 from artgan.networks import NETWORKS
-from artgan.options import ModelConfig
+from artgan.options import ModelConfig, TrainConfig
 from artgan.training.augment import TRANSFORMATIONS
 from artgan.training.losses import LOSSES
 
 PENALTIES = ("r1", "r2", "gradient_penalty")
 
 
-def check_model(model: ModelConfig) -> None:
-    """Refuses unknown names and options that do not fit together.
+def check_model(config: TrainConfig) -> None:
+    """Refuses unknown names and options of the model that do not fit together.
 
     Raises:
         UserError: naming the option, its value and what to set instead.
     """
-    for mistake in _mistakes(model):
+    for mistake in _mistakes(config.model):
         raise UserError(f"model.{mistake}")
+    if config.autoencoder == "none" and config.resolution == 512:
+        raise UserError("resolution: 512 is too much for pixels. Add model=latent")
+    if config.autoencoder != "none" and config.resolution == 32:
+        raise UserError("resolution: 32 is too little for latents. Add model=artgan")
+    if config.autoencoder != "none" and "color" in config.model.augment:
+        raise UserError("model.augment: latents have no color. Take translation and cutout only.")
 
 
 def _mistakes(model: ModelConfig) -> Iterator[str]:

@@ -20,9 +20,11 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from artgan.checkpoint import BEST, LAST
 from artgan.config import CONFIG_FILE, save_config
 from artgan.data.sources import announce
+from artgan.device import pick_device
 from artgan.errors import UserError
 from artgan.events import report_write_errors, settings
 from artgan.files import cannot_write
+from artgan.latents import Latents, encode, load_decoder
 from artgan.memory import is_out_of_memory, keep_freed_memory
 from artgan.options import TrainConfig, seconds
 from artgan.training.callbacks.checkpoints import Checkpoints, Diverged, folder_removed
@@ -59,6 +61,8 @@ def train(run: Run) -> bool:
         UserError: a device is not available, the dataset has changed since the run began, the run
             is finished, there is too little memory, or a loss is not finite.
     """
+    if run.config.autoencoder != "none":
+        _latents(run)
     with own_environment():
         if launched():
             rendezvous().set(RUN, describe(run))  # to the ranks that `wait_for_run`
@@ -121,7 +125,9 @@ def _fit(run: Run, rollbacks: int) -> bool:
     checkpoint, progress = last_state(folder, config, run.paintings.key)
     progress.rollbacks = max(progress.rollbacks, rollbacks)
     state = _new_state(run, progress)
-    module = GAN(config, run.paintings.key, state, run.classes)
+    latents = _latents(run) if config.autoencoder != "none" else None
+    to_images = load_decoder(latents, config.weights_dir) if latents else None
+    module = GAN(config, run.paintings.key, state, run.classes, to_images)
     stopping, curves, grids = Stopping(state), Curves(folder), SampleGrids(folder, run.paintings)
     measurements = Measurements(config, folder, state, stopping) if config.evaluate_every else None
     if _is_finished(state, measurements):
@@ -141,7 +147,8 @@ def _fit(run: Run, rollbacks: int) -> bool:
         _begin(run, trainer, measurements, quiet=rollbacks > 0)
     if trainer.strategy.root_device.type == "cpu":
         keep_freed_memory()
-    data = Paintings(run.paintings, list(run.classes), config, state)
+    learned = latents.pack if latents else run.paintings
+    data = Paintings(learned, list(run.classes), config, state)
     # The exception is Lightning's, for a signal that came before ours were set.
     with stopping.handling_signals(), suppress(SIGTERMException):
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
@@ -153,6 +160,13 @@ def _fit(run: Run, rollbacks: int) -> bool:
         if state.requeue and not finished and "SUBMITIT_EXECUTOR" not in os.environ:
             _requeue()
     return finished
+
+
+def _latents(run: Run) -> Latents:
+    """The paintings as latents; the first rank encodes them before others are started."""
+    config = run.config
+    device = {"gpu": "cuda"}.get(config.trainer.accelerator, config.trainer.accelerator)
+    return encode(run.paintings, config.dataset.flip, config.weights_dir, pick_device(device))
 
 
 def _new_state(run: Run, progress: Progress) -> RunState:
@@ -191,6 +205,8 @@ def _choices(config: TrainConfig, trainer: pl.Trainer, run: Run) -> str:
     count = config.trainer.processes
     on = f"{count} devices, the first {device}" if count > 1 else device
     line = f"training on {on}, precision {trainer.precision}, paintings {kept}"
+    if config.autoencoder != "none":
+        line += f", as latents of {config.autoencoder}"
     if captures(config.trainer, device):
         line += ", updates as a CUDA graph"
     if device.type == "cpu" and trainer.precision == "bf16-mixed":

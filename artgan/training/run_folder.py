@@ -26,7 +26,7 @@ from artgan.training.recipe import check_model
 
 BUDGETS = ("epochs", "max_images", "max_time")
 # What may change in a run that is resumed: these options, and all options of these groups.
-CHANGEABLE = {*BUDGETS, "resume", "dataset.root", "on_nan"}
+CHANGEABLE = {*BUDGETS, "resume", "dataset.root", "weights_dir", "on_nan"}
 CHANGEABLE |= {"log_every", "sample_every", "evaluate_every"}
 CHANGEABLE_GROUPS = ("evaluate", "checkpoint", "trainer")
 LOCK = ".lock"
@@ -146,6 +146,8 @@ def settle(config: TrainConfig) -> None:
         config.max_time = config.dataset.default_max_time
     _check_together(config)
     sources.settle(config.dataset)
+    if config.weights_dir is not None:
+        config.weights_dir = str(Path(config.weights_dir).expanduser().absolute())
     if config.name is not None:
         if Path(config.name).name != config.name or config.name == "..":
             raise UserError(f"name: '{config.name}' must be the plain name of a folder in output=.")
@@ -153,7 +155,7 @@ def settle(config: TrainConfig) -> None:
 
 
 def _check_together(config: TrainConfig) -> None:
-    check_model(config.model)
+    check_model(config)
     trainer = config.trainer
     if place := launched():
         trainer.devices, trainer.num_nodes = place.devices, place.num_nodes

@@ -149,16 +149,24 @@ class Reader:
         places: what the page's names in capitals stand for.
         web: address of a server with paintings.
         weights: of SqueezeNet.
+        autoencoder: folder of its weights.
         networks: folder of the weights for style.
     """
 
     def __init__(
-        self, folder: Path, places: dict[str, Path], web: str, weights: Path, networks: Path
+        self,
+        folder: Path,
+        places: dict[str, Path],
+        web: str,
+        weights: Path,
+        autoencoder: Path,
+        networks: Path,
     ) -> None:
-        self.folder, self.places = folder, places
-        self.web, self.weights, self.networks = web, weights, networks
+        self.folder, self.places, self.web = folder, places, web
+        self.weights, self.autoencoder, self.networks = weights, autoencoder, networks
 
     def types(self, command: str) -> None:
+        command = command.replace("resolution=256", "resolution=64 model=latent")
         names = rf"\b({'|'.join(self.places)})\b"
         here = re.sub(names, lambda name: str(self.places[name[0]]), command)
         program, *arguments = shlex.split(here, comments=True)
@@ -207,6 +215,8 @@ class Reader:
             options.append("hydra.sweeper.n_trials=2")
         if "evaluate_every=" in command:
             options += [f"evaluate.features={self.weights}", "evaluate.num=16"]
+        if "model=latent" in command:
+            options.append(f"weights_dir={self.autoencoder}")
         if "dataset=chinese_art" in command:
             options += [f"dataset.address={self.web}", "dataset.archives=[paintings.zip]"]
         if "dataset=chinese_art" in command or "dataset=woodcuts" in command:
@@ -222,6 +232,7 @@ def test_the_commands_of_a_page_work(
     mine: Path,
     web: str,
     weights: Path,
+    autoencoder: Path,
     tmp_path: Path,
     request: pytest.FixtureRequest,
 ) -> None:
@@ -239,7 +250,7 @@ def test_the_commands_of_a_page_work(
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_text(text.replace("https://example.org/sets", web))
     networks = request.getfixturevalue("networks") if "stylize" in PAGES[page] else tmp_path
-    reader = Reader(tmp_path, places, web, weights, networks)
+    reader = Reader(tmp_path, places, web, weights, autoencoder, networks)
     for command in commands(page):
         reader.types(command)
 

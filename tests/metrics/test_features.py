@@ -189,7 +189,7 @@ def test_inception_says_how_to_install_torch_fidelity(
     inception: Path, monkeypatch: pytest.MonkeyPatch, by_name: bool
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
-    with pytest.raises(UserError, match=r'pip install -e "\.\[metrics\]".*features=none'):
+    with pytest.raises(UserError, match=r'pip install "artgan\[metrics\]".*features=none'):
         load_features("inception" if by_name else str(inception))
 
 

@@ -194,10 +194,8 @@ def test_one_process_of_several_is_one_alone(run: Run) -> None:
     assert_same_to_rounding(alone, one)
 
 
-@pytest.mark.parametrize(
-    "launcher",
-    [torchrun, pytest.param(srun, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", [torchrun, srun])
 def test_of_several_processes_one_claims_writes_and_prints(
     run: Run, paintings: Path, tmp_path: Path, launcher: Launcher
 ) -> None:

@@ -39,7 +39,7 @@ def tables() -> Iterator[None]:
 
 def assert_trains(config: TrainConfig) -> GAN:
     """The options are accepted, and a few updates change both networks and stay finite."""
-    check_model(config.model)
+    check_model(config)
     module, untrained = GAN(config, "key"), GAN(config, "key")
     fit(module, paintings(24).view(3, 1, 8, 3, 32, 32), steps=3)
     for network in ("generator", "discriminator"):
@@ -113,4 +113,4 @@ def test_a_name_that_is_in_no_table_is_refused(
     configure: Configure, option: str, value: object
 ) -> None:
     with pytest.raises(UserError, match=f"^model.{option}: '.*' is none of "):
-        check_model(configured(configure, **{option: value}).model)
+        check_model(configured(configure, **{option: value}))

@@ -182,6 +182,7 @@ def test_a_run_that_diverges_once_is_rolled_back_and_ends(
     assert steps(folder, "loss/generator") == [8, 16, 24, 32, 40, 48, 56, 64]
 
 
+@pytest.mark.slow
 def test_a_rolled_back_run_draws_other_noise_and_resumes_bit_for_bit(
     run: Run, at: At, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,7 +20,7 @@ def model(**options: Any) -> dict[str, Any]:
 def test_options_that_fit_together_are_accepted(
     configure: Callable[..., TrainConfig], options: dict[str, Any]
 ) -> None:
-    check_model(configure(**options).model)
+    check_model(configure(**options))
 
 
 @pytest.mark.parametrize(
@@ -41,4 +41,4 @@ def test_options_that_do_not_fit_are_refused_with_the_option_to_set(
 ) -> None:
     pattern = re.escape(f"model.{message}").replace(r"\.\*", ".*")
     with pytest.raises(UserError, match=f"^{pattern}"):
-        check_model(configure(**model(**options)).model)
+        check_model(configure(**model(**options)))

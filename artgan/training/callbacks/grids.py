@@ -54,7 +54,7 @@ class SampleGrids(pl.Callback):
     def _paint(self, trainer: pl.Trainer, module: GAN) -> None:
         seen = module.progress.images_seen
         inputs = draw_inputs(0, SIDE**2, module.config.model.latent_dim, module.classes)
-        samples = paint(module.generator_ema, inputs)
+        samples = paint(module.painter, inputs)
         show(trainer, "samples", tile(samples, SIDE), self.path(seen), seen)
         ratio = diversity(samples, self.paintings)
         writer(trainer).add_scalar(DIVERSITY, ratio, seen)

@@ -20,7 +20,8 @@ from artgan.measuring import (
     usable_features,
     write_scores,
 )
-from artgan.options import ON_FEATURES, PARTS, TrainConfig
+from artgan.metrics import PARTS
+from artgan.options import ON_FEATURES, TrainConfig
 from artgan.painter import draw_inputs
 from artgan.training.callbacks.checkpoints import refuse_diverged
 from artgan.training.callbacks.output import show, writer
@@ -117,9 +118,7 @@ class Measurements(pl.Callback):
         try:
             with self.stopping.abandoning_at_signals():
                 inputs = draw_inputs(SEED, num, latent_dim, module.classes)
-                measured, sheet = measure(
-                    module.generator_ema, inputs, self.reference, self.extract
-                )
+                measured, sheet = measure(module.painter, inputs, self.reference, self.extract)
         except Abandoned:
             (folder / SCORES).unlink(missing_ok=True)  # those of a state that was rolled back
             self.state.stopping = True
