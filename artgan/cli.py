@@ -62,7 +62,8 @@ def main(command: str | None = None) -> None:
             if command not in SCHEMAS:
                 raise UserError(f"artgan: {not_among(command, SCHEMAS)} All: artgan --help")
         if {"--help", "-h"} & set(arguments):
-            topics = [one for one in arguments if not one.startswith("-")]
+            flag = "--help" if "--help" in arguments else "-h"
+            topics = arguments[arguments.index(flag) + 1 :]
             print(help_text(command, topics[0] if topics else None))
             return
         launch(command, arguments)
@@ -228,12 +229,15 @@ def read_arguments(command: str, arguments: list[str]) -> tuple[list[str], list[
         if argument in ALONE:
             flags.append(argument)
         elif argument.startswith("-"):
-            value = next(rest, "")
-            if argument in CONFIG_DIR:
+            flag, is_whole, value = argument.partition("=")
+            value = value if is_whole else next(rest, "")
+            if flag in CONFIG_DIR and value:
                 folders.append(Path(value))
-            elif argument not in CFG or value not in ("job", "hydra", "all"):
+            elif flag in CONFIG_DIR:
+                raise UserError(f"{flag}: no folder given. Write {flag} FOLDER")
+            elif flag not in CFG or value not in ("job", "hydra", "all"):
                 raise UserError(right_key(command, argument, value))
-            flags += [argument, value]
+            flags += [flag, value]
         else:
             words.append(argument)
     multirun = bool({*MULTIRUN} & {*flags})

@@ -111,6 +111,11 @@ def user_cache() -> Path:
     return platformdirs.user_cache_path("artgan")
 
 
+def absolute(path: str) -> str:
+    """A path as it is from any folder; `~` is the user's own."""
+    return str(Path(path).expanduser().absolute())
+
+
 def sha256(path: Path) -> str:
     """SHA-256 of a file, as 64 hexadecimal digits."""
     with path.open("rb") as file:

@@ -209,7 +209,7 @@ class SampleConfig:
     """Paints with a trained generator."""
 
     ckpt: str | None = option(None, "run folder, checkpoint or exported file")
-    num: int = option(64, "number of samples", ge=1)
+    num: int = option(64, "number of samples", ge=1, le=100_000)
     seed: int = option(0, "seed of the first sample; the next has seed + 1", ge=0, le=LARGEST_SEED)
     classes: list[str] = option([], "paint this class, or an equal mixture of several")
     out: str | None = option(None, "folder to write to; by default beside the checkpoint")
@@ -332,7 +332,7 @@ class Recipe:
     seed: int = option(..., "seed of the sample, or of the first in a grid", ge=0, le=2**53)
     truncation: float = option(..., "of the latents", ge=0, le=1)
     ema: bool = option(..., "averaged generator, or the raw one")
-    num: int = option(..., "samples in a grid", ge=1, le=10_000)
+    num: int = option(..., "samples in a grid", ge=1, le=100_000)
     length: float = option(..., "of a scroll, in its heights", ge=1, le=1000)
     classes: list[str] = option(..., "mixed in equal parts; empty if the seed decides")
 

@@ -191,9 +191,14 @@ def test_a_folder_of_one_s_own_configurations_can_be_added(command: Launch, tmp_
     (tmp_path / "dataset" / "woodcuts.yaml").write_text("source: folder\nroot: here\n")
     (config,), _ = command("train", "--config-dir", str(tmp_path), "dataset=woodcuts")
     assert config.dataset.root == "here"
+    (config,), _ = command("train", f"--config-dir={tmp_path}", "dataset=woodcuts")
+    assert config.dataset.root == "here"
     jobs, printed = command("train", "--config-dir", str(tmp_path), "dataset=woodcut")
     assert not jobs
     assert "Did you mean 'woodcuts'?" in printed
+    jobs, printed = command("train", "--config-dir")
+    assert not jobs
+    assert printed == "--config-dir: no folder given. Write --config-dir FOLDER"
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
@@ -232,6 +237,15 @@ def test_every_door_answers_without_torch(start: list[str], tmp_path: Path) -> N
     )
     assert done.returncode == 0, done.stderr
     assert "artgan" in done.stdout
+
+
+@pytest.mark.parametrize("words", [["paintings"], ["dataset=monet"], []])
+def test_help_is_given_whatever_else_was_typed(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["artgan", "train", *words, "--help"])
+    cli.main()
+    assert capsys.readouterr().out == help_text("train") + "\n"
 
 
 def test_the_version_is_printed(

@@ -248,6 +248,7 @@ def test_the_terminal_shows_a_line_for_each_run(make: Make, runs: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_ranking_and_the_page(make: Make, runs: Path) -> None:
     for name in ("a", "b"):
         measured(make(name), 1_000, scores={"kid": 0.5})

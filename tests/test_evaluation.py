@@ -344,6 +344,7 @@ def test_a_checkpoint_must_be_named() -> None:
         evaluate(replace(evaluation_of(Path()), ckpt=None))
 
 
+@pytest.mark.slow
 def test_evaluate_py_prints_a_table_and_the_folder(measured: Path, tmp_path: Path) -> None:
     printed, _ = succeed(
         "evaluate.py", f"ckpt={measured}", "features=none", "num=16", "out=figures", cwd=tmp_path
@@ -357,7 +358,11 @@ def test_evaluate_py_prints_a_table_and_the_folder(measured: Path, tmp_path: Pat
     [
         pytest.param("features=nowhere.pth", "nowhere.pth", marks=pytest.mark.slow),
         ("num=3", "num: 3 must be at least 16"),
-        ("dataset=folder", "dataset.root: a value is needed. Add dataset.root=PATH"),
+        pytest.param(
+            "dataset=folder",
+            "dataset.root: a value is needed. Add dataset.root=PATH",
+            marks=pytest.mark.slow,
+        ),
         ("dataset.holdout=2", "dataset.holdout: 2 must be at least 0 and below 1."),
         ("holdout=0.5", "Did you mean dataset.holdout?"),
         ("dataset=fodler", "Did you mean 'folder'?"),

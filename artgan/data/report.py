@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from PIL import Image, ImageOps
 
-from artgan.data.decode import UnusableImage, decode
+from artgan.data.decode import FORMATS, UnusableImage, decode
 from artgan.data.inspection import Checkup, Facts
 from artgan.files import atomic_write
 
@@ -202,7 +202,7 @@ def _open(content: bytes) -> Image.Image:
     try:
         return decode(content).image
     except UnusableImage:
-        image = Image.open(io.BytesIO(content))
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
         with contextlib.suppress(Exception):
             image.load()
         # Without tiles left to read, Pillow gives what it has. Its switch for truncated images

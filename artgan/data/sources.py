@@ -15,7 +15,7 @@ from artgan.data.crop import MOST_TILES
 from artgan.data.folder import FOLDER, load_pack, open_pack
 from artgan.data.pack import Cut, Pack
 from artgan.errors import UserError, printable
-from artgan.files import atomic_folder
+from artgan.files import absolute, atomic_folder
 from artgan.options import DatasetConfig
 
 INKWASH_COUNT = 2000
@@ -52,8 +52,7 @@ def settle(dataset: DatasetConfig) -> None:
             f"dataset.address: {dataset.address} is not encrypted, so anyone on the way can change "
             "the files. Give it with https://, or allow it by dataset.insecure=true"
         )
-    root = hub.default_root(dataset) if dataset.root is None else Path(dataset.root)
-    dataset.root = str(root.expanduser().absolute())
+    dataset.root = absolute(dataset.root or str(hub.default_root(dataset)))
 
 
 def load_paintings(dataset: DatasetConfig, resolution: int) -> Pack:

@@ -19,7 +19,7 @@ from artgan.data import sources
 from artgan.data.classes import count_classes
 from artgan.data.pack import Pack
 from artgan.errors import UserError
-from artgan.files import cannot_write
+from artgan.files import absolute, cannot_write
 from artgan.options import NAMED_FEATURES, ON_FEATURES, TrainConfig
 from artgan.training.launchers import launched
 from artgan.training.recipe import check_model
@@ -146,8 +146,7 @@ def settle(config: TrainConfig) -> None:
         config.max_time = config.dataset.default_max_time
     _check_together(config)
     sources.settle(config.dataset)
-    if config.weights_dir is not None:
-        config.weights_dir = str(Path(config.weights_dir).expanduser().absolute())
+    config.weights_dir = config.weights_dir and absolute(config.weights_dir)
     if config.name is not None:
         if Path(config.name).name != config.name or config.name == "..":
             raise UserError(f"name: '{config.name}' must be the plain name of a folder in output=.")
@@ -192,7 +191,7 @@ def _check_measuring(config: TrainConfig) -> None:
             "checkpoint.monitor=swd"
         )
     if config.evaluate_every is not None and features not in (*NAMED_FEATURES, "none"):
-        path = Path(features).expanduser().absolute()
+        path = Path(absolute(features))
         if not path.is_file():
             raise UserError(
                 f"evaluate.features: there is no file {path}. It can be "
@@ -269,5 +268,8 @@ def reopen(folder: Path, given: Mapping[str, Any]) -> TrainConfig:
         if key != "resume":
             put(values, key, value)
     config = typed(TrainConfig, values)
+    assert config.dataset.root is not None
+    config.dataset.root = absolute(config.dataset.root)
+    config.weights_dir = config.weights_dir and absolute(config.weights_dir)
     _check_together(config)
     return config

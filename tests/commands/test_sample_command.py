@@ -10,6 +10,7 @@ from PIL import Image
 from tests.helpers import succeed
 
 
+@pytest.mark.slow
 def test_sampling_paints_what_the_last_grid_of_the_training_showed(
     run: Callable[..., Path], tmp_path: Path
 ) -> None:

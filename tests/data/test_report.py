@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from artgan.data.inspection import Checkup, Facts
 from artgan.data.report import write_report
@@ -197,6 +197,17 @@ def test_a_file_whose_name_is_not_text_is_shown(tmp_path: Path) -> None:
     page, counts = report(tmp_path, [usable(name, 40, 60, frame=(9, 9, 30, 50))])
     assert "data:image/jpeg" in page
     assert os.fsencode(counts["bordered"][0]["file"]) == b"\xff\xfe.png"
+
+
+def test_a_thumbnail_starts_no_interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PostScript, under the name of a photo, would be run by Ghostscript."""
+    started: list[object] = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *given, **_: started.append(given))
+    (tmp_path / "photo.jpg").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
+    )
+    report(tmp_path, [unusable("photo.jpg", "damaged")])
+    assert not started
 
 
 def test_a_thumbnail_shows_the_file_it_is_named_after(tmp_path: Path) -> None:

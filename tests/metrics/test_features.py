@@ -158,6 +158,7 @@ def inception(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_inception_is_that_of_torch_fidelity(inception: Path) -> None:
     from torch_fidelity import FeatureExtractorInceptionV3
 

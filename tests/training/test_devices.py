@@ -245,6 +245,7 @@ def test_two_processes_resume_bit_for_bit_and_one_can_take_over(
     assert "was trained on 2 devices, now on 1." in lines[0]
 
 
+@pytest.mark.slow
 def test_a_mistake_is_reported_once(paintings: Path, tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").touch()

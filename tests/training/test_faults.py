@@ -15,6 +15,7 @@ from filelock import FileLock
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from artgan.checkpoint import load_checkpoint
+from artgan.config import load_config
 from artgan.errors import UserError
 from artgan.memory import is_out_of_memory
 from artgan.training.callbacks import measurements
@@ -59,7 +60,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
-@pytest.mark.parametrize("command", ["again", "resume"])
+@pytest.mark.parametrize("command", ["again", pytest.param("resume", marks=pytest.mark.slow)])
 def test_a_run_killed_before_its_first_update_can_be_started_again_or_resumed(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str
 ) -> None:
@@ -109,7 +110,9 @@ def test_a_run_refused_at_its_start_leaves_nothing(run: Run, tmp_path: Path) -> 
     assert not (tmp_path / "runs" / "mine").exists()
 
 
-def test_missing_paintings_are_a_clear_error(run: Run, paintings: Path, tmp_path: Path) -> None:
+def test_missing_paintings_are_a_clear_error(
+    run: Run, paintings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = Path(shutil.copytree(paintings, tmp_path / "mine"))
     folder = run(name="mine", dataset__root=root, max_images=16)
     before = contents(folder)
@@ -117,10 +120,19 @@ def test_missing_paintings_are_a_clear_error(run: Run, paintings: Path, tmp_path
     with pytest.raises(UserError, match=f"there is no folder {root}"):
         run(resume=folder, max_images=32)
     assert contents(folder) == before
-    run(resume=folder, max_images=32, **{"dataset.root": str(tmp_path / "elsewhere")})
+    # From any other folder the place is still found.
+    monkeypatch.chdir(tmp_path)
+    run(resume=folder, max_images=32, **{"dataset.root": "elsewhere"})
+    assert load_config(folder).dataset.root == str(tmp_path / "elsewhere")
 
 
-@pytest.mark.parametrize("sample_every", [16, 1000], ids=["grid first", "curves first"])
+@pytest.mark.parametrize(
+    "sample_every",
+    [
+        pytest.param(16, id="grid first"),
+        pytest.param(1000, id="curves first", marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_whose_folder_is_deleted_is_saved_again(
     run: Run, at: At, tmp_path: Path, sample_every: int
 ) -> None:
@@ -282,13 +294,8 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     monkeypatch.setattr(measurements, "measure", interrupted)
 
 
-@pytest.mark.parametrize(
-    ("number", "seen"),
-    [
-        pytest.param(2, 48, id="in between", marks=pytest.mark.slow),
-        pytest.param(3, 64, id="at the end"),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "seen"), [(2, 48), (3, 64)], ids=["in between", "at the end"])
 def test_a_signal_abandons_a_measurement_which_is_done_on_resume(
     run: Run,
     monkeypatch: pytest.MonkeyPatch,

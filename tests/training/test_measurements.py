@@ -115,6 +115,7 @@ def test_the_scores_are_those_of_evaluate_py(measured: Run, weights: Path) -> No
         assert sheet.read_bytes() == (folder / "again" / "nearest.png").read_bytes()
 
 
+@pytest.mark.slow
 def test_tensorboard_labels_scores_with_their_features(measured: Run) -> None:
     folder = measured(name="mine")
     log, found = events(folder), points(folder)

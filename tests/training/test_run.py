@@ -58,7 +58,13 @@ def test_resume_in_bfloat16_equals_the_uninterrupted_run(run: Run) -> None:
 
 
 @pytest.mark.parametrize("precision", ["32", pytest.param("bf16", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("options", [EVERYTHING, THE_OTHERS], ids=["most", "others"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(EVERYTHING, id="most"),
+        pytest.param(THE_OTHERS, id="others", marks=pytest.mark.slow),
+    ],
+)
 def test_resume_with_every_option_equals_the_uninterrupted_run(
     run: Run, options: dict[str, object], precision: str
 ) -> None:
