@@ -32,7 +32,7 @@ from artgan.painter import Painter, load_painter
 
 
 def evaluate(config: EvaluateConfig) -> tuple[dict[str, Any], Path]:
-    """Measures what one `evaluate.py` command asks for.
+    """Measures what one `artgan evaluate` asks for.
 
     Returns:
         The scores, as `metrics.json` holds them, and the folder they were written to.

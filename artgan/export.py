@@ -19,8 +19,8 @@ def export(config: ExportConfig) -> Path:
 
     A generator of latents has the decoder beside it, under `to_images`.
 
-    The file holds nothing of the paintings, the machine or the discriminator. `sample.py` paints
-    from it as from the checkpoint.
+    The file holds nothing of the paintings, the machine or the discriminator.
+    `artgan sample` paints from it as from the checkpoint.
 
     Returns:
         The file written.

@@ -27,7 +27,7 @@ SCROLL_MARGIN = 3 / 4
 
 
 def sample(config: SampleConfig) -> list[Path]:
-    """Paints what one `sample.py` command asks for.
+    """Paints what one `artgan sample` asks for.
 
     Returns:
         The files written, the one to look at first in front.
