@@ -29,7 +29,7 @@ def export(config: ExportConfig) -> Path:
         UserError: the checkpoint cannot be used, or the file cannot be written.
     """
     if config.ckpt is None:
-        raise UserError("ckpt: which run shall be exported? Add ckpt=checkpoints/RUN")
+        raise UserError("ckpt: no run given. Add ckpt=checkpoints/RUN")
     painter = load_painter(find_checkpoint(Path(config.ckpt)))
     path = Path(config.out) if config.out else painter.checkpoint.with_suffix(EXPORTED)
     if path.suffix != EXPORTED:
