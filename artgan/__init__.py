@@ -1,4 +1,4 @@
-"""artgan: a folder of paintings in, a machine that paints like it out.
+"""artgan: trains a GAN on your paintings, then paints new ones.
 
     import artgan
     artgan.load("checkpoints/mine").paint(seeds=range(16))[0].save("first.png")

@@ -39,7 +39,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     verified, so a single wrong bit is noticed.
 
     Args:
-        path: a `.ckpt` file, or a `.safetensors` file that `export.py` wrote.
+        path: a `.ckpt` file, or a `.safetensors` file that `artgan export` wrote.
 
     Returns:
         The checkpoint; its tensors may be read from the file only when they are used.

@@ -163,7 +163,7 @@ def _scores(path: Path) -> list[tuple[Basis, int, float]]:
 
 def last_metric(folder: Path, metric: str) -> float | None:
     """The latest kid, fid or swd that a run measured in training, held-out if it held any out."""
-    # Folders of evaluate.py have more in their names.
+    # Folders of `artgan evaluate` have more in their names.
     evaluated = by_number(folder.glob("evaluated/images-*"))
     measured = [one for one in evaluated if re.fullmatch(r"images-\d+", one.name)]
     scores = _scores(measured[-1] / "metrics.json") if measured else []

@@ -32,7 +32,7 @@ from artgan.painter import Painter, load_painter
 
 
 def evaluate(config: EvaluateConfig) -> tuple[dict[str, Any], Path]:
-    """Measures what one `evaluate.py` command asks for.
+    """Measures what one `artgan evaluate` asks for.
 
     Returns:
         The scores, as `metrics.json` holds them, and the folder they were written to.
@@ -42,7 +42,7 @@ def evaluate(config: EvaluateConfig) -> tuple[dict[str, Any], Path]:
             paintings would be held out than in the run.
     """
     if config.ckpt is None:
-        raise UserError("ckpt: which run shall be measured? Add ckpt=checkpoints/RUN")
+        raise UserError("ckpt: no run given. Add ckpt=checkpoints/RUN")
     if config.out and (Path(config.out) / CONFIG_FILE).exists():
         raise UserError(
             f"out: {config.out} is the folder of a run, and its curves would be replaced. Leave it "

@@ -19,8 +19,8 @@ def export(config: ExportConfig) -> Path:
 
     A generator of latents has the decoder beside it, under `to_images`.
 
-    The file holds nothing of the paintings, the machine or the discriminator. `sample.py` paints
-    from it as from the checkpoint.
+    The file holds nothing of the paintings, the machine or the discriminator.
+    `artgan sample` paints from it as from the checkpoint.
 
     Returns:
         The file written.
@@ -29,7 +29,7 @@ def export(config: ExportConfig) -> Path:
         UserError: the checkpoint cannot be used, or the file cannot be written.
     """
     if config.ckpt is None:
-        raise UserError("ckpt: which run shall be exported? Add ckpt=checkpoints/RUN")
+        raise UserError("ckpt: no run given. Add ckpt=checkpoints/RUN")
     painter = load_painter(find_checkpoint(Path(config.ckpt)))
     path = Path(config.out) if config.out else painter.checkpoint.with_suffix(EXPORTED)
     if path.suffix != EXPORTED:

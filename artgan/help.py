@@ -71,7 +71,7 @@ ENDING = """\
 def overview() -> str:
     """The help of `artgan` itself."""
     lines = [
-        "artgan COMMAND ...: a folder of paintings in, a machine that paints like it out.",
+        "artgan COMMAND ...: trains a GAN on your paintings, then paints new ones.",
         "",
         *(
             f"  artgan {f'{name} {usage.example}':<46} {SCHEMAS[name].__doc__}"

@@ -191,7 +191,7 @@ class TrainConfig:
     max_time: Duration | None = option(None, "stop after this time: 90s, 10m, 2h, 1h30m")
     seed: int = option(0, "same seed, settings and max_images: same run", ge=0, le=LARGEST_SEED)
     name: str | None = option(None, "run folder in output; by default date, time and dataset")
-    resume: str | None = option(None, "run folder to go on with, under its own settings")
+    resume: str | None = option(None, "run folder to resume, with its own settings")
     output: str = option("checkpoints", "folder of all runs, for tensorboard --logdir")
     log_every: int = option(2500, "images between two points of the curves", ge=1)
     sample_every: int = option(10_000, "images between two grids of samples", ge=1)

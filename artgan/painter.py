@@ -55,7 +55,7 @@ class Painter:
     def paint(
         self, seeds: Iterable[int], truncation: float = 1.0, classes: Sequence[str] = ()
     ) -> list[Image.Image]:
-        """Paints a sample for each seed, 0 ≤ seed < 2³², with the pixels that `sample.py` gives.
+        """Paints a sample for each seed, 0 ≤ seed < 2³², with the pixels of `artgan sample`.
 
         Below 1, a truncation gives less varied, often cleaner samples. Several classes are mixed
         in equal parts; without them each seed has its own.

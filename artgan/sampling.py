@@ -27,7 +27,7 @@ SCROLL_MARGIN = 3 / 4
 
 
 def sample(config: SampleConfig) -> list[Path]:
-    """Paints what one `sample.py` command asks for.
+    """Paints what one `artgan sample` asks for.
 
     Returns:
         The files written, the one to look at first in front.
@@ -39,7 +39,7 @@ def sample(config: SampleConfig) -> list[Path]:
     if config.from_image is not None:
         return [_paint_again(Path(config.from_image), config, device)]
     if config.ckpt is None:
-        raise UserError("ckpt: which run shall paint? Add ckpt=checkpoints/RUN")
+        raise UserError("ckpt: no run given. Add ckpt=checkpoints/RUN")
     painter = load_painter(find_checkpoint(Path(config.ckpt)), config.ema, device)
     folder = painter.checkpoint.parent / "painted" / f"images-{painter.images_seen:09d}"
     folder = folder if config.out is None else Path(config.out)

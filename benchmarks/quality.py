@@ -43,7 +43,7 @@ from PIL import Image, ImageDraw, ImageFont
 from artgan import __version__
 from artgan.checkpoint import KEY, newest_checkpoint
 from artgan.config import CONFIG_FILE
-from artgan.data.decode import find_pictures
+from artgan.data.decode import find_images
 from artgan.data.folder import load_pack
 from artgan.data.pack import FEWEST_PAINTINGS, Cut
 from artgan.errors import UserError, plain_errors
@@ -381,7 +381,7 @@ def train(study: Study, recipe: Recipe, *arguments: str) -> None:
 
 def link(study: Study) -> None:
     """Links the paintings, checks and packs them."""
-    names, _ = find_pictures(study.paintings)
+    names, _ = find_images(study.paintings)
     root = study.output / "paintings"
     with atomic_folder(root) as folder:
         if folder is not None:  # not linked yet

@@ -387,7 +387,7 @@ def test_mistakes_get_one_clear_line(
     [
         ({"root": "nowhere"}, "dataset.root: there is no folder"),
         ({"holdout": 0.9}, "dataset.holdout: these are the paintings of the run, which held 0.5"),
-        ({"artist": "x"}, "dataset.artist: means nothing to source folder"),
+        ({"artist": "x"}, "dataset.artist: only applies to dataset.source=huggingface"),
     ],
 )
 def test_a_dataset_that_cannot_be_measured_against_is_refused(

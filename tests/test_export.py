@@ -89,7 +89,7 @@ def test_without_out_the_file_lies_beside_the_checkpoint(tmp_path: Path) -> None
 def test_a_mistake_leaves_no_file(folder: Path, exported: Path, tmp_path: Path) -> None:
     before = exported.read_bytes()
     for ckpt, out, message in (
-        (None, None, "ckpt: which run shall be exported"),
+        (None, None, "ckpt: no run given"),
         (str(folder), str(tmp_path / "mine.ckpt"), r"out: .* must end in \.safetensors"),
         (str(tmp_path / "nowhere"), str(exported), "no such run folder"),
         (str(folder), "/dev/null/mine.safetensors", "cannot be written"),

@@ -365,7 +365,7 @@ def test_parts_that_do_not_fit_together_are_refused(settings: Settings, folder: 
 
 
 def test_sampling_needs_a_checkpoint_and_a_device_that_is_there(settings: Settings) -> None:
-    with pytest.raises(UserError, match="ckpt: which run"):
+    with pytest.raises(UserError, match="ckpt: no run given"):
         sample(settings(ckpt=None))
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match="there is no cuda"):

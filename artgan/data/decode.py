@@ -35,7 +35,7 @@ class UnusableImage(Exception):
     """A file that cannot be used; its text is the reason, for a person."""
 
 
-class Picture(NamedTuple):
+class Decoded(NamedTuple):
     """A decoded file.
 
     Attributes:
@@ -52,7 +52,7 @@ class Picture(NamedTuple):
     mode: str
 
 
-def find_pictures(root: Path) -> tuple[list[str], dict[str, int]]:
+def find_images(root: Path) -> tuple[list[str], dict[str, int]]:
     """Lists the image files below `root`, and counts the others.
 
     Hidden files and folders, `__MACOSX` copies and linked folders are skipped. A folder that cannot
@@ -92,7 +92,7 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def decode(content: bytes) -> Picture:
+def decode(content: bytes) -> Decoded:
     """Decodes the bytes of an image file, upright, as sRGB; transparent parts become white.
 
     Raises:
@@ -105,7 +105,7 @@ def decode(content: bytes) -> Picture:
         rgb = on_white(to_rgb(ImageOps.exif_transpose(_reduced(image))))
     turned = (rgb.width < rgb.height) != (size[0] < size[1])
     width, height = reversed(size) if turned else size
-    return Picture(rgb, width, height, file_format, mode)
+    return Decoded(rgb, width, height, file_format, mode)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from artgan.cache import new_cache
 from artgan.data.crop import Strip, cut
-from artgan.data.decode import find_pictures
+from artgan.data.decode import find_images
 from artgan.data.inspection import (
     Checkup,
     Facts,
@@ -141,7 +141,7 @@ def _opened(root: Path, option: str) -> Iterator[_Folder]:
         raise UserError(f"{option}: {root} cannot be read ({error.strerror}).") from error
     if not is_folder:
         raise UserError(f"{option}: there is no folder {root}. Give the folder of your paintings.")
-    names, others = find_pictures(root)
+    names, others = find_images(root)
     if not names:
         raise UserError(
             f"{root}: no images in this folder or below it. artgan reads JPEG, PNG, WebP, TIFF, "

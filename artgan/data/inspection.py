@@ -159,27 +159,27 @@ def inspect_file(path: Path, name: str) -> tuple[Facts, Image.Image | None, Box 
         return Facts(name, -1, 0, "", f"cannot be read: {reason}"), None, None
     known = (name, len(content), mtime_ns, hashlib.sha256(content).hexdigest())
     try:
-        picture = decode(content)
-        small = picture.image.resize((32, 32), Image.Resampling.BOX)
+        decoded = decode(content)
+        small = decoded.image.resize((32, 32), Image.Resampling.BOX)
         pixels = np.asarray(small, np.float64).reshape(-1, 3)
         red, green, blue = (round(level) for level in pixels.mean(0))
         if pixels.std(0).max() < ONE_COLOR:
             raise UnusableImage(f"only one colour, #{red:02x}{green:02x}{blue:02x}")
     except UnusableImage as error:
         return Facts(*known, reason=str(error)), None, None
-    frame = find_frame(picture.image)
-    scale = picture.width / picture.image.width
+    frame = find_frame(decoded.image)
+    scale = decoded.width / decoded.image.width
     facts = Facts(
         *known,
-        format=picture.format,
-        mode=picture.mode,
-        width=picture.width,
-        height=picture.height,
+        format=decoded.format,
+        mode=decoded.mode,
+        width=decoded.width,
+        height=decoded.height,
         fingerprint=duplicates.fingerprint(small),
         color=(red, green, blue),
         frame=tuple(round(side * scale) for side in frame) if frame else None,  # type: ignore[arg-type]
     )
-    return facts, picture.image, frame
+    return facts, decoded.image, frame
 
 
 def _read(path: Path) -> tuple[bytes, int]:

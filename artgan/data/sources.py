@@ -26,13 +26,13 @@ IDENTITY: dict[str, tuple[str, ...]] = {
     "archives": ("archives", "only"),
     "huggingface": ("repo", "split", "column", "label", *hub.FILTERS),
 }
-# Its other options. No option of one source means anything to another.
+# Its other options. No option of one source applies to another.
 ALSO = {"archives": ("address", "insecure"), "huggingface": ("streaming",)}
 ORIGIN = "source.json"
 
 
 def settle(dataset: DatasetConfig) -> None:
-    """Makes the root an absolute path, and refuses options that mean nothing to the source.
+    """Makes the root an absolute path, and refuses options that only apply to another source.
 
     Raises:
         UserError: naming the option.
@@ -41,7 +41,8 @@ def settle(dataset: DatasetConfig) -> None:
         for key in (*keys, *ALSO.get(source, ())):
             if source != dataset.source and getattr(dataset, key):
                 raise UserError(
-                    f"dataset.{key}: means nothing to source {dataset.source}, only to {source}."
+                    f"dataset.{key}: only applies to dataset.source={source}, not to "
+                    f"{dataset.source}."
                 )
     if dataset.source == "folder" and dataset.root is None:
         raise UserError("dataset.root: a value is needed. Add dataset.root=PATH")

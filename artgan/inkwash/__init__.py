@@ -1,6 +1,6 @@
 """Chinese ink-wash landscapes, painted procedurally: the data set that is always available.
 
-A picture is built up as a painter would: sky, far ranges, nearer mountains with mist at their
+A landscape is built up as a painter would: sky, far ranges, nearer mountains with mist at their
 feet, water, trees, a boat, the seal. To follow one from its number to its pixels, start with
 `compositions.paint`; its motifs are in `land` and `things`, how paint reaches the paper in `brush`,
 randomness and texture in `noise`.

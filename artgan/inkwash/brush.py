@@ -1,4 +1,4 @@
-"""The sheet of paper, the brush that sets ink on it, and the light that shows the picture."""
+"""The sheet of paper, the brush that sets ink on it, and the light that shows the painting."""
 
 from typing import Final
 
@@ -146,11 +146,11 @@ def mount(sheet: Sheet) -> NDArray[np.uint8]:
     age = sheet.between(0, 1)
     colours = [sheet.pick(PALETTES[pigment]) for pigment in (INK, COOL, WARM)]
     films = np.minimum(sheet.pigment * (1 + 0.24 * (sheet.grain - 0.5)), 1)
-    picture = np.empty((SIZE, SIZE, 3), np.uint8)
+    image = np.empty((SIZE, SIZE, 3), np.uint8)
     for channel, (new, old) in enumerate(zip(NEW_PAPER, OLD_PAPER, strict=True)):
         # Age, worn edges and stains take more of the blue than of the red.
         light = new + (old - new) * age - edge * (6 + 3 * channel) - stain * (1 + 2 * channel)
         for film, colour in zip(films, colours, strict=True):
             light = light * (1 - film * (1 - colour[channel] / 255))
-        picture[..., channel] = np.clip(np.floor(light) + silk, 0, 255)
-    return picture
+        image[..., channel] = np.clip(np.floor(light) + silk, 0, 255)
+    return image

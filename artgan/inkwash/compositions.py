@@ -1,4 +1,4 @@
-"""The painting of a whole set, and of one picture from its number; the seven compositions."""
+"""Paints a whole set, or one painting from its number; the seven compositions."""
 
 from collections.abc import Callable
 from functools import partial
@@ -27,18 +27,18 @@ def generate(
 
     Args:
         folder: where to write the files.
-        count: number of pictures.
+        count: number of paintings.
         seed: names the set.
-        progress: called with the number of pictures done, as they are finished.
+        progress: called with the number of paintings done, as they are finished.
 
     Raises:
-        UserError: the process that paints a picture was killed repeatedly.
+        UserError: the process that paints one was killed repeatedly.
     """
     painted = map_in_processes(partial(_paint_file, folder, seed), list(range(count)))
     for index, file in enumerate(painted):
         if file is None:
             raise UserError(
-                f"picture {index}: the process that paints it was killed repeatedly. Free some "
+                f"painting {index}: the process that paints it was killed repeatedly. Free some "
                 "memory and start again."
             )
         if progress is not None:
@@ -57,7 +57,7 @@ def paint(seed: int, index: int) -> NDArray[np.uint8]:
 
     Args:
         seed: names the set, ≥ 0.
-        index: the picture's number in the set, ≥ 0.
+        index: the painting's number in the set, ≥ 0.
 
     Returns:
         [256, 256, 3] uint8 RGB, the same bits on every machine.

@@ -7,7 +7,7 @@ from typing import Any, Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-SIZE: Final = 256  #: pixels along either side of a picture
+SIZE: Final = 256  #: pixels along either side of a painting
 TILE: Final = 512  #: side of the periodic textures
 
 T = TypeVar("T")
@@ -69,7 +69,7 @@ class Dice:
 
 @cache
 def lines(cells: int) -> Array:
-    """64 smooth random lines, [64, 512] in [-1, 1], with `cells` knots to a picture's width."""
+    """64 smooth random lines, [64, 512] in [-1, 1], with `cells` knots to a painting's width."""
     knots = cells * TILE // SIZE
     return spline(Dice(cells).scatter(64 * knots, -1, 1).reshape(64, knots), TILE)
 

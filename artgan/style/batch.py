@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
-from artgan.data.decode import find_pictures, on_white, to_rgb
+from artgan.data.decode import find_images, on_white, to_rgb
 from artgan.errors import UserError
 from artgan.images import save_png, tile
 from artgan.options import StylizeConfig
@@ -108,7 +108,7 @@ def _contents(config: StylizeConfig) -> tuple[list[str], bool]:
     contents = listed("content", config.content)
     several = config.gallery or isinstance(config.content, list)
     if len(contents) == 1 and (folder := Path(contents[0]).expanduser()).is_dir():
-        contents = [str(folder / name) for name in find_pictures(folder)[0]]
+        contents = [str(folder / name) for name in find_images(folder)[0]]
         if not contents:
             raise UserError(f"content: there are no images in {folder}.")
         several = True

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from artgan.cache import read_cache, write_cache
 from artgan.checkpoint import EXPORTED, find_checkpoint
-from artgan.data.decode import UnusableImage, find_pictures, on_white, to_rgb
+from artgan.data.decode import UnusableImage, find_images, on_white, to_rgb
 from artgan.errors import UserError, printable
 from artgan.files import user_cache
 from artgan.style.photo import Source, decode_upright, read_image, to_grey
@@ -187,7 +187,7 @@ def _folder(name: str, folder: Path) -> Style:
     runs = sorted(checkpoint.parent for checkpoint in folder.glob(f"*/*{CHECKPOINTS[0]}"))
     if runs:
         raise UserError(f"style: {folder} is a folder of runs. Name one of them, such as {runs[0]}")
-    names = find_pictures(folder)[0]
+    names = find_images(folder)[0]
     if not names:
         raise UserError(
             f"style: there are no images in {folder}. Name an image, or a folder of some."

@@ -52,7 +52,7 @@ class Run:
 
 @contextmanager
 def prepare(config: TrainConfig, command: Command) -> Iterator[Run]:
-    """Prepares what one `train.py` command asks for, before torch and Lightning are imported.
+    """Prepares what one `artgan train` asks for, before torch and Lightning are imported.
 
     Yields:
         The run, new or resumed. No other process can train in its folder until the block ends.

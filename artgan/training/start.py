@@ -9,7 +9,7 @@ from artgan.training.run_folder import prepare
 
 
 def train(config: TrainConfig, command: Command) -> tuple[Path, bool]:
-    """Does what one `train.py` command asks for.
+    """Does what one `artgan train` asks for.
 
     Returns:
         The folder of the run, and whether its budget is used up.

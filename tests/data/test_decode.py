@@ -10,8 +10,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from artgan import inkwash
-from artgan.data import decode as scan
-from artgan.data.decode import DECODED_SIDE, UnusableImage, decode, find_pictures
+from artgan.data.decode import DECODED_SIDE, UnusableImage, decode, find_images, opened
 
 pillow_heif.register_heif_opener()
 FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "HEIF", "PPM", "TGA", "JPEG2000"]
@@ -32,7 +31,7 @@ def test_images_are_found_at_any_depth_in_a_fixed_order(tmp_path: Path) -> None:
     for name in [*names, "__MACOSX/b.png", "a/readme"]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    found, others = find_pictures(tmp_path)
+    found, others = find_images(tmp_path)
     assert found == ["a/deep/er/山水.webp", "a/z.JPG", "b.png"]
     assert others == {".txt": 1, "": 1}
 
@@ -40,7 +39,7 @@ def test_images_are_found_at_any_depth_in_a_fixed_order(tmp_path: Path) -> None:
 def test_a_linked_folder_is_counted_but_not_followed(tmp_path: Path) -> None:
     (tmp_path / "one.png").touch()
     (tmp_path / "loop").symlink_to(tmp_path)
-    assert find_pictures(tmp_path) == (["one.png"], {"linked folder": 1})
+    assert find_images(tmp_path) == (["one.png"], {"linked folder": 1})
 
 
 def test_a_folder_that_may_not_be_searched_is_listed(
@@ -56,40 +55,40 @@ def test_a_folder_that_may_not_be_searched_is_listed(
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    assert find_pictures(tmp_path)[0] == ["closed"]
+    assert find_images(tmp_path)[0] == ["closed"]
 
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_every_format_is_read(format: str) -> None:
-    picture = decode(encoded(painting(), format))
-    difference = np.abs(np.asarray(picture.image, int) - np.asarray(painting(), int))
+    decoded = decode(encoded(painting(), format))
+    difference = np.abs(np.asarray(decoded.image, int) - np.asarray(painting(), int))
     assert difference.mean() < 12
-    assert (picture.width, picture.height) == painting().size
-    assert picture.format == format
+    assert (decoded.width, decoded.height) == painting().size
+    assert decoded.format == format
 
 
 def test_exif_orientation_is_applied() -> None:
     image = Image.new("RGB", (40, 20), "white")
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by 90°
-    picture = decode(encoded(image, "JPEG", exif=exif))
-    assert picture.image.size == (picture.width, picture.height) == (20, 40)
+    decoded = decode(encoded(image, "JPEG", exif=exif))
+    assert decoded.image.size == (decoded.width, decoded.height) == (20, 40)
 
 
 def test_a_large_jpeg_is_reduced_while_decoding_and_described_by_its_true_size() -> None:
     large = painting().resize((4096, 2048))
-    picture = decode(encoded(large, "JPEG"))
-    assert picture.image.size == (2 * DECODED_SIDE, DECODED_SIDE)
-    assert (picture.width, picture.height) == (4096, 2048)
+    decoded = decode(encoded(large, "JPEG"))
+    assert decoded.image.size == (2 * DECODED_SIDE, DECODED_SIDE)
+    assert (decoded.width, decoded.height) == (4096, 2048)
 
 
 def test_a_large_image_of_any_format_is_reduced_upright(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scan, "DECODED_SIDE", 64)
+    monkeypatch.setattr("artgan.data.decode.DECODED_SIDE", 64)
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by 90°
-    picture = decode(encoded(painting().resize((400, 200)), "PNG", exif=exif))
-    assert (picture.width, picture.height) == (200, 400)
-    assert picture.image.size == (67, 134)
+    decoded = decode(encoded(painting().resize((400, 200)), "PNG", exif=exif))
+    assert (decoded.width, decoded.height) == (200, 400)
+    assert decoded.image.size == (67, 134)
 
 
 def test_a_palette_with_more_transparencies_than_colours_is_decoded() -> None:
@@ -105,8 +104,8 @@ def test_a_palette_with_more_transparencies_than_colours_is_decoded() -> None:
 def test_float_images_are_scaled(white: float, expected: int) -> None:
     levels = np.full((20, 20), white / 2, np.float32)
     levels[0, 0], levels[0, 1] = white, np.nan
-    picture = decode(encoded(Image.fromarray(levels), "TIFF"))
-    assert picture.image.getpixel((9, 9)) == (expected, expected, expected)
+    decoded = decode(encoded(Image.fromarray(levels), "TIFF"))
+    assert decoded.image.getpixel((9, 9)) == (expected, expected, expected)
 
 
 def test_transparent_parts_become_white() -> None:
@@ -117,8 +116,8 @@ def test_transparent_parts_become_white() -> None:
 @pytest.mark.parametrize("mode", ["L", "P", "CMYK", "LA", "1"])
 def test_other_modes_become_rgb(mode: str) -> None:
     image = Image.new("RGB", (20, 20), (128, 128, 128)).convert(mode)
-    picture = decode(encoded(image, "TIFF"))
-    assert (picture.image.mode, picture.mode) == ("RGB", mode)
+    decoded = decode(encoded(image, "TIFF"))
+    assert (decoded.image.mode, decoded.mode) == ("RGB", mode)
 
 
 def test_cmyk_jpeg_keeps_its_colours() -> None:
@@ -143,8 +142,8 @@ def test_colours_are_converted_from_the_profile_in_the_file() -> None:
     swapped = profile.replace(b"rXYZ", b"tmp!").replace(b"gXYZ", b"rXYZ").replace(b"tmp!", b"gXYZ")
     swapped = swapped.replace("sRGB".encode("utf-16-be"), "sGRB".encode("utf-16-be"))
     image = Image.new("RGB", (20, 20), (255, 0, 0))
-    picture = decode(encoded(image, icc_profile=swapped))
-    assert picture.image.getpixel((0, 0)) == pytest.approx((0, 255, 0), abs=2)
+    decoded = decode(encoded(image, icc_profile=swapped))
+    assert decoded.image.getpixel((0, 0)) == pytest.approx((0, 255, 0), abs=2)
 
 
 def test_an_invalid_profile_is_ignored() -> None:
@@ -180,7 +179,7 @@ def test_a_decompression_bomb_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_an_image_too_large_for_the_memory_is_not_called_damaged() -> None:
     told = pytest.raises(UnusableImage, match="too large for this machine's memory")
-    with told, scan.opened(encoded(painting())):
+    with told, opened(encoded(painting())):
         bytearray(1 << 60)
 
 
@@ -234,12 +233,12 @@ def survive(seed: int, count: int) -> None:
         whole = painting(number % 8).resize((120, 120))
         content = mutated(encoded(whole, FORMATS[number % len(FORMATS)]), chance)
         try:
-            picture = decode(content)
+            decoded = decode(content)
         except UnusableImage as refused:
             assert str(refused)
         else:
-            assert picture.image.mode == "RGB"
-            assert not half_is_lost(picture.image, whole), (number, content[:16])
+            assert decoded.image.mode == "RGB"
+            assert not half_is_lost(decoded.image, whole), (number, content[:16])
 
 
 @pytest.mark.slow

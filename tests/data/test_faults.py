@@ -22,7 +22,7 @@ import pytest
 from PIL import Image
 
 from artgan.data import inspection
-from artgan.data.decode import FORMATS, Picture, decode
+from artgan.data.decode import FORMATS, Decoded, decode
 from artgan.data.folder import load_pack
 from artgan.data.inspection import Facts, inspect_file, read_record
 from artgan.data.pack import Cut, Pack, is_whole
@@ -151,7 +151,7 @@ def test_files_that_vanish_or_change_during_packing_are_named_and_skipped(
     files = sorted(root.rglob("*.jpg"))
     gone, torn, other = files[-3:]
 
-    def meddling(content: bytes) -> Picture:
+    def meddling(content: bytes) -> Decoded:
         if gone.exists():
             gone.unlink()
             torn.write_bytes(torn.read_bytes()[:900])

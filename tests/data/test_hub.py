@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from artgan.data import hub
-from artgan.data.decode import find_pictures
+from artgan.data.decode import find_images
 from artgan.errors import UserError
 from artgan.options import DatasetConfig
 
@@ -88,7 +88,7 @@ def export(tmp_path: Path) -> Callable[..., dict[str, bytes]]:
         root.mkdir()
         count = hub.export(wanted(**keys), root)
         files = [path for path in root.rglob("*") if path.is_file()]
-        assert len(find_pictures(root)[0]) == len(files) == count
+        assert len(find_images(root)[0]) == len(files) == count
         return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
 
     return export

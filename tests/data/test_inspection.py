@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from artgan.data import folder, inspection
-from artgan.data.decode import Picture, decode, find_pictures
+from artgan.data.decode import Decoded, decode, find_images
 from artgan.data.folder import check_folder
 from artgan.data.inspection import Checkup, inspect_file, read_record
 from artgan.errors import UserError
@@ -66,7 +66,7 @@ def many(root: Path) -> Path:
 
 
 def test_several_processes_find_what_one_finds_in_the_same_order(many: Path) -> None:
-    names, _ = find_pictures(many)
+    names, _ = find_images(many)
     alone = [inspect_file(many / name, name)[0] for name in names]
     assert check(many).facts == alone
 
@@ -74,7 +74,7 @@ def test_several_processes_find_what_one_finds_in_the_same_order(many: Path) -> 
 def test_a_file_whose_process_is_killed_is_named_and_not_tried_again(
     many: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names, _ = find_pictures(many)
+    names, _ = find_images(many)
     fatal = names[70]
 
     def killed(function: Callable[[str], object], names: list[str]) -> Iterator[object]:
@@ -97,7 +97,7 @@ def test_a_change_while_a_file_is_read_is_noticed_the_next_time(
     first, second = (root / facts.file for facts in check(root).facts[:2])
     shutil.copy(second, first)
 
-    def overtaken(content: bytes) -> Picture:
+    def overtaken(content: bytes) -> Decoded:
         if content == first.read_bytes() != second.read_bytes():
             first.write_bytes(second.read_bytes()[:500].ljust(len(content), b"y"))
         return decode(content)

@@ -155,7 +155,7 @@ def test_of_sets_with_photos_only_the_paintings_are_used(
 )
 def test_options_of_another_source_are_refused(configure: Configure, key: str, value: str) -> None:
     config = configure(**{f"dataset__{key}": value}).dataset
-    with pytest.raises(UserError, match=f"dataset.{key}: means nothing to source folder"):
+    with pytest.raises(UserError, match=f"dataset.{key}: only applies to .*, not to folder"):
         settle(config)
 
 

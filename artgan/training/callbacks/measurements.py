@@ -33,9 +33,9 @@ from artgan.training.state import RunState
 class Measurements(pl.Callback):
     """Measures the averaged generator every few images and when the budget is used up.
 
-    The scores are those that `evaluate.py` gives. They go to TensorBoard and to `evaluated/` in the
-    run's folder; the state with the lowest monitored metric is kept as `best.ckpt`. Training is not
-    affected, and its clock stands still meanwhile. A run that is to end does not wait for a
+    The scores are those that `artgan evaluate` gives. They go to TensorBoard and to `evaluated/` in
+    the run's folder; the state with the lowest monitored metric is kept as `best.ckpt`. Training is
+    not affected, and its clock stands still meanwhile. A run that is to end does not wait for a
     measurement; it is caught up on when the run is resumed.
 
     Attributes:
