@@ -19,13 +19,14 @@ import urllib3
 from tqdm import tqdm
 
 from artgan.errors import UserError
-from artgan.files import byte_bar, cannot_write, hold
+from artgan.files import byte_bar, cannot_write, hold, sha256
 
 ATTEMPTS = 5  # connections in a row that bring nothing new before it gives up
 BACKOFF = 0.5  # seconds after a broken connection, doubled with each that brought nothing new
 TIMEOUT = (10.0, 30.0)  # seconds to connect, and of silence afterwards
 BLOCK = 2**18  # bytes
 GIGABYTE = 10**9
+LARGEST_WEIGHTS = 1  # gigabytes
 PASSING = {408, 425, 429, 500, 502, 503, 504}  # HTTP statuses that may pass
 
 
@@ -43,6 +44,54 @@ class Download:
     otherwise: str  # if it is not available: what follows "Download it elsewhere and"
     largest: float  # gigabytes
     insecure: bool = False  # whether http:// is allowed
+
+
+@dataclass(frozen=True)
+class Published:
+    """A file of weights as its authors published it."""
+
+    name: str
+    url: str
+    sha256: str  # 64 hexadecimal digits, or as many of the first as are published
+    patterns: tuple[str, ...] = ()  # other names in a folder, such as `squeezenet1_0*.pth`
+
+    def download(self, advice: str) -> Path:
+        """The file in torch's hub folder, downloaded first if it is not there.
+
+        Args:
+            advice: what to do if it is not available, after "Download it elsewhere and".
+
+        Raises:
+            UserError: it cannot be downloaded or written, or is not the published file.
+        """
+        import torch  # not for archives of paintings, which are fetched before it is loaded
+
+        path = Path(torch.hub.get_dir()) / "checkpoints" / self.name
+        fetch(Download(self.url, path, self._verify, advice, LARGEST_WEIGHTS))
+        return path
+
+    def find(self, folder: Path) -> Path:
+        """The file in a folder or below it, by its published name or another it is known by.
+
+        Raises:
+            UserError: there is no such folder, or no such file in it.
+        """
+        if not folder.is_dir():
+            raise UserError(f"weights_dir: there is no folder {folder}.")
+        for pattern in (self.name, *self.patterns):
+            for path in sorted(folder.rglob(pattern)):
+                if path.is_file():
+                    return path
+        raise UserError(
+            f"weights_dir: there is no file {' or '.join((self.name, *self.patterns))} in {folder} "
+            "or below it. Put it there, or leave weights_dir out to download it."
+        )
+
+    def _verify(self, path: Path) -> str:
+        digest = sha256(path)
+        if not digest.startswith(self.sha256):
+            raise WrongFile(f"its SHA-256 is {digest:.8}…, expected {self.sha256:.8}…")
+        return digest
 
 
 def fetch(download: Download) -> str:
@@ -189,3 +238,12 @@ def _hint(file: Path) -> str:
 
 def _size(file: Path) -> int:
     return file.stat().st_size if file.exists() else 0
+
+
+# Used for features and for style.
+SQUEEZENET = Published(
+    "squeezenet1_0-b66bff10.pth",
+    "https://download.pytorch.org/models/squeezenet1_0-b66bff10.pth",
+    "b66bff10",
+    ("squeezenet1_0*.pth",),
+)

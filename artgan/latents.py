@@ -17,9 +17,10 @@ from tqdm import tqdm
 from artgan.cache import new_cache, read_cache, write_cache
 from artgan.data.pack import FEATURES, Pack
 from artgan.device import Network, on_device
+from artgan.download import Published
 from artgan.errors import UserError
 from artgan.networks.taef2 import SCALE, Encoder, ToImages, fast
-from artgan.weights import Published, read_weights
+from artgan.weights import read_weights
 
 ADDRESS = (
     "https://raw.githubusercontent.com/madebyollin/taesd/5cccb12dc72074a4be35680c3b108548a7c69978/"

@@ -1,7 +1,6 @@
-"""Weights of published networks: found in a folder or downloaded, and read as tensors only."""
+"""Weights of published networks, read as tensors only."""
 
 import pickle
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -9,59 +8,6 @@ from torch import Tensor
 
 from artgan.errors import UserError
 from artgan.files import sha256
-
-LARGEST = 1  # gigabytes in a file of weights, at most
-
-
-@dataclass(frozen=True)
-class Published:
-    """A file of weights as its authors published it."""
-
-    name: str
-    url: str
-    sha256: str  # 64 hexadecimal digits, or as many of the first as are published
-    patterns: tuple[str, ...] = ()  # other names in a folder, such as `squeezenet1_0*.pth`
-
-    def download(self, advice: str) -> Path:
-        """The file in torch's hub folder, downloaded first if it is not there.
-
-        Args:
-            advice: what to do if it is not available, after "Download it elsewhere and".
-
-        Raises:
-            UserError: it cannot be downloaded or written, or is not the published file.
-        """
-        # Imported only here: it is slow, and the file is mostly there.
-        from artgan.download import Download, fetch
-
-        path = Path(torch.hub.get_dir()) / "checkpoints" / self.name
-        fetch(Download(self.url, path, self._verify, advice, LARGEST))
-        return path
-
-    def find(self, folder: Path) -> Path:
-        """The file in a folder or below it, by its published name or another it is known by.
-
-        Raises:
-            UserError: there is no such folder, or no such file in it.
-        """
-        if not folder.is_dir():
-            raise UserError(f"weights_dir: there is no folder {folder}.")
-        for pattern in (self.name, *self.patterns):
-            for path in sorted(folder.rglob(pattern)):
-                if path.is_file():
-                    return path
-        raise UserError(
-            f"weights_dir: there is no file {' or '.join((self.name, *self.patterns))} in {folder} "
-            "or below it. Put it there, or leave weights_dir out to download it."
-        )
-
-    def _verify(self, path: Path) -> str:
-        from artgan.download import WrongFile
-
-        digest = sha256(path)
-        if not digest.startswith(self.sha256):
-            raise WrongFile(f"its SHA-256 is {digest:.8}…, expected {self.sha256:.8}…")
-        return digest
 
 
 def read_weights(path: Path, advice: str) -> tuple[dict[str, Tensor], str]:
@@ -89,12 +35,3 @@ def read_weights(path: Path, advice: str) -> tuple[dict[str, Tensor], str]:
     ):
         raise UserError(f"{path}: holds more than a state dict. {advice}.")
     return dict(state), digest
-
-
-# Used for features and for style.
-SQUEEZENET = Published(
-    "squeezenet1_0-b66bff10.pth",
-    "https://download.pytorch.org/models/squeezenet1_0-b66bff10.pth",
-    "b66bff10",
-    ("squeezenet1_0*.pth",),
-)

@@ -13,10 +13,9 @@ from tests.helpers import ROOT
 # From the ground up. A part is a module of artgan, or a package with all its modules.
 FLOORS = [
     ["errors", "memory", "networks", "options", "version"],
-    ["files"],
-    ["cache", "config", "device", "download", "images", "sweep", "workers"],
-    ["checkpoint", "events", "help", "inkwash", "weights"],
-    ["data", "metrics", "painter"],
+    ["device", "files", "workers"],
+    ["cache", "checkpoint", "config", "download", "images", "inkwash", "sweep", "weights"],
+    ["data", "events", "help", "metrics", "painter"],
     ["comparison", "export", "latents", "measuring", "sampling", "style"],
     ["evaluation", "training"],
     ["__init__", "cli"],

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from artgan.download import Published
 from artgan.errors import UserError
-from artgan.weights import Published, read_weights
+from artgan.weights import read_weights
 from tests.helpers import Hostile
 
 Web = tuple[Path, str]  # a folder, and the address where it is served

@@ -18,8 +18,9 @@ from torchvision.transforms.functional import normalize
 from tqdm import tqdm
 
 from artgan.device import on_device
+from artgan.download import SQUEEZENET, Published
 from artgan.errors import UserError
-from artgan.weights import SQUEEZENET, Published, read_weights
+from artgan.weights import read_weights
 
 BATCH = 32  # images in the network at once
 # Makes |features|² / D about 1 for paintings, where all powers of KID's cubic kernel count.

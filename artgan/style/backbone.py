@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from artgan.download import SQUEEZENET, Published
 from artgan.errors import UserError, not_among
-from artgan.weights import SQUEEZENET, Published, read_weights
+from artgan.weights import read_weights
 
 # Of RGB in [0, 1].
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

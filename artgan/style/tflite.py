@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from artgan.cache import read_cache, write_cache
+from artgan.download import Published
 from artgan.errors import UserError, printable
 from artgan.files import sha256, user_cache
-from artgan.weights import Published
 
 ADDRESS = (
     "https://storage.googleapis.com/download.tensorflow.org/models/tflite/task_library/"

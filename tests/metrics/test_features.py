@@ -13,10 +13,10 @@ from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 from torchvision.models import SqueezeNet1_0_Weights, squeezenet1_0
 from torchvision.transforms.v2 import Compose, Normalize, Resize, ToDtype
 
+from artgan.download import SQUEEZENET, Published
 from artgan.errors import UserError
 from artgan.metrics import features
 from artgan.metrics.features import load_features
-from artgan.weights import SQUEEZENET, Published
 from tests.helpers import ROOT, Hostile, serving
 
 SHARED = ROOT.parent / "shared"

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from artgan.checkpoint import load_checkpoint
 from artgan.config import compose
+from artgan.download import Published
 from artgan.errors import UserError
 from artgan.evaluation import evaluate
 from artgan.measuring import Reference
@@ -23,7 +24,6 @@ from artgan.options import TrainConfig
 from artgan.training.callbacks import measurements
 from artgan.training.callbacks.curves import TAGS
 from artgan.training.state import Clock
-from artgan.weights import Published
 from tests.helpers import assert_same_state, evaluation_of
 
 Run = Callable[..., Path]
