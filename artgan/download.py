@@ -12,14 +12,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from http.client import responses
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import requests
-import urllib3
 from tqdm import tqdm
 
 from artgan.errors import UserError
 from artgan.files import byte_bar, cannot_write, hold, sha256
+
+if TYPE_CHECKING:  # it is slow to import, and most files are there already
+    import requests
 
 ATTEMPTS = 5  # connections in a row that bring nothing new before it gives up
 BACKOFF = 0.5  # seconds after a broken connection, doubled with each that brought nothing new
@@ -145,15 +146,21 @@ def _fetch(download: Download) -> str:
 
 def _transfer(download: Download, part: Path) -> None:
     """Downloads what the part lacks, over as many connections as it takes."""
+    import requests
+    import urllib3
+
     most, failures = _size(part), 0
     title = f"Downloading {download.file.name}"
     with byte_bar(title, initial=most) as bar, requests.Session() as session:
         if not download.insecure:
-            session.mount("http://", _Unencrypted())
+            session.mount("http://", _Unencrypted())  # type: ignore[arg-type]
         while True:
             try:
                 return _resume(download, part, session, bar)
-            except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            except (
+                *(_Refused, ConnectionResetError),
+                *(requests.RequestException, urllib3.exceptions.HTTPError),
+            ) as error:
                 reason, final = _explain(error, begun=most > 0)
             failures = 0 if _size(part) > most else failures + 1
             most = max(most, _size(part))
@@ -164,14 +171,14 @@ def _transfer(download: Download, part: Path) -> None:
             bar.set_postfix_str("")
 
 
-class _Refused(requests.RequestException, ValueError):
+class _Refused(ValueError):
     """What trying again would not change."""
 
 
-class _Unencrypted(requests.adapters.BaseAdapter):
-    """Refuses connections over http://, to which a redirect may lead, too."""
+class _Unencrypted:
+    """An adapter that refuses connections over http://, to which a redirect may lead, too."""
 
-    def send(self, request: requests.PreparedRequest, *_: Any, **__: Any) -> NoReturn:
+    def send(self, request: "requests.PreparedRequest", *_: Any, **__: Any) -> NoReturn:
         raise _Refused(f"{request.url} is not encrypted, so anyone on the way could change it")
 
     def close(self) -> None:
@@ -179,7 +186,7 @@ class _Unencrypted(requests.adapters.BaseAdapter):
 
 
 def _resume(
-    download: Download, part: Path, session: requests.Session, bar: "tqdm[NoReturn]"
+    download: Download, part: Path, session: "requests.Session", bar: "tqdm[NoReturn]"
 ) -> None:
     """One connection, from the end of the part to the end of the file."""
     size, largest = _size(part), download.largest * GIGABYTE
@@ -206,11 +213,13 @@ def _resume(
                 out.write(block)
                 bar.update(len(block))
     if bar.total and _size(part) < bar.total:
-        raise requests.ConnectionError("the server sent only a part")
+        raise ConnectionResetError("the server sent only a part")
 
 
 def _explain(error: Exception, begun: bool) -> tuple[str, bool]:
     """What went wrong, in plain words, and whether trying again is of no use."""
+    import requests
+
     if isinstance(error, requests.HTTPError):
         code = error.response.status_code
         return f"the server answers {code} {responses.get(code, '')}", code not in PASSING

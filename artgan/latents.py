@@ -7,6 +7,7 @@ numbers, so that a small network can paint a large image.
 import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -147,23 +148,25 @@ def _write(
     with tqdm(total=total, desc="Encoding", unit="img", leave=False, disable=None) as bar:
         for part, (start, mirrored) in zip(parts, jobs, strict=True):
             chosen = slice(start, start + PART)
-            bar.update(len(strips[chosen]))
-            if _read_part(part) is None:
-                squares = pack.squares(strips[chosen], places[chosen])
-                images = torch.from_numpy(squares).permute(0, 3, 1, 2)
-                rows = _encoded(encoder, images.flip(-1) if mirrored else images)
-                write_cache(part, {"rows": rows.numpy()})
-                pack.forget_read()
+            if _is_whole(part):
+                bar.update(len(strips[chosen]))
+                continue
+            squares = pack.squares(strips[chosen], places[chosen])
+            images = torch.from_numpy(squares).permute(0, 3, 1, 2)
+            rows = _encoded(encoder, images.flip(-1) if mirrored else images, bar)
+            write_cache(part, {"rows": rows.numpy()})
+            pack.forget_read()
     _join(path, parts)
     for part in parts:
         part.unlink()
 
 
-def _read_part(part: Path) -> NDArray[np.float16] | None:
+def _is_whole(part: Path) -> bool:
     try:
-        return read_cache(part).arrays["rows"]
-    except (OSError, ValueError, KeyError):
-        return None
+        read_cache(part)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _join(path: Path, parts: list[Path]) -> None:
@@ -185,7 +188,7 @@ def _join(path: Path, parts: list[Path]) -> None:
 
 
 @torch.inference_mode()
-def _encoded(encoder: Encoder, images: Tensor) -> Tensor:
+def _encoded(encoder: Encoder, images: Tensor, bar: "tqdm[NoReturn]") -> Tensor:
     """Latents of images uint8 [N, 3, H, W], as float16 rows [N · H/8, W/8, 32]."""
     device = next(encoder.parameters()).device
     latents = []
@@ -193,4 +196,5 @@ def _encoded(encoder: Encoder, images: Tensor) -> Tensor:
         batch = some.to(device).float().contiguous(memory_format=torch.channels_last) / 255
         with fast(device):
             latents.append(encoder(batch).permute(0, 2, 3, 1).half().cpu())
+        bar.update(len(some))
     return torch.cat(latents).flatten(0, 1)

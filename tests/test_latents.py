@@ -77,11 +77,11 @@ def test_an_interrupted_encoding_goes_on_where_it_stopped(
     calls: list[int] = []
     encode_some = latents._encoded
 
-    def interrupted(encoder: Encoder, images: torch.Tensor) -> torch.Tensor:
+    def interrupted(encoder: Encoder, images: torch.Tensor, bar: Any) -> torch.Tensor:
         calls.append(len(images))
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return encode_some(encoder, images)
+        return encode_some(encoder, images, bar)
 
     monkeypatch.setattr(latents, "_encoded", interrupted)
     with pytest.raises(KeyboardInterrupt):
