@@ -16,11 +16,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from artgan.cache import new_cache, read_cache, write_cache
-from artgan.data.pack import FEATURES, Pack
+from artgan.data.pack import FEATURES, Pack, is_whole
 from artgan.device import Network, on_device
 from artgan.download import Published
 from artgan.errors import UserError
-from artgan.networks.taef2 import SCALE, Encoder, ToImages, fast
+from artgan.networks.taef2 import CHANNELS, SCALE, Encoder, ToImages, fast
 from artgan.weights import read_weights
 
 ADDRESS = (
@@ -75,9 +75,7 @@ def encode(pack: Pack, flip: bool, weights_dir: str | None, device: str) -> Late
     which = hashlib.sha256(b"".join(map(bytes, (pack.starts, places)))).hexdigest()[:8]
     name = f"{pack.key}-{which}-taef2-{digest[:8]}-{VERSION}{'-mirrored' * flip}"
     path = pack.report.parent / FEATURES / f"{name}.cache"
-    try:
-        read_cache(path, mapped=True)
-    except (OSError, ValueError):
+    if not is_whole(path):
         encoder = _load(Encoder(), state, ENCODER)
         encoder = on_device(encoder.to(memory_format=torch.channels_last), device)
         _write(path, encoder, pack, strips, places, flip)
@@ -148,7 +146,7 @@ def _write(
     with tqdm(total=total, desc="Encoding", unit="img", leave=False, disable=None) as bar:
         for part, (start, mirrored) in zip(parts, jobs, strict=True):
             chosen = slice(start, start + PART)
-            if _is_whole(part):
+            if is_whole(part):
                 bar.update(len(strips[chosen]))
                 continue
             squares = pack.squares(strips[chosen], places[chosen])
@@ -161,26 +159,16 @@ def _write(
         part.unlink()
 
 
-def _is_whole(part: Path) -> bool:
-    try:
-        read_cache(part)
-    except (OSError, ValueError):
-        return False
-    return True
-
-
 def _join(path: Path, parts: list[Path]) -> None:
     """Writes all latents as one array, and the mean and deviation of their channels."""
-    count, total, squares = 0, np.zeros(32), np.zeros(32)
+    count, total, squares = 0, np.zeros(CHANNELS), np.zeros(CHANNELS)
     with new_cache(path) as writer:
         for part in parts:
             rows = read_cache(part).arrays["rows"]
-            exact = rows.reshape(-1, rows.shape[-1]).astype(np.float64)
-            count, total, squares = (
-                count + len(exact),
-                total + exact.sum(0),
-                squares + np.square(exact).sum(0),
-            )
+            exact = rows.reshape(-1, CHANNELS).astype(np.float64)
+            count += len(exact)
+            total += exact.sum(0)
+            squares += np.square(exact).sum(0)
             writer.append("rows", rows)
         mean = total / count
         for name, values in {"mean": mean, "std": np.sqrt(squares / count - mean**2)}.items():

@@ -18,8 +18,8 @@ from artgan.device import on_device, pick_device
 from artgan.errors import UserError, not_among
 from artgan.files import sha256
 from artgan.images import to_pil
-from artgan.networks import load_network, size
-from artgan.networks.taef2 import LatentPainter, ToImages
+from artgan.networks import load_network
+from artgan.networks.taef2 import LatentPainter, ToImages, painted_size
 
 MOST_IMAGES = 2**53  # that a checkpoint may claim to have seen
 
@@ -130,7 +130,7 @@ def _load_generator(
         inputs = model["latent_dim"] + classes
         # Older checkpoints know of no autoencoder.
         autoencoder = config.get("autoencoder", "none")
-        side, channels = size(config["resolution"], autoencoder)
+        side, channels = painted_size(config["resolution"], autoencoder)
         generator = network.Generator(side, inputs, model["width"], channels)
         if autoencoder != "none":
             generator = LatentPainter(generator, ToImages())

@@ -7,11 +7,6 @@ from typing import Any
 NETWORKS = {"dcgan": "artgan.networks.dcgan"}
 
 
-def size(resolution: int, autoencoder: str = "none") -> tuple[int, int]:
-    """Side and channels of what networks paint: pixels, or latents of an autoencoder."""
-    return (resolution, 3) if autoencoder == "none" else (resolution // 8, 32)
-
-
 def load_network(name: str) -> Any:
     """The module of a network, with the classes `Generator` and `Discriminator` of `dcgan`.
 

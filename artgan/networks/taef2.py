@@ -21,6 +21,11 @@ ORIGIN = {
 }
 
 
+def painted_size(resolution: int, autoencoder: str) -> tuple[int, int]:
+    """Side and channels of what a generator paints: pixels, or latents of an autoencoder."""
+    return (resolution, 3) if autoencoder == "none" else (resolution // SCALE, CHANNELS)
+
+
 class Encoder(nn.Sequential):
     """Images [N, 3, H, W] in [0, 1], sides multiples of 8, to latents [N, 32, H/8, W/8].
 
@@ -91,8 +96,8 @@ class ToImages(nn.Module):
 def fast(device: torch.device) -> torch.autocast:
     """The precision in which a device computes the autoencoder fastest.
 
-    On a CPU that is bfloat16 with AMX only: with AVX512-BF16 alone it took 1.6 times as long as
-    float32 (`benchmarks/NOTES.md`).
+    On a CPU that is bfloat16 with AMX only: with AVX512-BF16 alone it took 1.6 to 1.7 times as
+    long as float32 (`benchmarks/NOTES.md`).
     """
     enabled = device.type == "cuda" or bool(torch.cpu.get_capabilities().get("amx_bf16"))
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)

@@ -13,9 +13,9 @@ from torch.optim import Optimizer
 
 from artgan.checkpoint import FORMAT, KEY
 from artgan.errors import UserError
-from artgan.networks import load_network, size
+from artgan.networks import load_network
 from artgan.networks.ranks import average_over_ranks, mean_over_ranks
-from artgan.networks.taef2 import ORIGIN, LatentPainter, ToImages
+from artgan.networks.taef2 import ORIGIN, LatentPainter, ToImages, painted_size
 from artgan.options import TrainConfig
 from artgan.training.augment import adapted, augment
 from artgan.training.draws import Batch, draw
@@ -70,7 +70,7 @@ class GAN(pl.LightningModule):
         config, model = self.config, self.config.model
         network = load_network(model.network)
         inputs = model.latent_dim + len(self.classes)
-        side, channels = size(config.resolution, config.autoencoder)
+        side, channels = painted_size(config.resolution, config.autoencoder)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.generator = network.Generator(side, inputs, model.width, channels)

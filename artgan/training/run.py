@@ -61,9 +61,9 @@ def train(run: Run) -> bool:
         UserError: a device is not available, the dataset has changed since the run began, the run
             is finished, there is too little memory, or a loss is not finite.
     """
-    if run.config.autoencoder != "none":
-        _latents(run)
     with own_environment():
+        if run.config.autoencoder != "none" and run.config.trainer.processes > 1:
+            _latents(run)  # once, before the other ranks read them
         if launched():
             rendezvous().set(RUN, describe(run))  # to the ranks that `wait_for_run`
         elif run.config.trainer.processes > 1:
@@ -163,7 +163,7 @@ def _fit(run: Run, rollbacks: int) -> bool:
 
 
 def _latents(run: Run) -> Latents:
-    """The paintings as latents; the first rank encodes them before others are started."""
+    """The paintings as latents, encoded on the device to train on if they are not yet."""
     config = run.config
     device = {"gpu": "cuda"}.get(config.trainer.accelerator, config.trainer.accelerator)
     return encode(run.paintings, config.dataset.flip, config.weights_dir, pick_device(device))

@@ -146,7 +146,6 @@ def settle(config: TrainConfig) -> None:
         config.max_time = config.dataset.default_max_time
     _check_together(config)
     sources.settle(config.dataset)
-    config.weights_dir = config.weights_dir and absolute(config.weights_dir)
     if config.name is not None:
         if Path(config.name).name != config.name or config.name == "..":
             raise UserError(f"name: '{config.name}' must be the plain name of a folder in output=.")
@@ -155,6 +154,7 @@ def settle(config: TrainConfig) -> None:
 
 def _check_together(config: TrainConfig) -> None:
     check_model(config)
+    config.weights_dir = config.weights_dir and absolute(config.weights_dir)
     trainer = config.trainer
     if place := launched():
         trainer.devices, trainer.num_nodes = place.devices, place.num_nodes
@@ -270,6 +270,5 @@ def reopen(folder: Path, given: Mapping[str, Any]) -> TrainConfig:
     config = typed(TrainConfig, values)
     assert config.dataset.root is not None
     config.dataset.root = absolute(config.dataset.root)
-    config.weights_dir = config.weights_dir and absolute(config.weights_dir)
     _check_together(config)
     return config

@@ -178,8 +178,8 @@ def test_a_decompression_bomb_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_an_image_too_large_for_the_memory_is_not_called_damaged() -> None:
-    told = pytest.raises(UnusableImage, match="too large for this machine's memory")
-    with told, opened(encoded(painting())):
+    refused = pytest.raises(UnusableImage, match="too large for this machine's memory")
+    with refused, opened(encoded(painting())):
         bytearray(1 << 60)
 
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from artgan.networks.dcgan import Discriminator, Generator
 from artgan.networks.taef2 import Decoder, Encoder, ToImages
 from tests.helpers import ROOT
 
@@ -73,6 +74,13 @@ def test_it_has_the_published_number_of_parameters(
     network: type[nn.Module], parameters: int
 ) -> None:
     assert sum(weight.numel() for weight in network().parameters()) == parameters
+
+
+def test_networks_on_latents_are_as_small_as_the_recipe_says() -> None:
+    networks = Generator(32, 100, 64, 32), Discriminator(32, 64, "none", True, 0, 32)
+    counts = [f"{sum(w.numel() for w in network.parameters()):,}" for network in networks]
+    recipe = (ROOT / "configs" / "model" / "latent.yaml").read_text(encoding="utf-8")
+    assert f"{counts[0]} and {counts[1]} parameters at 256 px" in recipe
 
 
 def test_latents_are_normalised_and_images_in_the_range_of_a_generator() -> None:
