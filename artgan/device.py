@@ -21,11 +21,15 @@ def pick_device(device: str) -> str:
 
 
 def is_fast_at_bf16(device: str) -> bool:
-    """Whether a device, cpu, cuda or mps, computes faster in bfloat16 than in float32."""
+    """Whether a device, cpu, cuda or mps, computes faster in bfloat16 than in float32.
+
+    Intel's AVX512-BF16 alone is slower at it, AMD's is faster (`benchmarks/NOTES.md`).
+    """
     if device.startswith("cuda"):
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = torch.cpu.get_capabilities()
-    fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
+    is_intel = "Intel" in str(capabilities.get("cpu_name"))
+    fast = (capabilities.get("avx512_bf16") and not is_intel) or capabilities.get("amx_bf16")
     return device == "cpu" and bool(fast)
 
 

@@ -12,9 +12,12 @@ from tests.helpers import ROOT
 
 # From the ground up. A part is a module of artgan, or a package with all its modules.
 FLOORS = [
-    ["errors", "memory", "networks", "options", "version"],
+    ["errors", "memory", "options", "version"],
     ["device", "files", "workers"],
-    ["cache", "checkpoint", "config", "download", "images", "inkwash", "sweep", "weights"],
+    [
+        *("cache", "checkpoint", "config", "download"),
+        *("images", "inkwash", "networks", "sweep", "weights"),
+    ],
     ["data", "events", "help", "metrics", "painter"],
     ["comparison", "export", "latents", "measuring", "sampling", "style"],
     ["evaluation", "training"],

@@ -10,9 +10,14 @@ published state dicts.
 import torch
 from torch import Tensor, nn
 
+from artgan.device import is_fast_at_bf16
+
 CHANNELS = 32  # of the latents
 SCALE = 8  # pixels of an image along a side of one latent
 WIDTH = 64
+LOOKING_FAR = 6  # layers of the decoder up to the last that sees the whole image
+PART = 128  # latents along a side that the layers after these decode at once
+REACH = 9  # latents beside its own that a pixel depends on in those layers
 # Kept in every checkpoint and export, which hold the decoder.
 ORIGIN = {
     "name": "TAEF2",
@@ -88,19 +93,27 @@ class ToImages(nn.Module):
         return super().train(False)
 
     def forward(self, latents: Tensor) -> Tensor:
+        """A long image is decoded in parts along its width, without seams, which takes less memory.
+
+        The layers that see the whole image come first and take little memory, so they are not
+        split; the parts of the others overlap by as much as their convolutions reach.
+        """
         latents = (latents * self.std + self.mean).contiguous(memory_format=torch.channels_last)
         with fast(latents.device):
-            return self.decoder(latents).float() * 2 - 1
+            layers, images = list(self.decoder), []
+            features = nn.Sequential(*layers[:LOOKING_FAR])(latents)
+            decode = nn.Sequential(*layers[LOOKING_FAR:])
+            for start in range(0, latents.shape[3], PART):
+                before = min(start, REACH)
+                part = features[..., start - before : start + PART + REACH]
+                image = decode(part.contiguous(memory_format=torch.channels_last))
+                images.append(image[..., SCALE * before :][..., : SCALE * PART])
+            return torch.cat(images, dim=3).float() * 2 - 1
 
 
 def fast(device: torch.device) -> torch.autocast:
-    """The precision in which a device computes the autoencoder fastest.
-
-    On a CPU that is bfloat16 with AMX only: with AVX512-BF16 alone it took 1.6 to 1.7 times as
-    long as float32 (`benchmarks/NOTES.md`).
-    """
-    enabled = device.type == "cuda" or bool(torch.cpu.get_capabilities().get("amx_bf16"))
-    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+    """The precision in which a device computes the autoencoder fastest."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=is_fast_at_bf16(device.type))
 
 
 class Block(nn.Module):

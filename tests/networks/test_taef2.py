@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from artgan.networks.dcgan import Discriminator, Generator
-from artgan.networks.taef2 import Decoder, Encoder, ToImages
+from artgan.networks.taef2 import PART, Decoder, Encoder, ToImages
 from tests.helpers import ROOT
 
 WEIGHTS = ROOT.parent / "shared" / "weights" / "taef2"
@@ -110,3 +110,13 @@ def test_the_published_weights_give_a_painting_back() -> None:
         again = networks["decoder"](networks["encoder"](image))
     noise = (again - image).square().mean()
     assert -10 * noise.log10() > 24  # decibels
+
+
+def test_a_long_image_is_decoded_in_parts_without_seams() -> None:
+    torch.manual_seed(0)
+    to_images = ToImages().double()
+    to_images.decoder[-1] = nn.Identity()  # the clamp, which hides differences
+    latents = torch.randn(1, 32, 2, 2 * PART + 5).double()
+    whole = to_images.decoder(latents).float() * 2 - 1
+    differences = (to_images(latents) - whole).abs()
+    assert differences.max() < 1e-6 * whole.std()

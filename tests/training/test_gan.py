@@ -413,9 +413,20 @@ def test_the_same_seed_builds_the_same_networks_whatever_was_drawn_before(
 def test_precision_is_named_for_lightning() -> None:
     assert pick_precision("32", "cpu") == "32-true"
     assert pick_precision("bf16", "cpu") == "bf16-mixed"
-    capabilities = torch.cpu.get_capabilities()
-    fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
-    assert pick_precision("auto", "cpu") == ("bf16-mixed" if fast else "32-true")
+
+
+@pytest.mark.parametrize(("capabilities", "precision"), [
+    ({"avx512_bf16": True, "amx_bf16": True, "cpu_name": "Intel Xeon"}, "bf16-mixed"),
+    ({"avx512_bf16": True, "amx_bf16": False, "cpu_name": "Intel Xeon"}, "32-true"),
+    ({"avx512_bf16": True, "amx_bf16": False, "cpu_name": "AMD EPYC"}, "bf16-mixed"),
+    ({"avx512_bf16": True}, "bf16-mixed"),
+    ({}, "32-true"),
+])  # fmt: skip
+def test_auto_is_the_precision_at_which_a_cpu_is_fastest(
+    capabilities: dict[str, object], precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert pick_precision("auto", "cpu") == precision
 
 
 def constant(value: float) -> nn.Linear:
