@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import scaling
+from benchmarks.blind import interval
 from benchmarks.quality import Recipe, Run, budget, rates_of, summary, table
 
 
@@ -88,3 +89,8 @@ def test_devices_compare_at_one_batch_for_all_and_at_one_for_each() -> None:
         "| one | 100 | 1.00 |",
         "| two | 155 | 1.55 |",
     ]
+
+
+def test_the_share_of_wins_has_wilsons_interval() -> None:
+    assert interval(15, 20) == pytest.approx((0.5313, 0.8881), abs=1e-4)
+    assert interval(0, 20) == pytest.approx((0, 0.1611), abs=1e-4)

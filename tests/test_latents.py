@@ -21,6 +21,7 @@ from artgan.networks.taef2 import Encoder
 from artgan.options import ExportConfig, TrainConfig
 from artgan.painter import load
 from artgan.sampling import sample
+from artgan.training.callbacks.grids import SampleGrids
 from tests.helpers import assert_same_state, evaluation_of, sampling_of
 
 LATENT = {"model": "latent", "resolution": 64, "model__width": 4, "batch_size": 8}
@@ -130,6 +131,15 @@ def test_the_export_holds_the_decoder(
         assert one.tobytes() == other.tobytes()
     scroll = sample(sampling_of(exported, tmp_path, layout="scroll", length=2.0))[0]
     assert Image.open(scroll).height == 64
+
+
+@pytest.mark.parametrize(("resolution", "count"), [(128, 40), (256, 16)])
+def test_grids_of_large_samples_have_fewer(
+    paintings: Path, tmp_path: Path, resolution: int, count: int
+) -> None:
+    """Of 40 paintings, all or 16 are shown for comparison."""
+    grids = SampleGrids(tmp_path, load_pack(paintings, Cut(resolution)))
+    assert len(grids.paintings) == count
 
 
 @pytest.mark.slow

@@ -147,11 +147,16 @@ def assert_same_to_rounding(one: Path, other: Path) -> None:
 
 @pytest.mark.slow
 def test_an_update_of_two_processes_is_that_of_one(
-    run: Run, paintings: Path, tmp_path: Path
+    run: Run, paintings: Path, autoencoder: Path, tmp_path: Path
 ) -> None:
-    """One update on the CPU for each of five losses, with all that depends on a whole batch."""
+    """One update on the CPU for each of five losses, with all that depends on a whole batch.
+
+    And one on latents, which the first process encodes.
+    """
+    latent = {"model": "latent", "resolution": 64, "weights_dir": autoencoder, "model__width": 4}
+    cases = LOSSES | {"latents": latent | {"batch_size": 8}}
     commands = []
-    for name, options in LOSSES.items():
+    for name, options in cases.items():
         one = {"model__learning_rate": 1e-9, "model__learning_rate_final": 1, "max_images": 8}
         chosen = options | one
         run(name=name, **chosen)
@@ -161,7 +166,7 @@ def test_an_update_of_two_processes_is_that_of_one(
     log = tmp_path / "log"
     assert train_together(commands, log) == [0, 0], log.read_text()
 
-    for name in LOSSES:
+    for name in cases:
         assert_same_to_rounding(tmp_path / "runs" / name, tmp_path / "two" / name)
 
 

@@ -15,6 +15,7 @@ from artgan.training.callbacks.output import say, show, writer
 from artgan.training.gan import GAN
 
 SIDE = 8
+SIDE_ABOVE_128_PX = 4  # of larger samples, which take longer and fill the screen as well
 # Images before which there is no diversity yet that could have collapsed.
 EARLY = 20_000
 LEAST_DIVERSITY = 0.25
@@ -29,14 +30,16 @@ class SampleGrids(pl.Callback):
 
     def __init__(self, folder: Path, pack: Pack) -> None:
         self.folder = folder / "samples"
-        spread = np.arange(0, len(pack), max(1, len(pack) // SIDE**2))[: SIDE**2]
+        self.side = SIDE if pack.resolution <= 128 else SIDE_ABOVE_128_PX
+        count = self.side**2
+        spread = np.arange(0, len(pack), max(1, len(pack) // count))[:count]
         squares = pack.squares(spread, np.full(len(spread), 0.5))
         self.paintings = torch.from_numpy(squares).permute(0, 3, 1, 2)
         self._collapsed = False
 
     def on_train_start(self, trainer: pl.Trainer, module: GAN) -> None:  # type: ignore[override]
         if trainer.is_global_zero and module.progress.images_seen == 0:
-            grid = tile(self.paintings, SIDE)
+            grid = tile(self.paintings, self.side)
             show(trainer, "paintings", grid, self.folder / "paintings.png", 0)
             self._paint(trainer, module)
 
@@ -53,9 +56,9 @@ class SampleGrids(pl.Callback):
 
     def _paint(self, trainer: pl.Trainer, module: GAN) -> None:
         seen = module.progress.images_seen
-        inputs = draw_inputs(0, SIDE**2, module.config.model.latent_dim, module.classes)
+        inputs = draw_inputs(0, self.side**2, module.config.model.latent_dim, module.classes)
         samples = paint(module.painter, inputs)
-        show(trainer, "samples", tile(samples, SIDE), self.path(seen), seen)
+        show(trainer, "samples", tile(samples, self.side), self.path(seen), seen)
         ratio = diversity(samples, self.paintings)
         writer(trainer).add_scalar(DIVERSITY, ratio, seen)
         warning = diversity_has_collapsed(ratio) if seen > EARLY else None
