@@ -1,7 +1,7 @@
 """Pairs of grids for a judge who does not know which run painted which.
 
-    python -m benchmarks.blind pairs FIRST SECOND FOLDER
-    python -m benchmarks.blind count FOLDER lrrlr...
+    python benchmarks/blind.py pairs FIRST SECOND FOLDER
+    python benchmarks/blind.py count FOLDER lrrlr...
 
 `pairs` writes `pair-01.png` to `pair-20.png`, each with nine samples of either run, all brought to
 256 px, in an order that only `key.json` tells. The judge writes down l or r for the better half of
@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from artgan.errors import UserError
 from artgan.images import save_png, tile
-from artgan.painter import load, paint
-from benchmarks.sizes import resized
+from artgan.painter import load
+from benchmarks.sizes import painted, resized
 
 PAIRS = 20
 SHOWN = 9  # samples of each run in one pair
@@ -29,16 +29,15 @@ FIRST_SEED = 10_000  # not those of the grids that were looked at during trainin
 
 
 def grids(run: Path) -> list[Tensor]:
-    painter = load(run)
-    inputs = painter.inputs(FIRST_SEED, PAIRS * SHOWN)
-    samples = paint(painter.generator, tqdm(inputs, run.name, leave=False, disable=None))
+    samples = painted(load(run), FIRST_SEED, PAIRS * SHOWN)
     return [tile(nine, math.isqrt(SHOWN)) for nine in resized(samples, 256).split(SHOWN)]
 
 
 def write_pairs(first: Path, second: Path, folder: Path) -> None:
     swapped = np.random.default_rng().integers(0, 2, PAIRS).tolist()
+    pairs = zip(grids(first), grids(second), strict=True)
     folder.mkdir(parents=True)
-    for number, halves in enumerate(zip(grids(first), grids(second), strict=True)):
+    for number, halves in enumerate(pairs):
         left, right = halves[:: -1 if swapped[number] else 1]
         gap = left.new_full((3, left.shape[1], GAP), 255)
         save_png(torch.cat([left, gap, right], dim=2), folder / f"pair-{number + 1:02d}.png")
@@ -67,7 +66,13 @@ def interval(wins: int, total: int, z: float = 1.96) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "pairs":
-        write_pairs(*map(Path, sys.argv[2:]))
-    else:
-        count(Path(sys.argv[2]), sys.argv[3])
+    try:
+        match sys.argv[1:]:
+            case ["pairs", first, second, folder]:
+                write_pairs(Path(first), Path(second), Path(folder))
+            case ["count", folder, answers]:
+                count(Path(folder), answers)
+            case _:
+                sys.exit(__doc__)
+    except (OSError, UserError) as error:
+        sys.exit(str(error))

@@ -26,7 +26,7 @@ from artgan.measuring import SEED
 from artgan.metrics.distances import kernel_distance, precision_recall
 from artgan.metrics.features import load_features
 from artgan.metrics.wasserstein import sliced_wasserstein
-from artgan.painter import load, paint
+from artgan.painter import Painter, load, paint
 
 SIDES = (64, 256)
 SAMPLES = 1000
@@ -40,6 +40,13 @@ def resized(images: Tensor, side: int) -> Tensor:
         for part in images.split(64)
     ]
     return torch.cat(parts).round().clamp(0, 255).byte()
+
+
+def painted(painter: Painter, first_seed: int, count: int) -> Tensor:
+    """Samples of consecutive seeds, uint8 [count, 3, H, W]."""
+    inputs = painter.inputs(first_seed, count)
+    run = painter.checkpoint.parent.name
+    return paint(painter.generator, tqdm(inputs, run, leave=False, disable=None))
 
 
 def squares(pack: Pack) -> Tensor:
@@ -57,8 +64,7 @@ def main(features: str, folders: list[Path]) -> None:
     print("|---|---|---|---|---|---|---|")
     for folder in folders:
         painter = load(folder)
-        inputs = painter.inputs(SEED, SAMPLES)
-        samples = paint(painter.generator, tqdm(inputs, folder.name, leave=False, disable=None))
+        samples = painted(painter, SEED, SAMPLES)
         grids.append(tile(resized(samples[: SHOWN**2], max(SIDES)), SHOWN))
         for side in SIDES:
             fake, real, unseen = (resized(one, side) for one in (samples, trained_on, held_out))

@@ -16,8 +16,8 @@ CHANNELS = 32  # of the latents
 SCALE = 8  # pixels of an image along a side of one latent
 WIDTH = 64
 LOOKING_FAR = 6  # layers of the decoder up to the last that sees the whole image
-PART = 128  # latents along a side that the layers after these decode at once
-REACH = 9  # latents beside its own that a pixel depends on in those layers
+SPAN = 128  # latents along the width that the layers after these decode at once
+REACH = 9  # latents to each side of its own that a pixel depends on in those layers
 # Kept in every checkpoint and export, which hold the decoder.
 ORIGIN = {
     "name": "TAEF2",
@@ -54,6 +54,11 @@ class Decoder(nn.Sequential):
             layers += [Block(pooling) for _ in range(blocks)]
             layers += [nn.Upsample(scale_factor=2), _conv(WIDTH, WIDTH, bias=False)]
         super().__init__(*layers, Block(), _conv(WIDTH, 3), nn.Hardtanh(0, 1, inplace=True))
+
+    def split(self) -> tuple[nn.Sequential, nn.Sequential]:
+        """The layers that see the whole image, and those after them, which see `REACH` latents."""
+        layers = list(self)
+        return nn.Sequential(*layers[:LOOKING_FAR]), nn.Sequential(*layers[LOOKING_FAR:])
 
 
 class LatentPainter(nn.Module):
@@ -100,14 +105,13 @@ class ToImages(nn.Module):
         """
         latents = (latents * self.std + self.mean).contiguous(memory_format=torch.channels_last)
         with fast(latents.device):
-            layers, images = list(self.decoder), []
-            features = nn.Sequential(*layers[:LOOKING_FAR])(latents)
-            decode = nn.Sequential(*layers[LOOKING_FAR:])
-            for start in range(0, latents.shape[3], PART):
+            far, near = self.decoder.split()
+            features, images = far(latents), []
+            for start in range(0, features.shape[3], SPAN):
                 before = min(start, REACH)
-                part = features[..., start - before : start + PART + REACH]
-                image = decode(part.contiguous(memory_format=torch.channels_last))
-                images.append(image[..., SCALE * before :][..., : SCALE * PART])
+                part = features[..., start - before : start + SPAN + REACH]
+                image = near(part.contiguous(memory_format=torch.channels_last))
+                images.append(image[..., SCALE * before : SCALE * (before + SPAN)])
             return torch.cat(images, dim=3).float() * 2 - 1
 
 

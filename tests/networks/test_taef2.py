@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from artgan.networks.dcgan import Discriminator, Generator
-from artgan.networks.taef2 import PART, Decoder, Encoder, ToImages
+from artgan.networks.taef2 import REACH, SCALE, SPAN, Decoder, Encoder, ToImages
 from tests.helpers import ROOT
 
 WEIGHTS = ROOT.parent / "shared" / "weights" / "taef2"
@@ -116,7 +116,17 @@ def test_a_long_image_is_decoded_in_parts_without_seams() -> None:
     torch.manual_seed(0)
     to_images = ToImages().double()
     to_images.decoder[-1] = nn.Identity()  # the clamp, which hides differences
-    latents = torch.randn(1, 32, 2, 2 * PART + 5).double()
+    latents = torch.randn(1, 32, 2, 2 * SPAN + 5).double()
     whole = to_images.decoder(latents).float() * 2 - 1
     differences = (to_images(latents) - whole).abs()
     assert differences.max() < 1e-6 * whole.std()
+
+
+def test_a_pixel_depends_on_no_latent_beyond_the_reach() -> None:
+    _, near = Decoder().split()
+    features = torch.zeros(1, 64, 1, 2 * REACH + 5)
+    column = REACH + 2
+    features[..., column] = torch.nan  # spreads to all that depends on it
+    affected = near(features)[0, 0, 0].isnan().nonzero() // SCALE
+    assert affected.min() == column - REACH
+    assert affected.max() == column + REACH

@@ -149,9 +149,8 @@ def assert_same_to_rounding(one: Path, other: Path) -> None:
 def test_an_update_of_two_processes_is_that_of_one(
     run: Run, paintings: Path, autoencoder: Path, tmp_path: Path
 ) -> None:
-    """One update on the CPU for each of five losses, with all that depends on a whole batch.
-
-    And one on latents, which the first process encodes.
+    """One update on the CPU for each of five losses, with all that depends on a whole batch, and
+    one on latents, which the first process encodes.
     """
     latent = {"model": "latent", "resolution": 64, "weights_dir": autoencoder, "model__width": 4}
     cases = LOSSES | {"latents": latent | {"batch_size": 8}}

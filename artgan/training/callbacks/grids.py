@@ -24,8 +24,8 @@ LEAST_DIVERSITY = 0.25
 class SampleGrids(pl.Callback):
     """Paints the same latents every few images.
 
-    The latents and classes are those of `artgan sample seed=0`, so the last grid is what sampling
-    gives. Grids go to `samples/` in the run's folder, with one of paintings for comparison.
+    The latents and classes are the first of `artgan sample seed=0`, so the last grid is what
+    sampling gives. Grids go to `samples/` in the run's folder, with one of paintings to compare.
     """
 
     def __init__(self, folder: Path, pack: Pack) -> None:
