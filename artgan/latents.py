@@ -41,6 +41,9 @@ WITHOUT = (
     "resolution=128, or autoencoder=none"
 )
 TOGETHER = 8  # squares encoded at once
+# From this many squares on, a set is varied enough without mirror images, which take as long again
+# to encode.
+ENOUGH = 1000
 PART = 256  # squares in one part of the file, which an interrupted encoding keeps
 VERSION = 1  # increment when the same paintings and weights give other latents
 
@@ -64,24 +67,25 @@ def encode(pack: Pack, flip: bool, weights_dir: str | None, device: str) -> Late
     """Encodes the squares of a pack, or reads their latents if it was done before.
 
     Squares are taken half a side apart along strips that are longer than a square. With `flip`
-    the mirrored squares follow, as those of a mirrored image are not mirrored latents. A process
-    that is interrupted loses the last few hundred squares only.
+    and fewer than 1,000 squares, the mirrored squares follow, as those of a mirrored image are not
+    mirrored latents. A process that is interrupted loses the last few hundred squares only.
 
     Raises:
         UserError: the weights are not available, the device is not, or the disk is full.
     """
     state, digest = _weights(ENCODER, weights_dir)
     strips, places = _squares(pack)
+    mirror = flip and len(strips) < ENOUGH
     which = hashlib.sha256(b"".join(map(bytes, (pack.starts, places)))).hexdigest()[:8]
-    name = f"{pack.key}-{which}-taef2-{digest[:8]}-{VERSION}{'-mirrored' * flip}"
+    name = f"{pack.key}-{which}-taef2-{digest[:8]}-{VERSION}{'-mirrored' * mirror}"
     path = pack.report.parent / FEATURES / f"{name}.cache"
     if not is_whole(path):
         encoder = _load(Encoder(), state, ENCODER)
         encoder = on_device(encoder.to(memory_format=torch.channels_last), device)
-        _write(path, encoder, pack, strips, places, flip)
+        _write(path, encoder, pack, strips, places, mirror)
     cache = read_cache(path, mapped=True, verify=False)
     rows, side = cache.arrays["rows"], pack.resolution // SCALE
-    strips = np.tile(strips, 1 + flip)
+    strips = np.tile(strips, 1 + mirror)
     squares = replace(
         pack,
         rows=rows,
@@ -135,14 +139,14 @@ def _write(
     pack: Pack,
     strips: NDArray[np.int64],
     places: NDArray[np.float64],
-    flip: bool,
+    mirror: bool,
 ) -> None:
     """Encodes squares into parts, each a file of its own until all are there."""
     jobs = [
-        (start, mirrored) for mirrored in range(1 + flip) for start in range(0, len(strips), PART)
+        (start, mirrored) for mirrored in range(1 + mirror) for start in range(0, len(strips), PART)
     ]
     parts = [path.with_suffix(f".part{number}") for number in range(len(jobs))]
-    total = len(strips) * (1 + flip)
+    total = len(strips) * (1 + mirror)
     with tqdm(total=total, desc="Encoding", unit="img", leave=False, disable=None) as bar:
         for part, (start, mirrored) in zip(parts, jobs, strict=True):
             chosen = slice(start, start + PART)

@@ -60,6 +60,18 @@ def test_each_square_is_encoded_and_then_each_mirrored(
     assert torch.allclose(encoded.std.flatten(), flat.std(0, correction=0), atol=1e-4)
 
 
+def test_large_sets_are_encoded_without_mirror_images(
+    pack: Pack, autoencoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def encoded_files() -> list[str]:
+        return encode(pack, True, str(autoencoder), "cpu").pack.files
+
+    monkeypatch.setattr(latents, "ENOUGH", len(pack) + 1)
+    assert encoded_files() == pack.files * 2
+    monkeypatch.setattr(latents, "ENOUGH", len(pack))
+    assert encoded_files() == pack.files
+
+
 def test_long_strips_give_squares_half_a_side_apart(paintings: Path, autoencoder: Path) -> None:
     pack = load_pack(paintings, Cut(64, "random"))
     assert set(pack.lengths) == {80}

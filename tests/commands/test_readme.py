@@ -46,7 +46,7 @@ def commands(page: str) -> list[str]:
 
 def test_the_readme_is_short_and_opens_with_a_picture() -> None:
     assert len(README.splitlines()) <= 200
-    assert re.search(r"^!\[.+\]\(docs/inkwash.png\)$", README.split("\n\n")[1])
+    assert re.search(r"^!\[.+\]\(docs/inkwash.jpg\)$", README.split("\n\n")[1])
 
 
 @pytest.mark.parametrize("command", [MAIN_JOB, TESTS])
@@ -217,6 +217,8 @@ class Reader:
             options += [f"evaluate.features={self.weights}", "evaluate.num=16"]
         if "model=latent" in command:
             options.append(f"weights_dir={self.autoencoder}")
+        if "dataset=inkwash" in command:  # few paintings instead of 2,000
+            options += ["dataset.source=folder", f"dataset.root={self.places['PATH']}"]
         if "dataset=chinese_art" in command:
             options += [f"dataset.address={self.web}", "dataset.archives=[paintings.zip]"]
         if "dataset=chinese_art" in command or "dataset=woodcuts" in command:
