@@ -305,6 +305,11 @@ def test_other_settings_do_not_overwrite_the_scores(measured: Path) -> None:
     assert measured / "evaluated" / "images-000000064" not in folders
 
 
+def test_the_raw_generator_is_measured_where_asked_for(measured: Path) -> None:
+    averaged, raw = (evaluate(evaluation_of(measured, ema=ema))[0] for ema in (True, False))
+    assert averaged["training"]["swd"] != raw["training"]["swd"]
+
+
 def test_the_table_names_each_score_with_its_parts(measured: Path) -> None:
     scores, _ = evaluate(evaluation_of(measured))
     lines = table(scores).splitlines()

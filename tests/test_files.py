@@ -20,6 +20,16 @@ def test_the_final_name_never_holds_half_a_file(tmp_path: Path) -> None:
     assert path.read_bytes() == b"whole"
 
 
+def test_whoever_reads_the_old_file_keeps_reading_it(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with path.open("rb") as reader:
+        with atomic_write(path) as file:
+            file.write(b"new")
+        assert reader.read() == b"old"
+    assert path.read_bytes() == b"new"
+
+
 def test_after_an_error_the_old_file_stands_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")

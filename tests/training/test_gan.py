@@ -371,6 +371,18 @@ def test_updates_in_one_step_of_lightning_are_those_of_several(configure: Config
     assert first.metric_steps == second.metric_steps == 3
 
 
+def test_metrics_are_means_over_the_updates_since_they_were_last_asked_for(
+    configure: Configure,
+) -> None:
+    module = GAN(configure(), "key")
+    module.discriminator.register_forward_hook(lambda _, __, output: output * 0 + 1)
+    fit(module, paintings(24).view(3, 1, 8, 3, 32, 32), steps=3)
+    means = module.mean_metrics()
+    assert means["D(x)"] == means["D(G(z))"] == pytest.approx(1 / (1 + np.exp(-1)))
+    assert means["loss/generator"] == pytest.approx(np.log1p(np.exp(-1)))
+    assert set(module.mean_metrics().values()) == {0.0}
+
+
 def test_an_update_draws_nothing_itself(configure: Configure) -> None:
     """A captured update must depend only on its inputs: replayed, it would repeat its draws."""
     module = GAN(configure(**EVERYTHING), "key", classes=CLASSES)

@@ -209,19 +209,23 @@ def test_options_that_conflict_are_refused_before_a_folder_is_made(
     assert not (tmp_path / "runs").exists()
 
 
-def test_ranks_follow_one_clock() -> None:
+def test_ranks_follow_one_clock_and_stop_together() -> None:
     """Else their schedules would differ, and with them their weights."""
     state = RunState(max_seconds=100.0)
     state.progress.images_seen = 8
     strategy = SimpleNamespace(
-        broadcast=lambda seconds: 40.0, reduce_boolean_decision=lambda stop, all: stop
+        broadcast=lambda seconds: 40.0, reduce_boolean_decision=lambda stop, all: other_stops or stop
     )
+    other_stops = False
     trainer: Any = SimpleNamespace(world_size=2, strategy=strategy)
     stopping = Stopping(state)
     with stopping.handling_signals():
         stopping.on_train_start(trainer, trainer)
         stopping.on_train_batch_end(trainer, trainer)
-    assert (state.progress.seconds, state.used, state.stopping) == (40.0, 0.4, False)
+        assert (state.progress.seconds, state.used, state.stopping) == (40.0, 0.4, False)
+        other_stops = True
+        stopping.on_train_batch_end(trainer, trainer)
+        assert state.stopping
 
 
 def test_a_seed_makes_a_run_repeatable(run: Run) -> None:
@@ -237,6 +241,7 @@ def test_a_seed_makes_a_run_repeatable(run: Run) -> None:
     [
         ({"max_images": 61}, 64),  # rounded up to whole batches
         ({"max_images": None, "epochs": 2}, 80),
+        ({"max_images": None, "epochs": 2, "dataset__holdout": 0.4}, 48),  # of 24 paintings
         ({"max_images": 48, "epochs": 2}, 48),  # whichever ends first
         ({"max_images": 48, "max_time": "1h"}, 48),
     ],
@@ -266,6 +271,14 @@ def test_a_finished_run_is_refused_and_resumes_with_a_larger_budget(run: Run) ->
         run(resume=folder)
     run(resume=folder, epochs=2)
     assert load_checkpoint(folder / "last.ckpt")["artgan"]["progress"]["images_seen"] == 80
+
+
+def test_a_resumed_run_goes_on_with_its_clock(run: Run) -> None:
+    folder = run(name="mine", max_images=None, max_time="2s")
+    first = load_checkpoint(folder / "last.ckpt")["artgan"]["progress"]
+    run(resume=folder, max_time=None, max_images=first["images_seen"] + 8)
+    second = load_checkpoint(folder / "last.ckpt")["artgan"]["progress"]
+    assert 2 <= first["seconds"] < second["seconds"]
 
 
 def test_a_run_killed_before_last_ckpt_was_linked_gets_it(run: Run) -> None:
