@@ -4,6 +4,9 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
+from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+from torch_fidelity.metric_kid import kid_features_to_metric
+from torch_fidelity.metric_prc import prc_features_to_metric
 
 from artgan.metrics import distances
 from artgan.metrics.distances import frechet_distance, kernel_distance, precision_recall
@@ -296,3 +299,18 @@ def test_unfit_numbers_are_refused() -> None:
         precision_recall(good, good, neighbours=0)
     with pytest.raises(ValueError, match="at least 11"):
         precision_recall(good, good, neighbours=10)
+
+
+def test_all_three_are_those_of_torch_fidelity() -> None:
+    real, fake = gaussian(150, 12, seed=5), gaussian(150, 12, seed=6) * 1.2 + 0.4
+    statistics = [fid_features_to_statistics(features) for features in (real, fake)]
+    fid = fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
+    assert frechet_distance(real, fake) == pytest.approx(fid, rel=1e-6)
+
+    whole = {"kid_subsets": 1, "kid_subset_size": 150, "rng_seed": 0, "verbose": False}
+    kid = kid_features_to_metric(real, fake, **whole)["kernel_inception_distance_mean"]
+    assert kernel_distance(real, fake)[0] == pytest.approx(kid, rel=1e-6)
+
+    balls = {"prc_neighborhood": 3, "prc_batch_size": 50, "save_cpu_ram": False, "verbose": False}
+    theirs = prc_features_to_metric(fake, real, **balls)
+    assert precision_recall(real, fake) == pytest.approx((theirs["precision"], theirs["recall"]))

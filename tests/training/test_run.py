@@ -213,10 +213,11 @@ def test_ranks_follow_one_clock_and_stop_together() -> None:
     """Else their schedules would differ, and with them their weights."""
     state = RunState(max_seconds=100.0)
     state.progress.images_seen = 8
-    strategy = SimpleNamespace(
-        broadcast=lambda seconds: 40.0, reduce_boolean_decision=lambda stop, all: other_stops or stop
-    )
     other_stops = False
+    strategy = SimpleNamespace(
+        broadcast=lambda seconds: 40.0,
+        reduce_boolean_decision=lambda stop, all: other_stops or stop,
+    )
     trainer: Any = SimpleNamespace(world_size=2, strategy=strategy)
     stopping = Stopping(state)
     with stopping.handling_signals():
