@@ -41,6 +41,7 @@ from artgan.workers import map_in_processes
 
 FOLDER = ".artgan"  # what artgan keeps beside the paintings of a folder
 ELSEWHERE = Path("datasets/.packs")  # the same for folders that cannot be written
+KILLED = "killed the process that read it: damaged, or too large for the free memory"
 FEW = 128  # files that this process has read before others would have started
 
 
@@ -114,7 +115,7 @@ class _Folder:
         with tqdm(total=len(names), desc=label, unit="img", leave=False, disable=None) as bar:
             for name, result in zip(names, results, strict=True):
                 bar.update()
-                self.facts[name], strips = result or (_killed(self.root, name), [])
+                self.facts[name], strips = result or (_passed_over(self.root, name, KILLED), [])
                 yield from ((name, strip) for strip in strips)
 
     def finish_check(self) -> Checkup:
@@ -172,20 +173,25 @@ def _cache_folder(root: Path) -> Path:
 
 
 def _inspect(root: Path, how: Cut | None, name: str) -> tuple[Facts, list[Strip]]:
-    facts, image, frame = inspect_file(root / name, name)
-    if image is None or how is None:
-        return facts, []
-    inner = image.crop(frame) if frame and how.border == "trim" else image
-    return facts, cut(inner, how.resolution, how.crop)
+    try:
+        facts, image, frame = inspect_file(root / name, name)
+        if image is None or how is None:
+            return facts, []
+        inner = image.crop(frame) if frame and how.border == "trim" else image
+        return facts, cut(inner, how.resolution, how.crop)
+    except Exception as error:  # one file must not end the check of a folder
+        reason = "too large for this machine's memory"
+        if not isinstance(error, MemoryError):
+            reason = f"cannot be inspected: {type(error).__name__}: {error}"
+        return _passed_over(root, name, reason), []
 
 
-def _killed(root: Path, name: str) -> Facts:
+def _passed_over(root: Path, name: str, reason: str) -> Facts:
     size, mtime_ns = -1, 0
     with suppress(OSError):
         status = (root / name).stat()
         # So it is not tried again, perhaps in this process, until it is changed or touched.
         size, mtime_ns = status.st_size, status.st_mtime_ns
-    reason = "killed the process that read it: damaged, or too large for the free memory"
     return Facts(name, size, mtime_ns, "", reason)
 
 

@@ -204,9 +204,10 @@ def find_duplicates(root: Path, facts: list[Facts]) -> list[list[str]]:
     @lru_cache(maxsize=4096)
     def sketch(number: int) -> duplicates.Sketch | None:
         try:
-            return duplicates.sketch(decode((root / usable[number].file).read_bytes()).image)
-        except (OSError, UnusableImage):
-            return None
+            content, _ = _read(root / usable[number].file)
+            return duplicates.sketch(decode(content).image)
+        except (OSError, MemoryError, UnusableImage):
+            return None  # changed in the meantime: the next check will say how
 
     groups = duplicates.group(
         [entry.sha256 for entry in usable], [entry.fingerprint for entry in usable], sketch

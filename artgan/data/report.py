@@ -188,12 +188,12 @@ def _thumbnail(path: Path) -> str | None:
     try:
         # Reading a pipe would never end.
         image = _open(path.read_bytes() if path.is_file() else b"")
+        length = THUMBNAIL_SIDE * math.sqrt(max(image.size) / min(image.size))
+        image.thumbnail((min(length, THUMBNAIL_LENGTH),) * 2)
+        file = io.BytesIO()
+        image.save(file, "JPEG", quality=THUMBNAIL_QUALITY)
     except Exception:  # Pillow's decoders raise anything on damaged files
         return None
-    length = THUMBNAIL_SIDE * math.sqrt(max(image.size) / min(image.size))
-    image.thumbnail((min(length, THUMBNAIL_LENGTH),) * 2)
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=THUMBNAIL_QUALITY)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 

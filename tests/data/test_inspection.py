@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from artgan import inkwash
 from artgan.data import folder, inspection
 from artgan.data.decode import Decoded, decode, find_images
 from artgan.data.folder import check_folder
@@ -89,6 +90,35 @@ def test_a_file_whose_process_is_killed_is_named_and_not_tried_again(
     assert check(many).unusable == before.unusable
     (many / fatal).touch()
     assert [facts.file for facts in check(many).unusable] == ["torn.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ValueError("odd"), "cannot be inspected: ValueError: odd"),
+        (MemoryError(), "too large for this machine's memory"),
+    ],
+)
+def test_a_file_that_cannot_be_inspected_is_named_and_passed_over(
+    root: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
+) -> None:
+    Image.effect_noise((77, 60), 80).save(root / "odd.png")
+
+    def find_frame(image: Image.Image) -> None:
+        if image.size == (77, 60):
+            raise error
+
+    monkeypatch.setattr(inspection, "find_frame", find_frame)
+    checkup = check(root)
+    assert [(facts.file, facts.reason) for facts in checkup.unusable] == [("odd.png", reason)]
+    assert len(checkup.usable) == 40
+
+
+def test_pairs_too_dark_to_show_anything_are_checked(root: Path) -> None:
+    dark = Image.fromarray(inkwash.paint(3, 0)).point(lambda level: round(level * 0.06))
+    dark.resize((200, 160)).save(root / "dark.png")
+    dark.resize((150, 120)).save(root / "smaller.png")
+    assert check(root).duplicates == [["dark.png", "smaller.png"]]
 
 
 def test_a_change_while_a_file_is_read_is_noticed_the_next_time(
