@@ -115,7 +115,7 @@ def test_a_file_that_cannot_be_inspected_is_named_and_passed_over(
 
 
 def test_pairs_too_dark_to_show_anything_are_checked(root: Path) -> None:
-    dark = Image.fromarray(inkwash.paint(3, 0)).point(lambda level: round(level * 0.06))
+    dark = Image.fromarray(inkwash.paint(3, 0)).point(lambda level: round(level * 0.03))
     dark.resize((200, 160)).save(root / "dark.png")
     dark.resize((150, 120)).save(root / "smaller.png")
     assert check(root).duplicates == [["dark.png", "smaller.png"]]
