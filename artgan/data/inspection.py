@@ -20,7 +20,7 @@ from artgan.data.decode import UnusableImage, decode
 from artgan.errors import printable
 
 RECORD = "files.cache"
-VERSION = 1  # increment when the same file would be described in another way
+VERSION = 2  # increment when the same file would be described in another way
 ONE_COLOR = 1.5  # standard deviation, of 255 levels, below which an image shows nothing
 LARGEST_FILE = 2**30  # bytes; no image that can be decoded within reason needs more
 

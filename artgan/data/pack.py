@@ -32,7 +32,7 @@ FEATURES = "features"
 SUFFIX = ".pack"
 INDEX = {"starts": np.int64, "lengths": np.int64, "lying": np.bool_}  # arrays beside `rows`
 FEWEST_PAINTINGS = 16
-VERSION = 2  # part of the key: increment when the same files and settings give other pixels
+VERSION = 3  # part of the key: increment when the same files and settings give other pixels
 
 IndexEntry = tuple[str, int, int, bool]  # of one strip: file, first row, number of rows, lying
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from artgan import inkwash
 from artgan.data import folder, inspection
 from artgan.data.decode import Decoded, decode, find_images
 from artgan.data.folder import check_folder
@@ -115,9 +114,9 @@ def test_a_file_that_cannot_be_inspected_is_named_and_passed_over(
 
 
 def test_pairs_too_dark_to_show_anything_are_checked(root: Path) -> None:
-    dark = Image.fromarray(inkwash.paint(3, 0)).point(lambda level: round(level * 0.03))
-    dark.resize((200, 160)).save(root / "dark.png")
-    dark.resize((150, 120)).save(root / "smaller.png")
+    soft = Image.radial_gradient("L").point(lambda level: level // 8)
+    soft.save(root / "dark.png")
+    soft.resize((192, 192)).save(root / "smaller.png")
     assert check(root).duplicates == [["dark.png", "smaller.png"]]
 
 
