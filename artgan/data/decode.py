@@ -184,7 +184,7 @@ def _reduced(image: Image.Image) -> Image.Image:
 def _visible(image: Image.Image) -> Image.Image:
     """An RGB or RGBA image on white, unless all it shows is white, too."""
     rgb = on_white(image)
-    if image.mode == "RGBA" and all(least == 255 for least, _ in rgb.getextrema()):
+    if image.mode == "RGBA" and rgb.getextrema() == ((255, 255),) * 3:
         least, most = image.getchannel("A").getextrema()
         if least != most:
             raise UnusableImage("white on transparency, which becomes white: give it a background")

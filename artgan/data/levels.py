@@ -6,7 +6,7 @@ does not always say: 12 bits of a scanner are often kept in 16.
 
 import io
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -67,15 +67,17 @@ def depth_of(image: Image.Image, content: bytes) -> Depth:
         if kind not in PLANES or (image.mode, depth.bits) == ("CMYK", 16):
             raise UnusableImage(_unread(tags))
         if depth.bits == 16:
-            # Pillow takes the bytes of uncompressed 16-bit channels for levels.
-            order = ";16L" if tags.prefix == b"II" else ";16B"
-            image.tile = [
-                tile._replace(args=(tile.args[0] + order, *tile.args[1:]))
-                if tile.codec_name == "raw" and tile.args[0] in ("R", "G", "B", "A")
-                else tile
-                for tile in image.tile
-            ]
+            order = "L" if tags.prefix == b"II" else "B"
+            image.tile = [_of_16_bits(tile, order) for tile in image.tile]
     return depth
+
+
+def _of_16_bits(tile: Any, order: str) -> Any:
+    """A tile of one 16-bit channel; uncompressed, Pillow takes its bytes for levels."""
+    channel, *rest = tile.args
+    if tile.codec_name != "raw" or channel not in ("R", "G", "B", "A"):
+        return tile
+    return tile._replace(args=(f"{channel};16{order}", *rest))
 
 
 def to_eight_bits(image: Image.Image, depth: Depth) -> Image.Image:

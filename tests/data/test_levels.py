@@ -6,6 +6,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -75,8 +76,8 @@ def saved(mode: str, format: str, **options: Any) -> Callable[[], bytes]:
         file = io.BytesIO()
         image = Image.fromarray(COLORS)
         if mode == "LAB":
-            profiles = [ImageCms.createProfile(space) for space in ("sRGB", "LAB")]
-            image = ImageCms.profileToProfile(image, *profiles, outputMode="LAB") or image
+            srgb, lab = map(ImageCms.createProfile, ("sRGB", "LAB"))
+            image = ImageCms.profileToProfile(image, srgb, lab, outputMode="LAB") or image
         elif mode == "I;16":
             image = Image.fromarray(numbers(GREY, "u2"))
         else:
@@ -87,8 +88,9 @@ def saved(mode: str, format: str, **options: Any) -> Callable[[], bytes]:
     return content
 
 
-ALPHA, APART = {"extrasamples": ["unassalpha"]}, {"planarconfig": "separate"}
-MORE = {"extrasamples": ["unspecified"] * 2}
+ALPHA: dict[str, Any] = {"extrasamples": ["unassalpha"]}
+APART: dict[str, Any] = {"planarconfig": "separate"}
+MORE: dict[str, Any] = {"extrasamples": ["unspecified"] * 2}
 INKS = np.asarray(Image.fromarray(COLORS).convert("CMYK"))
 
 
@@ -147,7 +149,7 @@ KINDS: dict[str, dict[str, Callable[[], bytes]]] = {
         "16-bit RGBA": lambda: png(numbers(with_alpha(COLORS), "u2")),
     },
     "PGM and PPM": {
-        f"{bits}-bit {name}": lambda levels=levels, bits=bits: pnm(levels, 2**bits - 1)
+        f"{bits}-bit {name}": partial(pnm, levels, 2**bits - 1)
         for name, levels in (("grey", GREY), ("RGB", COLORS))
         for bits in (8, 12, 16)
     },
