@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shlex
 import socket
 import sys
 from collections.abc import Iterator
@@ -9,12 +10,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from zipfile import is_zipfile
 
 from tqdm import tqdm
 
 from artgan.cache import new_cache
 from artgan.data.crop import Strip, cut
-from artgan.data.decode import find_images
+from artgan.data.decode import SUFFIXES, find_images
 from artgan.data.inspection import (
     Checkup,
     Facts,
@@ -61,7 +63,7 @@ def load_pack(root: Path, how: Cut) -> Pack:
     """Loads the pack of the paintings below `root`, which is made first if it is not there.
 
     Raises:
-        UserError: the folder is missing, or has fewer than 16 usable paintings.
+        UserError: the folder is missing, or has too few usable paintings.
     """
     with _opened(root, "dataset.root") as folder:
         if folder.stale or not folder.is_packed(how):
@@ -138,16 +140,18 @@ def _opened(root: Path, option: str) -> Iterator[_Folder]:
     """
     try:
         is_folder = root.is_dir()
+        refuse_file(root, option)
     except OSError as error:
         raise UserError(f"{option}: {root} cannot be read ({error.strerror}).") from error
     if not is_folder:
         raise UserError(f"{option}: there is no folder {root}. Give the folder of your paintings.")
     names, others = find_images(root)
     if not names:
+        held = ", ".join(f"{n:,} {kind or 'without ending'}" for kind, n in others.items())
         raise UserError(
-            f"{root}: no images in this folder or below it. artgan reads JPEG, PNG, WebP, TIFF, "
-            "HEIC, AVIF, JPEG 2000, BMP, GIF, TGA, PPM and PGM files, and does not follow linked "
-            "folders."
+            f"{root}: no images in this folder or below it, but {held or 'nothing'}. artgan reads "
+            "JPEG, PNG, WebP, TIFF, HEIC, AVIF, JPEG 2000, BMP, GIF, TGA, PPM and PGM files, and "
+            "does not unpack archives or follow linked folders."
         )
     cache = _cache_folder(root)
     try:
@@ -162,6 +166,23 @@ def _opened(root: Path, option: str) -> Iterator[_Folder]:
         known = {facts.file: facts for facts in checkup.facts if is_current(root, facts)}
         kept = {name: known[name] for name in names if name in known}
         yield _Folder(root, cache, names, others, checkup, kept)
+
+
+def refuse_file(root: Path, option: str) -> None:
+    """Refuses a file where a folder of paintings is asked for; UserError says what to do."""
+    if not root.is_file():
+        return
+    fault, advice = "is a file, not a folder", "Give the folder of your paintings."
+    if is_zipfile(root):
+        archive, folder = (
+            shlex.quote(str(path)) for path in (root, root.with_name(f"{root.stem}-unpacked"))
+        )
+        fault = "is a zip archive"
+        advice = f"Unpack it by: python -m zipfile -e {archive} {folder}\nThen give {folder}"
+    elif root.suffix.lower() in SUFFIXES:
+        fault = "is one image"
+        advice = f"Give the folder of your paintings, such as {root.absolute().parent}"
+    raise UserError(f"{option}: {root} {fault}. {advice}")
 
 
 def _cache_folder(root: Path) -> Path:

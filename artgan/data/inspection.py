@@ -17,7 +17,7 @@ from artgan.cache import read_cache, write_cache
 from artgan.data import duplicates
 from artgan.data.border import find_frame
 from artgan.data.decode import UnusableImage, decode
-from artgan.errors import printable
+from artgan.errors import counted, printable
 
 RECORD = "files.cache"
 VERSION = 2  # increment when the same file would be described in another way
@@ -103,7 +103,7 @@ class Checkup:
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.reasons.items())
             parts.append(f"{len(self.unusable):,} cannot ({reasons})")
         if self.superfluous:
-            parts.append(f"{len(self.superfluous):,} duplicates")
+            parts.append(counted(len(self.superfluous), "duplicate"))
         if framed := sum(facts.frame is not None for facts in self.facts):
             parts.append(f"{framed:,} with a plain border")
         return f"{printable(str(self.root))}: {'; '.join(parts)}."

@@ -380,7 +380,7 @@ def test_sockets_devices_and_folders_named_like_images_are_refused(root: Path) -
 
 def test_a_single_painting_is_too_few(tmp_path: Path) -> None:
     SMALL.save(tmp_path / "one.png")
-    with pytest.raises(UserError, match="1 usable paintings; at least 16 are needed"):
+    with pytest.raises(UserError, match="1 usable painting; at least 16 are needed"):
         load(tmp_path)
 
 

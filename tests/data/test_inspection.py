@@ -177,7 +177,7 @@ def test_the_summary_is_one_line(root: Path) -> None:
     (root / "c.jpg").write_bytes(b"rubbish")
     assert check(root).summary() == (
         f"{root}: 41 of 44 images can be used; 3 cannot (2 not an image, 1 the file is empty); "
-        "1 duplicates."
+        "1 duplicate."
     )
 
 

@@ -76,7 +76,7 @@ def saved(mode: str, format: str, **options: Any) -> Callable[[], bytes]:
         file = io.BytesIO()
         image = Image.fromarray(COLORS)
         if mode == "LAB":
-            srgb, lab = map(ImageCms.createProfile, ("sRGB", "LAB"))
+            srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
             image = ImageCms.profileToProfile(image, srgb, lab, outputMode="LAB") or image
         elif mode == "I;16":
             image = Image.fromarray(numbers(GREY, "u2"))
