@@ -42,6 +42,7 @@ class Decoded(NamedTuple):
             pixels on the short side.
         width, height: of the whole image, upright, in pixels.
         format, mode: of the file, as Pillow names them, such as JPEG and CMYK.
+        pages: how many pages or frames the file has; the image is the first.
     """
 
     image: Image.Image
@@ -49,6 +50,7 @@ class Decoded(NamedTuple):
     height: int
     format: str
     mode: str
+    pages: int = 1
 
 
 def find_images(root: Path) -> tuple[list[str], dict[str, int]]:
@@ -104,7 +106,16 @@ def decode(content: bytes) -> Decoded:
         rgb = _visible(to_rgb(upright))
     turned = (rgb.width < rgb.height) != (size[0] < size[1])
     width, height = reversed(size) if turned else size
-    return Decoded(rgb, width, height, file_format, mode)
+    return Decoded(rgb, width, height, file_format, mode, _count_pages(content))
+
+
+def _count_pages(content: bytes) -> int:
+    """How many pages or frames a file has that can be decoded; the previews of cameras are none."""
+    try:
+        with opened(content) as image:
+            return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+    except UnusableImage:  # damaged after the first
+        return 1
 
 
 @contextmanager

@@ -39,6 +39,7 @@ class Facts:
         reason: why it cannot be used; None if it can. What follows is then zero or None.
         format, mode: as Pillow names them, such as JPEG and CMYK.
         width, height: in pixels, upright.
+        pages: how many pages or frames it has, of which the first is used.
         fingerprint: 64-bit perceptual hash.
         color: mean red, green, blue, 0 to 255.
         frame: left, top, right, bottom of what is inside a plain border; None without one.
@@ -53,6 +54,7 @@ class Facts:
     mode: str | None = None
     width: int = 0
     height: int = 0
+    pages: int = 0
     fingerprint: int = 0
     color: tuple[int, int, int] = (0, 0, 0)
     frame: Box | None = None
@@ -87,6 +89,11 @@ class Checkup:
         return [facts for facts in self.facts if facts.reason is not None]
 
     @property
+    def many_paged(self) -> list[Facts]:
+        """Albums and animations."""
+        return [facts for facts in self.facts if facts.pages > 1]
+
+    @property
     def superfluous(self) -> set[str]:
         """The files that `dataset.deduplicate=true` leaves out."""
         return {file for group in self.duplicates for file in group[1:]}
@@ -106,6 +113,8 @@ class Checkup:
             parts.append(counted(len(self.superfluous), "duplicate"))
         if framed := sum(facts.frame is not None for facts in self.facts):
             parts.append(f"{framed:,} with a plain border")
+        if self.many_paged:
+            parts.append(f"{len(self.many_paged):,} with several pages, of which the first is used")
         return f"{printable(str(self.root))}: {'; '.join(parts)}."
 
 
@@ -175,6 +184,7 @@ def inspect_file(path: Path, name: str) -> tuple[Facts, Image.Image | None, Box 
         mode=decoded.mode,
         width=decoded.width,
         height=decoded.height,
+        pages=decoded.pages,
         fingerprint=duplicates.fingerprint(small),
         color=(red, green, blue),
         frame=tuple(round(side * scale) for side in frame) if frame else None,  # type: ignore[arg-type]

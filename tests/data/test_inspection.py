@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -179,6 +180,21 @@ def test_the_summary_is_one_line(root: Path) -> None:
         f"{root}: 41 of 44 images can be used; 3 cannot (2 not an image, 1 the file is empty); "
         "1 duplicate."
     )
+
+
+@pytest.mark.parametrize("format", ["TIFF", "GIF", "PNG", "WEBP", "AVIF"])
+def test_an_album_or_animation_is_named_with_its_pages(root: Path, format: str) -> None:
+    pages = [Image.effect_noise((60, 50), 80).convert("RGB") for _ in range(20)]
+    name = f"album.{format.lower()}"
+    pages[0].save(root / name, format, save_all=True, append_images=pages[1:])
+    checkup, report = check_folder(root)
+    assert [(facts.file, facts.pages) for facts in checkup.many_paged] == [(name, 20)]
+    assert checkup.summary().endswith("; 1 with several pages, of which the first is used.")
+    described = json.loads(report.with_name("report.json").read_bytes())
+    assert described["several_pages"] == [{"file": name, "pages": 20}]
+    assert "<h2>Several pages</h2>" in report.read_text("utf-8")
+    assert "60 × 50, 20 pages" in report.read_text("utf-8")
+    assert read_record(root / ".artgan").many_paged == checkup.many_paged
 
 
 def test_checking_a_folder_writes_a_report(root: Path) -> None:
