@@ -1,4 +1,4 @@
-"""Trains a GAN on paintings: `python train.py dataset=folder dataset.root=PATH`."""
+"""Trains a GAN on paintings: `python train.py PATH`."""
 
 from artgan.cli import main
 

@@ -24,8 +24,8 @@ from artgan.config import (
     CONFIGS,
     GROUPS,
     Command,
+    implied_by,
     options_of,
-    recipe_for,
     refuse_choice,
     refuse_unknown,
     register,
@@ -77,8 +77,8 @@ def launch(command: str, arguments: list[str]) -> None:
     """
     flags, overrides = read_arguments(command, arguments)
     if command == "train":
-        given = dict(one.partition("=")[::2] for one in overrides)
-        overrides += [f"{key}={value}" for key, value in recipe_for(given).items()]
+        given = dict(one.lstrip("+").partition("=")[::2] for one in overrides)
+        overrides += [f"{key}={value}" for key, value in implied_by(given).items()]
     multirun = bool({*MULTIRUN} & {*flags})
     sweep = Sweep(overrides) if multirun else None
     overrides += sweep.overrides if sweep else []

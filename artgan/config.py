@@ -111,7 +111,7 @@ def compose(command: str, options: dict[str, Any]) -> Any:
         if key in GROUPS:
             refuse_choice(key, value)
     if command == "train":
-        options = recipe_for(options) | options
+        options = implied_by(options) | options
     groups = {key: value for key, value in options.items() if key in GROUPS}
     values = composed(command, groups)
     for key, value in options.items():
@@ -120,11 +120,18 @@ def compose(command: str, options: dict[str, Any]) -> Any:
     return validate(SCHEMAS[command], values, groups)
 
 
-def recipe_for(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe for large images, where they are asked for without any recipe."""
+def implied_by(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What the options of a new training imply: a recipe for large images, a folder by its root."""
+    if "resume" in options:
+        return {}
+    implied = {}
     large = str(options.get("resolution")) in ("256", "512")
-    chosen = {"model", "resume"} & {*options} or str(options.get("autoencoder")) == "none"
-    return {"model": "latent"} if large and not chosen else {}
+    if large and "model" not in options and str(options.get("autoencoder")) != "none":
+        implied["model"] = "latent"
+    rooted = str(options.get("dataset.root")) not in ("None", "null")
+    if rooted and not {"dataset", "dataset.source"} & {*options}:
+        implied["dataset"] = "folder"
+    return implied
 
 
 def composed(command: str, groups: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,11 @@ def printable(text: str) -> str:
     return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things, such as 1 painting or 2,000 paintings."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def nearest(value: object, names: Iterable[str]) -> str | None:
     """The name most like a mistyped one, or None."""
     return next(iter(difflib.get_close_matches(str(value), list(names), n=1)), None)

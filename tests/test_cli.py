@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from artgan import __version__, cli
-from artgan.config import options_of
+from artgan.config import compose, options_of
 from artgan.help import help_text, overview
 from artgan.options import SCHEMAS, TrainConfig
 from tests.helpers import ROOT
@@ -139,6 +139,21 @@ def test_a_recipe_brings_its_batch_size_and_the_command_line_wins(command: Launc
     assert (model.beta1, model.beta2) == (0, 0.99)
     (config,), _ = command("train", "batch_size=64", "model.width=48")
     assert (config.batch_size, config.model.width) == (64, 48)
+
+
+@pytest.mark.parametrize("root", ["dataset.root", "++dataset.root"])
+def test_a_root_alone_means_a_folder(command: Launch, root: str) -> None:
+    (config,), _ = command("train", f"{root}=mine")
+    assert (config.dataset.source, config.dataset.root) == ("folder", "mine")
+    assert (config.dataset.default_epochs, config.dataset.default_max_time) == (650, None)
+    (config,), _ = command("train", f"{root}=mine", "dataset=inkwash")
+    assert (config.dataset.source, config.dataset.default_max_time) == ("inkwash", "4m")
+    (config,), _ = command("train", f"{root}=null")
+    assert config.dataset.source == "inkwash"
+    assert compose("train", {"dataset.root": "mine"}).dataset.source == "folder"
+    # A resumed run keeps its dataset, whose folder may have been moved.
+    (config,), _ = command("train", "resume=run", f"{root}=moved")
+    assert config.dataset.source == "inkwash"
 
 
 @pytest.mark.parametrize(

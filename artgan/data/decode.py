@@ -15,6 +15,8 @@ import pi_heif
 import simplejpeg
 from PIL import Image, ImageCms, ImageOps
 
+from artgan.data.levels import UnusableImage, depth_of, keep_info, kind_of_tiff, to_eight_bits
+
 pi_heif.register_heif_opener()
 
 SUFFIXES = frozenset(
@@ -29,10 +31,7 @@ DECODED_SIDE = 1024
 # Some cameras leave a few stray bytes in a file whose image is whole.
 STRAY_BYTES = 4
 SRGB = ImageCms.createProfile("sRGB")
-
-
-class UnusableImage(Exception):
-    """A file that cannot be used; its text is the reason, for a person."""
+LAB = ImageCms.createProfile("LAB")
 
 
 class Decoded(NamedTuple):
@@ -43,6 +42,7 @@ class Decoded(NamedTuple):
             pixels on the short side.
         width, height: of the whole image, upright, in pixels.
         format, mode: of the file, as Pillow names them, such as JPEG and CMYK.
+        pages: how many pages or frames the file has; the image is the first.
     """
 
     image: Image.Image
@@ -50,6 +50,7 @@ class Decoded(NamedTuple):
     height: int
     format: str
     mode: str
+    pages: int = 1
 
 
 def find_images(root: Path) -> tuple[list[str], dict[str, int]]:
@@ -101,11 +102,20 @@ def decode(content: bytes) -> Decoded:
     with opened(content) as image:
         file_format, mode, size = image.format or "", image.mode, image.size
         image.draft(None, (DECODED_SIDE, DECODED_SIDE))
-        load(image, content)
-        rgb = on_white(to_rgb(ImageOps.exif_transpose(_reduced(image))))
+        upright = ImageOps.exif_transpose(_reduced(load(image, content)))
+        rgb = _visible(to_rgb(upright))
     turned = (rgb.width < rgb.height) != (size[0] < size[1])
     width, height = reversed(size) if turned else size
-    return Decoded(rgb, width, height, file_format, mode)
+    return Decoded(rgb, width, height, file_format, mode, _count_pages(content))
+
+
+def _count_pages(content: bytes) -> int:
+    """How many pages or frames a file has that can be decoded; the previews of cameras are none."""
+    try:
+        with opened(content) as image:
+            return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+    except UnusableImage:  # damaged after the first
+        return 1
 
 
 @contextmanager
@@ -133,7 +143,8 @@ def opened(content: bytes) -> Iterator[Image.Image]:
     except Image.UnidentifiedImageError:
         start = content[:512].lstrip().lower()
         page = start.startswith((b"<!doctype html", b"<html", b"<head"))
-        raise UnusableImage("not an image" + " but a web page" * page) from None
+        reason = kind_of_tiff(content) or "not an image" + " but a web page" * page
+        raise UnusableImage(reason) from None
     except MemoryError:
         raise UnusableImage("too large for this machine's memory") from None
     except Exception as error:
@@ -142,12 +153,14 @@ def opened(content: bytes) -> Iterator[Image.Image]:
         raise UnusableImage(f"damaged: {error}") from None
 
 
-def load(image: Image.Image, content: bytes) -> None:
-    """Decodes an opened image.
+def load(image: Image.Image, content: bytes) -> Image.Image:
+    """Decodes an opened image, with 8 bits a channel.
 
     Raises:
-        UnusableImage: a part of it is missing. Pillow's own errors are left to `opened`.
+        UnusableImage: a part of it is missing, or its levels are unclear. Pillow's own errors are
+            left to `opened`.
     """
+    depth = depth_of(image, content)
     image.load()
     # Pillow ignores some damage, showing grey where data is missing. In formats without checksums,
     # garbage can still pass for an image.
@@ -168,18 +181,25 @@ def load(image: Image.Image, content: bytes) -> None:
         lower = lightness[len(lightness) // 2 :]
         if abs(lower.mean() - 128) < 8 and lower.std() < 1 and lightness.std() > 0:
             raise UnusableImage("damaged: the lower half is only grey")
+    return to_eight_bits(image, depth)
 
 
 def _reduced(image: Image.Image) -> Image.Image:
     """Reduces a large image, as JPEGs are while they are decoded; later copies are small."""
     factor = min(image.size) // DECODED_SIDE
-    if factor < 2 or image.mode not in ("RGB", "RGBA", "L", "LA", "CMYK", "F", "I"):
+    if factor < 2 or image.mode not in ("RGB", "RGBA", "L", "LA", "CMYK"):
         return image
-    small = image.reduce(factor)
-    # Lost by `reduce`, and still needed: the orientation, and the colour profile.
-    small.info = image.info
-    small.getexif().update(image.getexif())
-    return small
+    return keep_info(image, image.reduce(factor))
+
+
+def _visible(image: Image.Image) -> Image.Image:
+    """An RGB or RGBA image on white, unless all it shows is white, too."""
+    rgb = on_white(image)
+    if image.mode == "RGBA" and rgb.getextrema() == ((255, 255),) * 3:
+        least, most = image.getchannel("A").getextrema()
+        if least != most:
+            raise UnusableImage("white on transparency, which becomes white: give it a background")
+    return rgb
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -187,14 +207,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
     Colours are converted from the profile in the file; an invalid profile is ignored.
     """
-    if image.mode.startswith("I"):
-        # 16-bit greyscale: Pillow's own conversion clips at 255 instead of scaling.
-        return Image.fromarray((np.asarray(image) // 257).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        levels = np.nan_to_num(np.asarray(image))
-        top_level = next((top for top in (1, 255) if levels.max() <= 1.5 * top), 65535)
-        grey = (np.clip(levels / top_level, 0, 1) * 255).astype(np.uint8)
-        return Image.fromarray(grey).convert("RGB")
+    if image.mode == "LAB":
+        return ImageCms.profileToProfile(image, LAB, SRGB, outputMode="RGB") or image
     profile = image.info.get("icc_profile")
     if profile and image.mode in ("RGB", "RGBA", "CMYK", "L"):
         target = "RGBA" if image.mode == "RGBA" else "RGB"

@@ -49,7 +49,7 @@ def likeness(first: Sketch, second: Sketch) -> float:
 
     Each block of the first is matched to the best place within a few pixels in the second; the
     result is the correlation that all but the worst 5 % of the blocks reach. Only blocks that show
-    something count; images with few of those are unlike unless they are nearly identical.
+    something count; images with few of those, or none, are unlike unless they are nearly identical.
     """
     count, pixels = SIDE // BLOCK, BLOCK**2
     blocks = first.reshape(count, BLOCK, count, BLOCK).swapaxes(1, 2).reshape(-1, pixels)
@@ -68,8 +68,10 @@ def likeness(first: Sketch, second: Sketch) -> float:
 
     shown = best[spread > least]
     if len(shown) < SPARSE:
+        if not (np.ptp(first) and np.ptp(second)):
+            return 0.0  # one colour: nothing to compare
         everything = np.corrcoef(first.ravel(), second.ravel())[0, 1]
-        worst = min(everything, *shown)
+        worst = min([everything, *shown])
         return float(worst) if worst >= ALIKE_IF_SPARSE else 0.0
     return float(np.percentile(shown, 5))
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shlex
 import socket
 import sys
 from collections.abc import Iterator
@@ -9,12 +10,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from zipfile import is_zipfile
 
 from tqdm import tqdm
 
 from artgan.cache import new_cache
 from artgan.data.crop import Strip, cut
-from artgan.data.decode import find_images
+from artgan.data.decode import SUFFIXES, find_images
 from artgan.data.inspection import (
     Checkup,
     Facts,
@@ -41,6 +43,7 @@ from artgan.workers import map_in_processes
 
 FOLDER = ".artgan"  # what artgan keeps beside the paintings of a folder
 ELSEWHERE = Path("datasets/.packs")  # the same for folders that cannot be written
+KILLED = "killed the process that read it: damaged, or too large for the free memory"
 FEW = 128  # files that this process has read before others would have started
 
 
@@ -60,7 +63,7 @@ def load_pack(root: Path, how: Cut) -> Pack:
     """Loads the pack of the paintings below `root`, which is made first if it is not there.
 
     Raises:
-        UserError: the folder is missing, or has fewer than 16 usable paintings.
+        UserError: the folder is missing, or has too few usable paintings.
     """
     with _opened(root, "dataset.root") as folder:
         if folder.stale or not folder.is_packed(how):
@@ -114,7 +117,7 @@ class _Folder:
         with tqdm(total=len(names), desc=label, unit="img", leave=False, disable=None) as bar:
             for name, result in zip(names, results, strict=True):
                 bar.update()
-                self.facts[name], strips = result or (_killed(self.root, name), [])
+                self.facts[name], strips = result or (_passed_over(self.root, name, KILLED), [])
                 yield from ((name, strip) for strip in strips)
 
     def finish_check(self) -> Checkup:
@@ -137,16 +140,18 @@ def _opened(root: Path, option: str) -> Iterator[_Folder]:
     """
     try:
         is_folder = root.is_dir()
+        refuse_file(root, option)
     except OSError as error:
         raise UserError(f"{option}: {root} cannot be read ({error.strerror}).") from error
     if not is_folder:
         raise UserError(f"{option}: there is no folder {root}. Give the folder of your paintings.")
     names, others = find_images(root)
     if not names:
+        held = ", ".join(f"{n:,} {kind or 'without ending'}" for kind, n in others.items())
         raise UserError(
-            f"{root}: no images in this folder or below it. artgan reads JPEG, PNG, WebP, TIFF, "
-            "HEIC, AVIF, JPEG 2000, BMP, GIF, TGA, PPM and PGM files, and does not follow linked "
-            "folders."
+            f"{root}: no images in this folder or below it, but {held or 'nothing'}. artgan reads "
+            "JPEG, PNG, WebP, TIFF, HEIC, AVIF, JPEG 2000, BMP, GIF, TGA, PPM and PGM files, and "
+            "does not unpack archives or follow linked folders."
         )
     cache = _cache_folder(root)
     try:
@@ -163,6 +168,23 @@ def _opened(root: Path, option: str) -> Iterator[_Folder]:
         yield _Folder(root, cache, names, others, checkup, kept)
 
 
+def refuse_file(root: Path, option: str) -> None:
+    """Refuses a file where a folder of paintings is asked for; UserError says what to do."""
+    if not root.is_file():
+        return
+    fault, advice = "is a file, not a folder", "Give the folder of your paintings."
+    if is_zipfile(root):
+        archive, folder = (
+            shlex.quote(str(path)) for path in (root, root.with_name(f"{root.stem}-unpacked"))
+        )
+        fault = "is a zip archive"
+        advice = f"Unpack it by: python -m zipfile -e {archive} {folder}\nThen give {folder}"
+    elif root.suffix.lower() in SUFFIXES:
+        fault = "is one image"
+        advice = f"Give the folder of your paintings, such as {root.absolute().parent}"
+    raise UserError(f"{option}: {root} {fault}. {advice}")
+
+
 def _cache_folder(root: Path) -> Path:
     folder = root / FOLDER
     if os.access(folder if folder.exists() else root, os.W_OK):
@@ -172,20 +194,25 @@ def _cache_folder(root: Path) -> Path:
 
 
 def _inspect(root: Path, how: Cut | None, name: str) -> tuple[Facts, list[Strip]]:
-    facts, image, frame = inspect_file(root / name, name)
-    if image is None or how is None:
-        return facts, []
-    inner = image.crop(frame) if frame and how.border == "trim" else image
-    return facts, cut(inner, how.resolution, how.crop)
+    try:
+        facts, image, frame = inspect_file(root / name, name)
+        if image is None or how is None:
+            return facts, []
+        inner = image.crop(frame) if frame and how.border == "trim" else image
+        return facts, cut(inner, how.resolution, how.crop)
+    except Exception as error:  # one file must not end the check of a folder
+        reason = "too large for this machine's memory"
+        if not isinstance(error, MemoryError):
+            reason = f"cannot be inspected: {type(error).__name__}: {error}"
+        return _passed_over(root, name, reason), []
 
 
-def _killed(root: Path, name: str) -> Facts:
+def _passed_over(root: Path, name: str, reason: str) -> Facts:
     size, mtime_ns = -1, 0
     with suppress(OSError):
         status = (root / name).stat()
         # So it is not tried again, perhaps in this process, until it is changed or touched.
         size, mtime_ns = status.st_size, status.st_mtime_ns
-    reason = "killed the process that read it: damaged, or too large for the free memory"
     return Facts(name, size, mtime_ns, "", reason)
 
 

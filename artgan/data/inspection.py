@@ -17,10 +17,10 @@ from artgan.cache import read_cache, write_cache
 from artgan.data import duplicates
 from artgan.data.border import find_frame
 from artgan.data.decode import UnusableImage, decode
-from artgan.errors import printable
+from artgan.errors import counted, printable
 
 RECORD = "files.cache"
-VERSION = 1  # increment when the same file would be described in another way
+VERSION = 2  # increment when the same file would be described in another way
 ONE_COLOR = 1.5  # standard deviation, of 255 levels, below which an image shows nothing
 LARGEST_FILE = 2**30  # bytes; no image that can be decoded within reason needs more
 
@@ -39,6 +39,7 @@ class Facts:
         reason: why it cannot be used; None if it can. What follows is then zero or None.
         format, mode: as Pillow names them, such as JPEG and CMYK.
         width, height: in pixels, upright.
+        pages: how many pages or frames it has, of which the first is used.
         fingerprint: 64-bit perceptual hash.
         color: mean red, green, blue, 0 to 255.
         frame: left, top, right, bottom of what is inside a plain border; None without one.
@@ -53,6 +54,7 @@ class Facts:
     mode: str | None = None
     width: int = 0
     height: int = 0
+    pages: int = 0
     fingerprint: int = 0
     color: tuple[int, int, int] = (0, 0, 0)
     frame: Box | None = None
@@ -87,6 +89,11 @@ class Checkup:
         return [facts for facts in self.facts if facts.reason is not None]
 
     @property
+    def many_paged(self) -> list[Facts]:
+        """Albums and animations."""
+        return [facts for facts in self.facts if facts.pages > 1]
+
+    @property
     def superfluous(self) -> set[str]:
         """The files that `dataset.deduplicate=true` leaves out."""
         return {file for group in self.duplicates for file in group[1:]}
@@ -103,9 +110,11 @@ class Checkup:
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.reasons.items())
             parts.append(f"{len(self.unusable):,} cannot ({reasons})")
         if self.superfluous:
-            parts.append(f"{len(self.superfluous):,} duplicates")
+            parts.append(counted(len(self.superfluous), "duplicate"))
         if framed := sum(facts.frame is not None for facts in self.facts):
             parts.append(f"{framed:,} with a plain border")
+        if self.many_paged:
+            parts.append(f"{len(self.many_paged):,} with several pages, of which the first is used")
         return f"{printable(str(self.root))}: {'; '.join(parts)}."
 
 
@@ -175,6 +184,7 @@ def inspect_file(path: Path, name: str) -> tuple[Facts, Image.Image | None, Box 
         mode=decoded.mode,
         width=decoded.width,
         height=decoded.height,
+        pages=decoded.pages,
         fingerprint=duplicates.fingerprint(small),
         color=(red, green, blue),
         frame=tuple(round(side * scale) for side in frame) if frame else None,  # type: ignore[arg-type]
@@ -204,9 +214,10 @@ def find_duplicates(root: Path, facts: list[Facts]) -> list[list[str]]:
     @lru_cache(maxsize=4096)
     def sketch(number: int) -> duplicates.Sketch | None:
         try:
-            return duplicates.sketch(decode((root / usable[number].file).read_bytes()).image)
-        except (OSError, UnusableImage):
-            return None
+            content, _ = _read(root / usable[number].file)
+            return duplicates.sketch(decode(content).image)
+        except (OSError, MemoryError, UnusableImage):
+            return None  # changed in the meantime: the next check will say how
 
     groups = duplicates.group(
         [entry.sha256 for entry in usable], [entry.fingerprint for entry in usable], sketch

@@ -26,13 +26,13 @@ from numpy.typing import NDArray
 from artgan.cache import CacheWriter, read_cache
 from artgan.data.inspection import Checkup, Facts
 from artgan.data.report import REPORT
-from artgan.errors import UserError, printable
+from artgan.errors import UserError, counted, printable
 
 FEATURES = "features"
 SUFFIX = ".pack"
 INDEX = {"starts": np.int64, "lengths": np.int64, "lying": np.bool_}  # arrays beside `rows`
-FEWEST_PAINTINGS = 16
-VERSION = 2  # part of the key: increment when the same files and settings give other pixels
+FEWEST_PAINTINGS = 16  # or squares of them, with tiles
+VERSION = 3  # part of the key: increment when the same files and settings give other pixels
 
 IndexEntry = tuple[str, int, int, bool]  # of one strip: file, first row, number of rows, lying
 
@@ -94,7 +94,7 @@ class Pack:
         of one painting stay together, and so do duplicates. Those to train on are returned first.
 
         Raises:
-            UserError: it leaves fewer than 16 paintings to train on.
+            UserError: it leaves fewer than 16 paintings or, with tiles, squares to train on.
         """
         if not holdout:
             return self, self._only(np.zeros(len(self), bool))
@@ -103,10 +103,10 @@ class Pack:
         lots = {name: hashlib.sha256(os.fsencode(name)).digest() for name in names}
         drawn = set(sorted(lots, key=lots.__getitem__)[: round(holdout * len(lots))])
         held = np.array([name in drawn for name in names])
-        left = len(lots) - len(drawn)
+        left = int((~held).sum())
         if drawn and left < FEWEST_PAINTINGS:
             raise UserError(
-                f"dataset.holdout: {holdout:g} leaves {left} of {len(lots)} paintings to train on; "
+                f"dataset.holdout: {holdout:g} leaves {left} of {len(self)} squares to train on; "
                 f"at least {FEWEST_PAINTINGS} are needed. Choose a smaller share."
             )
         return self._only(~held), self._only(held)
@@ -194,18 +194,20 @@ def write_index(
     """Writes which strips are used, in the order of their files, after the rows of all strips.
 
     Raises:
-        UserError: there are fewer than 16 usable paintings.
+        UserError: there are fewer than 16 usable paintings or, with tiles, squares.
     """
     left_out = checkup.superfluous if how.deduplicate else set()
     used = sorted(entry for entry in strips if entry[0] not in left_out)
-    count = len({file for file, *_ in used})
-    if count < FEWEST_PAINTINGS:
+    if len(used) < FEWEST_PAINTINGS:
+        found = counted(len({file for file, *_ in used}), "usable painting")
+        if how.crop == "tiles":
+            found = f"{counted(len(used), 'square')} from {found}"
         reasons = "".join(
             f"\n  {printable(facts.file)}: {facts.reason}" for facts in checkup.unusable[:10]
         )
         raise UserError(
-            f"{checkup.root}: {count} usable paintings; at least {FEWEST_PAINTINGS} are needed. "
-            f"{len(checkup.unusable)} files cannot be used.{reasons}"
+            f"{checkup.root}: {found}; at least {FEWEST_PAINTINGS} are needed. "
+            f"{counted(len(checkup.unusable), 'file')} cannot be used.{reasons}"
         )
     files, *index = zip(*used, strict=True)
     for (name, dtype), values in zip(INDEX.items(), index, strict=True):

@@ -59,6 +59,7 @@ def write_report(checkup: Checkup, folder: Path) -> Path:
         duplicates, superfluous [[file to keep, file, ...]]; how many files are not kept
         bordered                [{file, frame}] of those with a plain border: left, top, right,
                                 bottom of what is inside, in pixels
+        several_pages           [{file, pages}] of albums and animations: only the first is used
         classes, formats, modes {name: count}; a class is a first-level folder, "" the root itself
         others                  {ending: count} of other files; "linked folder" counts those,
                                 which are not searched
@@ -106,6 +107,9 @@ def _counts(checkup: Checkup) -> dict[str, Any]:
         "duplicates": checkup.duplicates,
         "superfluous": len(checkup.superfluous),
         "bordered": [{"file": facts.file, "frame": facts.frame} for facts in usable if facts.frame],
+        "several_pages": [
+            {"file": facts.file, "pages": facts.pages} for facts in checkup.many_paged
+        ],
         "classes": _counted(facts.file.rpartition("/")[0].partition("/")[0] for facts in usable),
         "formats": _counted(facts.format or "unknown" for facts in usable),
         "modes": _counted(facts.mode or "unknown" for facts in usable),
@@ -154,6 +158,7 @@ def _shown(checkup: Checkup, facts: Mapping[str, Any]) -> dict[str, Any]:
         "tallest": _gallery(root, tall[:EXTREMES], EXTREMES),
         "palette": _palette([facts.color for facts in usable]),
         "bordered": _gallery(root, [facts for facts in usable if facts.frame], BORDERED),
+        "several": _gallery(root, checkup.many_paged, BORDERED),
         "reasons": [  # the most frequent ones
             (kind, count, _gallery(root, by_reason[kind], FILES_OF_A_REASON))
             for kind, count in [*checkup.reasons.items()][:REASONS]
@@ -188,12 +193,12 @@ def _thumbnail(path: Path) -> str | None:
     try:
         # Reading a pipe would never end.
         image = _open(path.read_bytes() if path.is_file() else b"")
+        length = THUMBNAIL_SIDE * math.sqrt(max(image.size) / min(image.size))
+        image.thumbnail((min(length, THUMBNAIL_LENGTH),) * 2)
+        file = io.BytesIO()
+        image.save(file, "JPEG", quality=THUMBNAIL_QUALITY)
     except Exception:  # Pillow's decoders raise anything on damaged files
         return None
-    length = THUMBNAIL_SIDE * math.sqrt(max(image.size) / min(image.size))
-    image.thumbnail((min(length, THUMBNAIL_LENGTH),) * 2)
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=THUMBNAIL_QUALITY)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 

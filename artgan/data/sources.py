@@ -12,9 +12,9 @@ from artgan import inkwash
 from artgan.data import hub
 from artgan.data.archive import download_archives, unpack
 from artgan.data.crop import MOST_TILES
-from artgan.data.folder import FOLDER, load_pack, open_pack
+from artgan.data.folder import FOLDER, load_pack, open_pack, refuse_file
 from artgan.data.pack import Cut, Pack
-from artgan.errors import UserError, printable
+from artgan.errors import UserError, counted, printable
 from artgan.files import absolute, atomic_folder
 from artgan.options import DatasetConfig
 
@@ -87,6 +87,7 @@ def _obtain(dataset: DatasetConfig, root: Path) -> None:
     """Makes the folder of a named set, unless it is there; that of another set is refused."""
     wanted = {key: getattr(dataset, key) for key in ("source", *IDENTITY[dataset.source])}
     try:
+        refuse_file(root, "dataset.root")
         is_filled = root.is_dir() and any(root.iterdir())
     except OSError as error:
         raise UserError(f"dataset.root: {root} cannot be read ({error.strerror}).") from error
@@ -145,10 +146,12 @@ def announce(pack: Pack, crop: str, held_out: Pack, classes: dict[str, int]) -> 
     more = f" More in {printable(str(pack.report))}" if seen else ""
     print(checkup.summary() + more, file=sys.stderr)
     side = f"{pack.resolution}×{pack.resolution} px"
-    paintings = f"{len(set(pack.files)):,} paintings"
+    paintings = counted(len(set(pack.files)), "painting")
     rest = f"; {len(set(held_out.files)):,} are held out" if len(held_out) else ""
     if crop == "tiles":
-        squares = f"{len(pack):,} squares of {side}, at most {MOST_TILES} from one painting"
+        squares = (
+            f"{counted(len(pack), 'square')} of {side}, at most {MOST_TILES} from one painting"
+        )
         print(f"Training on {squares}: {paintings}{rest}", file=sys.stderr)
     else:
         print(f"Training on {paintings} at {side}{rest}", file=sys.stderr)

@@ -120,8 +120,7 @@ def decode_upright(content: bytes) -> Image.Image:
         UnusableImage: it is not an image, is damaged, or is too small or too large.
     """
     with opened(content) as image:
-        load(image, content)
-        return _upright(image)
+        return _upright(load(image, content))
 
 
 def fit(image: Image.Image, size: tuple[int, int], option: str) -> Image.Image:

@@ -100,7 +100,7 @@ def test_a_palette_with_more_transparencies_than_colours_is_decoded() -> None:
         decode(content[:at] + chunk + content[at:])
 
 
-@pytest.mark.parametrize(("white", "expected"), [(1.0, 127), (255.0, 127), (60000.0, 116)])
+@pytest.mark.parametrize(("white", "expected"), [(1.0, 128), (255.0, 128), (60000.0, 117)])
 def test_float_images_are_scaled(white: float, expected: int) -> None:
     levels = np.full((20, 20), white / 2, np.float32)
     levels[0, 0], levels[0, 1] = white, np.nan

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from artgan import inkwash
-from artgan.data.duplicates import ALIKE, Sketch, fingerprint, group, likeness, sketch
+from artgan.data.duplicates import ALIKE, SIDE, Sketch, fingerprint, group, likeness, sketch
 
 
 def painting(index: int) -> Image.Image:
@@ -53,6 +53,34 @@ def test_two_paintings_on_the_same_mount_are_not_duplicates() -> None:
     coarse = [np.asarray(image.convert("L").resize((32, 32)), float).ravel() for image in on_mount]
     assert np.corrcoef(coarse)[0, 1] > 0.95
     assert likeness(*map(sketch, on_mount)) < ALIKE
+
+
+@pytest.mark.parametrize(("factor", "pale"), [(0.03, 0), (0.06, 0), (0.03, 247), (0.06, 239)])
+def test_images_too_dark_or_pale_to_show_anything_are_alike_only_if_they_are_the_same(
+    factor: float, pale: int
+) -> None:
+    def faint(index: int, size: tuple[int, int] = (200, 160)) -> Image.Image:
+        image = painting(index).resize(size)
+        return image.point(lambda level: round(pale + factor * level))
+
+    first, *others = (sketch(faint(index)) for index in range(12))
+    assert likeness(first, sketch(faint(0, (150, 120)))) >= ALIKE
+    assert max(likeness(first, other) for other in others) < ALIKE
+    assert groups([faint(0), faint(0, (150, 120))]) == [[0, 1]]
+
+
+@pytest.mark.filterwarnings("error")
+def test_any_two_sketches_can_be_compared() -> None:
+    ramp = np.linspace(0, 1, SIDE**2).reshape(SIDE, SIDE)
+    dot = np.zeros((SIDE, SIDE), np.uint8)
+    dot[5, 5] = 255
+    levels = [np.full((SIDE, SIDE), level, np.uint8) for level in (0, 128, 255)]
+    soft = [(ramp * height).astype(np.uint8) for height in (1, 2, 20, 255)]
+    sketches = [*levels, *soft, dot, sketch(painting(0))]
+    table = np.array([[likeness(one, two) for two in sketches] for one in sketches])
+    assert (np.abs(table) <= 1 + 1e-5).all()  # and so none is NaN
+    assert (table[:3] == 0).all()
+    assert (table[:, :3] < ALIKE).all()
 
 
 def test_an_image_is_wholly_like_itself() -> None:

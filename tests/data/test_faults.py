@@ -70,14 +70,18 @@ def test_each_flipped_bit_of_a_pack_is_noticed_or_harmless(root: Path) -> None:
     assert noticed > 190
 
 
-def test_each_flipped_bit_of_the_record_is_noticed(root: Path) -> None:
-    load(root)
+def test_each_flipped_bit_of_the_record_is_noticed_or_harmless(root: Path) -> None:
+    described = load(root).checkup.facts
     file = root / ".artgan" / "files.cache"
     whole, chance = file.read_bytes(), random.Random(0)
+    noticed = 0
     for _ in range(100):
         file.write_bytes(flipped(whole, chance))
-        assert not read_record(root / ".artgan").facts
-    print("100 of 100 flipped bits noticed")
+        found = read_record(root / ".artgan").facts
+        assert found in ([], described)
+        noticed += not found
+    print(f"{noticed} of 100 flipped bits noticed")
+    assert noticed > 90
 
 
 def test_a_damaged_pack_is_named_and_made_again_under_the_same_key(
@@ -380,7 +384,7 @@ def test_sockets_devices_and_folders_named_like_images_are_refused(root: Path) -
 
 def test_a_single_painting_is_too_few(tmp_path: Path) -> None:
     SMALL.save(tmp_path / "one.png")
-    with pytest.raises(UserError, match="1 usable paintings; at least 16 are needed"):
+    with pytest.raises(UserError, match="1 usable painting; at least 16 are needed"):
         load(tmp_path)
 
 

@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -91,6 +92,35 @@ def test_a_file_whose_process_is_killed_is_named_and_not_tried_again(
     assert [facts.file for facts in check(many).unusable] == ["torn.jpg"]
 
 
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ValueError("odd"), "cannot be inspected: ValueError: odd"),
+        (MemoryError(), "too large for this machine's memory"),
+    ],
+)
+def test_a_file_that_cannot_be_inspected_is_named_and_passed_over(
+    root: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
+) -> None:
+    Image.effect_noise((77, 60), 80).save(root / "odd.png")
+
+    def find_frame(image: Image.Image) -> None:
+        if image.size == (77, 60):
+            raise error
+
+    monkeypatch.setattr(inspection, "find_frame", find_frame)
+    checkup = check(root)
+    assert [(facts.file, facts.reason) for facts in checkup.unusable] == [("odd.png", reason)]
+    assert len(checkup.usable) == 40
+
+
+def test_pairs_too_dark_to_show_anything_are_checked(root: Path) -> None:
+    soft = Image.radial_gradient("L").point(lambda level: level // 8)
+    soft.save(root / "dark.png")
+    soft.resize((192, 192)).save(root / "smaller.png")
+    assert check(root).duplicates == [["dark.png", "smaller.png"]]
+
+
 def test_a_change_while_a_file_is_read_is_noticed_the_next_time(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,8 +178,23 @@ def test_the_summary_is_one_line(root: Path) -> None:
     (root / "c.jpg").write_bytes(b"rubbish")
     assert check(root).summary() == (
         f"{root}: 41 of 44 images can be used; 3 cannot (2 not an image, 1 the file is empty); "
-        "1 duplicates."
+        "1 duplicate."
     )
+
+
+@pytest.mark.parametrize("format", ["TIFF", "GIF", "PNG", "WEBP", "AVIF"])
+def test_an_album_or_animation_is_named_with_its_pages(root: Path, format: str) -> None:
+    pages = [Image.effect_noise((60, 50), 80).convert("RGB") for _ in range(20)]
+    name = f"album.{format.lower()}"
+    pages[0].save(root / name, format, save_all=True, append_images=pages[1:])
+    checkup, report = check_folder(root)
+    assert [(facts.file, facts.pages) for facts in checkup.many_paged] == [(name, 20)]
+    assert checkup.summary().endswith("; 1 with several pages, of which the first is used.")
+    described = json.loads(report.with_name("report.json").read_bytes())
+    assert described["several_pages"] == [{"file": name, "pages": 20}]
+    assert "<h2>Several pages</h2>" in report.read_text("utf-8")
+    assert "60 × 50, 20 pages" in report.read_text("utf-8")
+    assert read_record(root / ".artgan").many_paged == checkup.many_paged
 
 
 def test_checking_a_folder_writes_a_report(root: Path) -> None:

@@ -225,6 +225,25 @@ def test_too_few_paintings_are_a_clear_error_that_leaves_no_pack(root: Path) -> 
     assert not list(root.rglob("*.tmp"))
 
 
+def test_three_long_scrolls_are_enough_for_tiles(tmp_path: Path) -> None:
+    for number in range(3):
+        scroll = Image.effect_noise((1600, 100), 20 + 20 * number)
+        scroll.save(tmp_path / f"{number}.png")
+    with pytest.raises(UserError, match=": 3 usable paintings; at least 16 are needed"):
+        load(tmp_path)
+    pack = load(tmp_path, crop="tiles")
+    assert len(pack) == 36
+    trained, held = pack.split(0.3)
+    assert (len(trained), len(held)) == (24, 12)
+    with pytest.raises(UserError, match=r"dataset\.holdout: 0\.7 leaves 12 of 36 squares"):
+        pack.split(0.7)
+    (tmp_path / "0.png").unlink()
+    (tmp_path / "1.png").write_bytes(b"")
+    message = r"12 squares from 1 usable painting; at least 16 are needed\. 1 file cannot"
+    with pytest.raises(UserError, match=message):
+        load(tmp_path, crop="tiles")
+
+
 @pytest.mark.parametrize("what", ["pack", "cache"])
 def test_a_damaged_pack_or_record_is_made_again(root: Path, what: str) -> None:
     pack = load(root)

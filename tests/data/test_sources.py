@@ -2,8 +2,12 @@
 
 import hashlib
 import json
+import shlex
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from zipfile import ZipFile
 
 import pytest
@@ -101,6 +105,35 @@ def test_an_archive_put_there_by_hand_is_used(
     archives = [f"{git_blob(content)} data.zip"]
     dataset = named("chinese_art", address="http://127.0.0.1:1", archives=archives)
     assert len(load_paintings(dataset, 32)) == 40
+
+
+@pytest.mark.parametrize("source", ["folder", "inkwash"])
+def test_a_file_in_place_of_a_folder_says_what_to_do(source: Any, tmp_path: Path) -> None:
+    def refusal(file: Path) -> str:
+        with pytest.raises(UserError) as error:
+            load_paintings(DatasetConfig(source=source, root=str(file)), 32)
+        return str(error.value)
+
+    archive, image, other = (tmp_path / name for name in ("my set.zip", "a.jpg", "a.txt"))
+    with ZipFile(archive, "w") as file:
+        file.writestr("a/b.jpg", "x")
+    image.touch()
+    other.touch()
+    command, last = refusal(archive).splitlines()
+    assert command.startswith(f"dataset.root: {archive} is a zip archive. Unpack it by: python -m ")
+    _, *words = shlex.split(command.partition(" by: ")[2])
+    subprocess.run([sys.executable, *words], check=True)
+    assert Path(shlex.split(last)[2], "a", "b.jpg").read_text() == "x"
+    assert refusal(image) == (
+        f"dataset.root: {image} is one image. Give the folder of your paintings, such as {tmp_path}"
+    )
+    assert f"{other} is a file, not a folder" in refusal(other)
+
+
+def test_a_folder_without_images_says_what_it_has(tmp_path: Path) -> None:
+    (tmp_path / "a.zip").touch()
+    with pytest.raises(UserError, match=r"no images .*, but 1 \.zip\. .*does not unpack archives"):
+        load_paintings(DatasetConfig(source="folder", root=str(tmp_path)), 32)
 
 
 def test_a_folder_of_another_set_is_refused(
