@@ -145,6 +145,8 @@ def opened(content: bytes) -> Iterator[Image.Image]:
         page = start.startswith((b"<!doctype html", b"<html", b"<head"))
         reason = kind_of_tiff(content) or "not an image" + " but a web page" * page
         raise UnusableImage(reason) from None
+    except KeyError as error:  # a compression that Pillow does not know
+        raise UnusableImage(kind_of_tiff(content) or f"damaged: {error}") from None
     except MemoryError:
         raise UnusableImage("too large for this machine's memory") from None
     except Exception as error:

@@ -12,6 +12,8 @@ import numpy as np
 from PIL import Image
 from PIL.TiffImagePlugin import (
     BITSPERSAMPLE,
+    COMPRESSION,
+    COMPRESSION_INFO,
     EXTRASAMPLES,
     PHOTOMETRIC_INTERPRETATION,
     PLANAR_CONFIGURATION,
@@ -144,6 +146,8 @@ def kind_of_tiff(content: bytes) -> str | None:
         file.seek(tags.next)
         with warnings.catch_warnings(action="ignore"):
             tags.load(file)
+        if (method := tags.get(COMPRESSION, 1)) not in COMPRESSION_INFO:
+            return f"{UNREAD}: compressed by method {method}; {ADVICE}"
         return _unread(tags)
     except Exception:  # as with all damaged files
         return "damaged: the directory of this TIFF cannot be read"

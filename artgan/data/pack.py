@@ -199,14 +199,19 @@ def write_index(
     left_out = checkup.superfluous if how.deduplicate else set()
     used = sorted(entry for entry in strips if entry[0] not in left_out)
     if len(used) < FEWEST_PAINTINGS:
+        hint = ""
         found = counted(len({file for file, *_ in used}), "usable painting")
         if how.crop == "tiles":
             found = f"{counted(len(used), 'square')} from {found}"
+        elif any(
+            max(one.width, one.height) > 2 * min(one.width, one.height) for one in checkup.usable
+        ):
+            hint = "dataset.crop=tiles cuts several squares from a long one. "
         reasons = "".join(
             f"\n  {printable(facts.file)}: {facts.reason}" for facts in checkup.unusable[:10]
         )
         raise UserError(
-            f"{checkup.root}: {found}; at least {FEWEST_PAINTINGS} are needed. "
+            f"{checkup.root}: {found}; at least {FEWEST_PAINTINGS} are needed. {hint}"
             f"{counted(len(checkup.unusable), 'file')} cannot be used.{reasons}"
         )
     files, *index = zip(*used, strict=True)

@@ -182,8 +182,9 @@ def _gallery(
 ) -> tuple[list[tuple[Facts, str | None]], int]:
     """Some images, evenly spread, with thumbnails; and how many more there are."""
     shown = _evenly(images, limit)
-    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as threads:
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # long scrolls are large
+    # Pillow warns of long scrolls, which are large, and of damage, which is named already.
+    ignored = warnings.catch_warnings(action="ignore")
+    with ignored, ThreadPoolExecutor(os.cpu_count()) as threads:
         thumbnails = threads.map(_thumbnail, [root / facts.file for facts in shown])
         return list(zip(shown, thumbnails, strict=True)), len(images) - limit
 

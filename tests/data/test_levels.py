@@ -270,6 +270,14 @@ def test_a_torn_tiff_is_called_damaged() -> None:
         decode(content[:40])
 
 
+def test_an_unknown_compression_of_a_tiff_is_named() -> None:
+    content = tiff(COLORS, "rgb")
+    tag = struct.pack("<HHII", 259, 3, 1, 1)  # compression: none
+    assert content.count(tag) == 1
+    with pytest.raises(UnusableImage, match=r"a kind of TIFF .*: compressed by method 34887; save"):
+        decode(content.replace(tag, struct.pack("<HHII", 259, 3, 1, 34887)))
+
+
 def tables() -> str:
     """What is done with each kind of file, as tables for the documentation."""
 
