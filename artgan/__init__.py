@@ -27,7 +27,7 @@ def load(run: str | Path, ema: bool = True, device: str = "auto") -> Painter:
     """The trained generator of a run folder, checkpoint or exported file.
 
     Raises:
-        UserError: it cannot be used, or the device (auto, cpu, cuda, mps) is not available.
+        UserError: it cannot be used, or the device (auto, cpu, gpu, mps) is not available.
     """
     from artgan.painter import load
 

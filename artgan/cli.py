@@ -13,36 +13,25 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from artgan.arguments import MULTIRUN, PARSER, read_arguments
 from artgan.config import (
     CONFIGS,
-    GROUPS,
     Command,
     implied_by,
-    options_of,
-    refuse_choice,
-    refuse_unknown,
     register,
     validate,
 )
 from artgan.errors import UserError, not_among, plain_errors, printable
-from artgan.help import USAGE, help_text, overview, right_key
+from artgan.help import help_text, overview
 from artgan.options import SCHEMAS
 from artgan.sweep import Sweep, note_failure
 from artgan.version import __version__
 
-MULTIRUN = ("-m", "--multirun")
-# Hydra's flags that stand alone, and those that a value follows.
-ALONE = (*MULTIRUN, "--resolve", "--info", "-i")
-CFG, CONFIG_DIR = ("--cfg", "-c"), ("--config-dir", "-cd")
-EXAMPLES = ("seed=3", "out=FILE", "root=PATH")  # of which each command has one
-PARSER = OverridesParser.create()
 # Launchers and sweepers that an extra installs.
 EXTRAS = {"submitit_local": "slurm", "submitit_slurm": "slurm", "optuna": "optuna"}
 
@@ -51,12 +40,12 @@ def main(command: str | None = None) -> None:
     """Runs a command; without a name, as for `artgan`, the first argument names it."""
     arguments = sys.argv[1:]
     with plain_errors():
+        if "--version" in arguments:
+            print(f"artgan {__version__}")
+            return
         if command is None:
             if not arguments or arguments[0] in ("--help", "-h", "help"):
                 print(overview())
-                return
-            if arguments[0] == "--version":
-                print(f"artgan {__version__}")
                 return
             command = arguments.pop(0)
             if command not in SCHEMAS:
@@ -160,7 +149,7 @@ def _train(config: Any, command: Command) -> float | None:
 def _sample(config: Any, command: Command) -> None:
     from artgan.sampling import sample
 
-    _print_files(sample(config))
+    _print_files(sample(config, command.given))
 
 
 def _stylize(config: Any, command: Command) -> None:
@@ -179,7 +168,8 @@ def _evaluate(config: Any, command: Command) -> None:
 def _compare(config: Any, command: Command) -> None:
     from artgan.comparison import compare
 
-    table, page = compare([Path(run) for run in config.runs], config.by, config.out)
+    runs = [Path(run) for run in config.runs]
+    table, page = compare(runs, config.by, config.out, config.overwrite)
     print(f"{table}\nSide by side: {printable(str(page))}")
 
 
@@ -192,7 +182,7 @@ def _export(config: Any, command: Command) -> None:
 def _check(config: Any, command: Command) -> None:
     from artgan.data.folder import check_folder
 
-    checkup, report = check_folder(Path(config.root).expanduser())
+    checkup, report = check_folder(Path(config.root))
     print(checkup.summary())
     for facts in checkup.unusable[:5]:
         print(f"  {printable(facts.file)}: {facts.reason}")
@@ -213,97 +203,6 @@ RUN: dict[str, Callable[[Any, Command], float | None]] = {
 def _print_files(files: list[Path]) -> None:
     first, *others = files
     print(first if not others else f"{first} and {len(others)} more beside it")
-
-
-def read_arguments(command: str, arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Hydra's flags, and the options as `key=value` that Hydra can read.
-
-    Raises:
-        UserError: an argument cannot be read, or names no option, flag or choice.
-    """
-    flags: list[str] = []
-    words: list[str] = []
-    folders: list[Path] = []
-    rest = iter(arguments)
-    for argument in rest:
-        if argument in ALONE:
-            flags.append(argument)
-        elif argument.startswith("-"):
-            flag, is_whole, value = argument.partition("=")
-            value = value if is_whole else next(rest, "")
-            if flag in CONFIG_DIR and value:
-                folders.append(Path(value))
-            elif flag in CONFIG_DIR:
-                raise UserError(f"{flag}: no folder given. Write {flag} FOLDER")
-            elif flag not in CFG or value not in ("job", "hydra", "all"):
-                raise UserError(right_key(command, argument, value))
-            flags += [flag, value]
-        else:
-            words.append(argument)
-    multirun = bool({*MULTIRUN} & {*flags})
-    named = [word for word in words if "=" in word or word[:1] in "+~"]
-    places = [word for word in words if word not in named]
-    options = [checked(word, command, multirun, folders) for word in named]
-    return flags, [*_placed(command, places), *options]
-
-
-def _placed(command: str, words: list[str]) -> list[str]:
-    """Arguments without a key, such as a folder, as options."""
-    keys = USAGE[command].places
-    if command == "compare" and words:
-        return [f"runs=[{','.join(map(_quoted, words))}]"]
-    if len(words) > len(keys):
-        raise UserError(
-            f"'{words[len(keys)]}' cannot be read. Write key=value, as in "
-            f"artgan {command} {USAGE[command].example}"
-        )
-    options = [f"{key}={_quoted(word)}" for key, word in zip(keys, words, strict=False)]
-    return ["dataset=folder", *options] if command == "train" and words else options
-
-
-def _quoted(text: str) -> str:
-    escaped = text.replace("'", r"\'")
-    return f"'{escaped}'"
-
-
-def checked(argument: str, command: str, multirun: bool, folders: list[Path]) -> str:
-    """A `key=value` that Hydra can read, of an option and a choice that exist.
-
-    Quoted where Hydra's grammar cannot read the value, such as a path with brackets or Chinese
-    characters, or a list of such names. Folders are those of the user's own configuration files.
-
-    Raises:
-        UserError: the option or choice does not exist, or it has another form.
-    """
-    given, override = argument, _parsed(argument)
-    if override is None or (override.is_sweep_override() and not multirun):
-        key, equals, value = argument.partition("=")
-        if value[:1] + value[-1:] == "[]":
-            argument = f"{key}=[{','.join(_quoted(one.strip()) for one in value[1:-1].split(','))}]"
-        else:
-            argument = f"{key}={_quoted(value)}"
-        override = _parsed(argument) if equals else None
-    if override is None or not override.key_or_group:
-        known = options_of(SCHEMAS[command])
-        example = next(one for one in EXAMPLES if one.partition("=")[0] in known)
-        raise UserError(f"'{given}' cannot be read as key=value. Name an option, as in {example}")
-    key = override.key_or_group
-    if key.startswith("hydra"):
-        return argument
-    refuse_unknown(key, command)
-    if override.is_delete():
-        raise UserError(f"{key}: cannot be removed. Set another value, or null.")
-    if key in GROUPS and not override.is_sweep_override():
-        refuse_choice(key, override.value(), folders)
-    return argument
-
-
-def _parsed(argument: str) -> Override | None:
-    """As Hydra reads it; None if it cannot."""
-    try:
-        return PARSER.parse_override(argument)
-    except HydraException:
-        return None
 
 
 def _explain(error: Exception) -> str:

@@ -16,7 +16,7 @@ from artgan.checkpoint import KEY, newest_checkpoint
 from artgan.config import flattened, load_config
 from artgan.data.report import write_html
 from artgan.errors import UserError, printable
-from artgan.files import by_number
+from artgan.files import by_number, refuse_to_replace
 from artgan.metrics import PARTS, UNKNOWN
 from artgan.options import MONITORS, ON_FEATURES, TrainConfig
 
@@ -80,15 +80,18 @@ class Group:
     scores: list[str]
 
 
-def compare(folders: list[Path], metric: str | None, out: str | None) -> tuple[str, Path]:
+def compare(
+    folders: list[Path], metric: str | None, out: str | None, overwrite: bool = False
+) -> tuple[str, Path]:
     """Ranks runs, as a text and as a page with their samples side by side.
 
     Without a metric (kid, fid, swd) the first that any run has counts; without `out` the page goes
     beside the runs.
 
     Raises:
-        UserError: none of them is a run, or the page cannot be written.
+        UserError: none of them is a run, or the page `out` exists or cannot be written.
     """
+    refuse_to_replace([Path(out)] if out else [], overwrite)
     runs = read_runs(folders)
     groups, different = ranking(runs, metric), differences(runs)
     beside = Path(os.path.commonpath([run.folder.absolute().parent for run in runs]))

@@ -11,7 +11,6 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
@@ -46,6 +45,7 @@ ALIASES = {
     "root": ("dataset.root", "root"),
     "outdir": ("output", "out"),
     "output": ("out",),
+    "out": ("output",),
     "checkpoint": ("ckpt",),
     "run": ("ckpt", "resume"),
     "seeds": ("seed",),
@@ -200,8 +200,8 @@ def load_config(folder: Path) -> TrainConfig:
         raise UserError(f"{folder}: there is no run here ({CONFIG_FILE} is missing).")
     try:
         # What an older version did not write takes its default.
-        values = OmegaConf.to_container(OmegaConf.load(path))
-    except (OmegaConfBaseException, yaml.YAMLError, ValueError, OSError) as error:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, ValueError, OSError) as error:
         raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]}).") from error
     return typed(TrainConfig, values, str(path))
 
@@ -259,6 +259,15 @@ def choices_of(annotation: Any) -> tuple[Any, ...]:
     if get_origin(annotation) is Literal:
         return get_args(annotation)
     return next((found for one in get_args(annotation) if (found := choices_of(one))), ())
+
+
+def kinds_of(annotation: Any) -> set[Any]:
+    """The plain types that a type is made of, such as str and list; both of them for Any."""
+    if annotation is Any:
+        return {str, list}
+    if get_origin(annotation) is Literal:
+        return {type(one) for one in get_args(annotation)}
+    return {get_origin(annotation) or annotation}.union(*map(kinds_of, get_args(annotation)))
 
 
 def _explain(schema: Any, error: ErrorDetails) -> str:

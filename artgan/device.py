@@ -12,9 +12,9 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def pick_device(device: str) -> str:
-    """The device that `auto` stands for on this machine."""
+    """torch's name for a device, and for what `auto` stands for on this machine."""
     if device != "auto":
-        return device
+        return "cuda" if device == "gpu" else device
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"

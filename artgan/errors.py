@@ -22,14 +22,18 @@ def counted(number: int, noun: str) -> str:
 
 def nearest(value: object, names: Iterable[str]) -> str | None:
     """The name most like a mistyped one, or None."""
-    return next(iter(difflib.get_close_matches(str(value), list(names), n=1)), None)
+    return next(iter(difflib.get_close_matches(str(value), list(names), 1, 0.7)), None)
 
 
 def not_among(value: object, choices: Iterable[object]) -> str:
     """Says what a value could have been, and which choice is nearest."""
-    names = [str(choice) for choice in choices]
+    found = list(choices)
+    names = [str(choice) for choice in found]
     near = nearest(value, names)
     hint = f" Did you mean '{near}'?" if near else ""
+    numbers = [choice for choice in found if isinstance(choice, int)]
+    if numbers and isinstance(value, int | float):
+        hint = f" The nearest is {min(numbers, key=lambda number: abs(number - value))}."
     return f"'{value}' is none of {', '.join(names)}.{hint}"
 
 

@@ -13,9 +13,10 @@ from artgan.config import CONFIG_FILE, typed
 from artgan.data.sources import load_paintings, settle
 from artgan.device import pick_device
 from artgan.errors import UserError
-from artgan.files import atomic_write, cannot_write
+from artgan.files import atomic_write, cannot_write, refuse_to_replace
 from artgan.images import encode_png
 from artgan.measuring import (
+    SCORES,
     SEED,
     SHEET,
     measure,
@@ -38,8 +39,8 @@ def evaluate(config: EvaluateConfig) -> tuple[dict[str, Any], Path]:
         The scores, as `metrics.json` holds them, and the folder they were written to.
 
     Raises:
-        UserError: the checkpoint, the paintings or the file of features cannot be used, or other
-            paintings would be held out than in the run.
+        UserError: the checkpoint, the paintings or the file of features cannot be used, there are
+            scores in `out`, or other paintings would be held out than in the run.
     """
     if config.ckpt is None:
         raise UserError("ckpt: no run given. Add ckpt=checkpoints/RUN")
@@ -48,6 +49,7 @@ def evaluate(config: EvaluateConfig) -> tuple[dict[str, Any], Path]:
             f"out: {config.out} is the folder of a run, and its curves would be replaced. Leave it "
             "out, or give a folder of its own."
         )
+    refuse_to_replace([Path(config.out) / SCORES] if config.out else [], config.overwrite)
     device = pick_device(config.device)
     painter = load_painter(find_checkpoint(Path(config.ckpt)), config.ema, device)
     own = _own_dataset(painter)
@@ -115,8 +117,8 @@ def _write_events(painter: Painter, scores: dict[str, Any], sheet: Tensor, folde
 def _own_dataset(painter: Painter) -> DatasetConfig:
     if "dataset" not in painter.config:
         raise UserError(
-            f"{painter.checkpoint}: does not say what it was trained on. Give ckpt= the folder of "
-            "the run, or a checkpoint in it."
+            f"ckpt: {painter.checkpoint} is an exported generator, and does not say what it was "
+            "trained on. Give ckpt= the folder of the run, or a checkpoint in it."
         )
     return typed(DatasetConfig, painter.config["dataset"], str(painter.checkpoint))
 

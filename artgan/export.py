@@ -7,7 +7,7 @@ from safetensors.torch import save
 
 from artgan.checkpoint import EXPORTED, FORMAT, KEY, find_checkpoint
 from artgan.errors import UserError
-from artgan.files import atomic_write
+from artgan.files import atomic_write, refuse_to_replace
 from artgan.networks.taef2 import ORIGIN
 from artgan.options import ExportConfig
 from artgan.painter import load_painter
@@ -26,14 +26,17 @@ def export(config: ExportConfig) -> Path:
         The file written.
 
     Raises:
-        UserError: the checkpoint cannot be used, or the file cannot be written.
+        UserError: the checkpoint cannot be used, or the file exists or cannot be written.
     """
     if config.ckpt is None:
         raise UserError("ckpt: no run given. Add ckpt=checkpoints/RUN")
+    if Path(config.ckpt).suffix == EXPORTED:
+        raise UserError(f"ckpt: {config.ckpt} is an exported generator already. Copy the file.")
     painter = load_painter(find_checkpoint(Path(config.ckpt)))
     path = Path(config.out) if config.out else painter.checkpoint.with_suffix(EXPORTED)
     if path.suffix != EXPORTED:
         raise UserError(f"out: {path} must end in {EXPORTED}, as in out=mine{EXPORTED}")
+    refuse_to_replace([path], config.overwrite)
     described = {
         "format": FORMAT,
         "resolution": painter.resolution,

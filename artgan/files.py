@@ -6,7 +6,7 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
@@ -99,6 +99,17 @@ def hold(lock: Path, path: Path) -> AbstractContextManager[object]:
         waiting = f"{printable(str(path))}: another process is preparing it; waiting"
         print(waiting, file=sys.stderr)
         return lock_file.acquire()
+
+
+def refuse_to_replace(paths: Sequence[Path], overwrite: bool) -> None:
+    """Refuses files that exist with a UserError, unless they may be replaced."""
+    existing = [path for path in paths if path.exists()]
+    if existing and not overwrite:
+        more = f" So do {len(existing) - 1} more." if len(existing) > 1 else ""
+        raise UserError(
+            f"out: {existing[0]} exists already.{more} Give another place as out=, or replace it "
+            "with overwrite=true"
+        )
 
 
 def by_number(paths: Iterable[Path]) -> list[Path]:

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import shlex
 import textwrap
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ from artgan.config import (
     options_of,
     options_only_for,
 )
-from artgan.errors import nearest, not_among
+from artgan.errors import UserError, nearest, not_among
 from artgan.options import SCHEMAS, EvaluateConfig
 
 WIDTH = 100
@@ -61,8 +62,15 @@ USAGE = {
     ),
     "check": Usage("PATH", ("root",), ()),
 }
-# Short flags that other programs have, and the options they mean.
-SHORT = {"c": "content", "s": "style", "o": "out", "n": "num", "r": "resume", "b": "batch_size"}
+# Short flags that other programs have, and the options they may mean.
+SHORT = {
+    "c": ("content", "ckpt"),
+    "s": ("style", "seed"),
+    "o": ("out", "output"),
+    "n": ("num", "name"),
+    "r": ("resume",),
+    "b": ("batch_size",),
+}
 ENDING = """\
 --cfg job prints the whole configuration; -m runs every combination of comma-separated values, as in
 -m seed=0,1,2; --config-dir DIR adds configuration files of your own."""
@@ -149,14 +157,19 @@ def opening(path: Path) -> str:
 
 
 def right_key(command: str, flag: str, value: str) -> str:
-    """What to type instead of a flag such as `--lr=0.1`, or `--lr` with the argument after it."""
+    """The option for a flag such as `--lr=0.1`, or `--lr` with the argument after it.
+
+    Raises:
+        UserError: there is no such option.
+    """
     if flag == "--cfg":
-        return f"{flag}: {not_among(value, ('job', 'hydra', 'all'))}"
+        raise UserError(f"{flag}: {not_among(value, ('job', 'hydra', 'all'))}")
     name, equals, given = flag.lstrip("-").partition("=")
-    schema = SCHEMAS[command]
-    key = SHORT.get(name, name).replace("-", "_")
-    meant = key if key in options_of(schema) else meant_option(key, schema)
+    known = options_of(SCHEMAS[command])
+    key = name.replace("-", "_")
+    exact = [one for one in SHORT.get(name, (key,)) if one in known]
+    meant = exact[0] if exact else meant_option(key, SCHEMAS[command])
     if meant is None:
-        return f"{flag}: there is no such flag. See artgan {command} --help"
+        raise UserError(f"{flag}: there is no such flag. See artgan {command} --help")
     value = given if equals else value if "=" not in value and value[:1] != "-" else ""
-    return f"{flag}: options are written as key=value. Write {meant}={value or 'VALUE'}"
+    return f"{meant}={shlex.quote(value) if value else 'VALUE'}"

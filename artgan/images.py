@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
+from PIL.PngImagePlugin import PngImageFile, PngInfo
 from torch import Tensor
 
 from artgan.errors import UserError
@@ -18,6 +19,7 @@ from artgan.version import __version__
 
 PROVENANCE = "artgan"
 FRAMES_PER_SECOND = 24
+MOST_PIXELS = 89_000_000  # of an image that Pillow, and so many a program, reads without a warning
 
 
 def tile(images: Tensor, columns: int) -> Tensor:
@@ -30,6 +32,15 @@ def tile(images: Tensor, columns: int) -> Tensor:
         top, left = 2 + row * (height + 2), 2 + column * (width + 2)
         grid[:, top : top + height, left : left + width] = image
     return grid
+
+
+def enlarge(image: Tensor, scale: int) -> Tensor:
+    """An image uint8 [3, H, W] as [3, scale · H, scale · W], by Lanczos' filter."""
+    if scale == 1:
+        return image
+    small = to_pil(image)
+    large = small.resize((scale * small.width, scale * small.height), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(large)).permute(2, 0, 1)
 
 
 def encode_png(image: Tensor, provenance: dict[str, Any] | None = None) -> bytes:
@@ -62,8 +73,9 @@ def read_provenance(path: Path) -> dict[str, Any]:
         UserError: the file is not a PNG from artgan, or its provenance was lost or altered.
     """
     try:
-        with Image.open(path) as image:
-            text = getattr(image, "text", {}).get(PROVENANCE)
+        # Only the header is read; `Image.open` refuses images as large as old grids may be.
+        with PngImageFile(path) as image:
+            text = image.info.get(PROVENANCE)
         provenance = json.loads(text) if text is not None else None
     except FileNotFoundError:
         raise UserError(f"from_image: there is no image {path}.") from None
@@ -77,8 +89,8 @@ def read_provenance(path: Path) -> dict[str, Any]:
     return provenance
 
 
-def save_gif(frames: Tensor, path: Path) -> None:
-    """Writes uint8 frames [N, 3, H, W] as an endless GIF."""
+def save_gif(frames: Iterable[Tensor], path: Path) -> None:
+    """Writes frames uint8 [3, H, W] as an endless GIF."""
     first, *rest = (to_pil(frame) for frame in frames)
     duration = 1000 // FRAMES_PER_SECOND
     with atomic_write(path) as file:

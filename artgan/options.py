@@ -4,14 +4,24 @@ Hydra composes these defaults with the files in `configs/` and the command line,
 the result. `artgan COMMAND --help` prints what stands here.
 """
 
-import re
 from dataclasses import field
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
 from typing_extensions import TypedDict
+
+from artgan.values import (
+    LARGEST_SEED,
+    STRICT,
+    Count,
+    Device,
+    Devices,
+    Duration,
+    Location,
+    Precision,
+    option,
+)
 
 # Metrics that choose the best checkpoint, and those of them that need a feature network.
 Metric = Literal["kid", "fid", "swd"]
@@ -22,50 +32,6 @@ NAMED_FEATURES = ("inception", "squeezenet")
 # Networks whose features describe content and style.
 Backbone = Literal["vgg19", "vgg16", "vgg19_caffe", "vgg16_caffe", "squeezenet", "random"]
 BACKBONES: tuple[str, ...] = get_args(Backbone)
-LARGEST_SEED = 2**32 - 1
-
-STRICT = ConfigDict(
-    extra="forbid", coerce_numbers_to_str=True, str_min_length=1, allow_inf_nan=False
-)
-
-
-def option(default: Any, meaning: str, **limits: Any) -> Any:
-    """An option of a configuration.
-
-    Args:
-        default: its value if nothing else is asked for; `...` if one must be given.
-        meaning: one line for `--help`, with the unit.
-        limits: `ge`, `le` or `lt`.
-    """
-    more = {"description": meaning, "json_schema_extra": limits, **limits}
-    if isinstance(default, list | dict):
-        return Field(default_factory=default.copy, **more)
-    return Field(default, **more)
-
-
-def seconds(duration: str) -> float:
-    """Reads a duration such as `90s`, `10m` or `1h30m`, in seconds.
-
-    Raises:
-        ValueError: it has another form, or is not above zero.
-    """
-    number = r"(\d+(?:\.\d*)?|\.\d+)"
-    match = re.fullmatch(rf"(?:{number}h)?(?:{number}m)?(?:{number}s)?", duration.strip())
-    hours, minutes, rest = (float(part or 0) for part in match.groups()) if match else (0, 0, 0)
-    total = hours * 3600 + minutes * 60 + rest
-    if total <= 0:
-        raise ValueError(f"'{duration}' is not a time. Write it as 90s, 10m, 2h or 1h30m.")
-    return total
-
-
-def _duration(value: str) -> str:
-    seconds(value)
-    return value
-
-
-Duration = Annotated[str, AfterValidator(_duration)]
-Device = Literal["auto", "cpu", "cuda", "mps"]
-Precision = Annotated[Literal["auto", "32", "bf16"], BeforeValidator(str)]
 
 
 @dataclass(config=STRICT, kw_only=True)
@@ -75,7 +41,7 @@ class DatasetConfig:
     source: Literal["inkwash", "folder", "archives", "huggingface"] = option(
         "folder", "where the paintings come from"
     )
-    root: str | None = option(None, "folder of the paintings, searched with its subfolders")
+    root: Location | None = option(None, "folder of the paintings, searched with its subfolders")
     flip: bool = option(True, "mirror at random; off for paintings with writing")
     crop: Literal["center", "random", "tiles"] = option(
         "center", "squares from a painting; random ones move every epoch"
@@ -91,7 +57,7 @@ class DatasetConfig:
     largest: float = option(20.0, "largest download of one archive, in gigabytes", ge=0)
     insecure: bool = option(False, "allow downloads over http://, which can be tampered with")
     terms: str | None = option(None, "what the owners of the paintings allow; shown on download")
-    repo: str | None = option(None, "dataset on the Hugging Face hub, or a folder")
+    repo: Location | None = option(None, "dataset on the Hugging Face hub, or a folder")
     split: str | None = option(None, "split of that dataset, such as train")
     column: str | None = option(None, "its column of images")
     label: str | None = option(None, "its column of classes, which become subfolders")
@@ -137,15 +103,17 @@ class ModelConfig:
 class EvaluationConfig:
     """How a run is measured while it trains."""
 
-    features: str = option("squeezenet", "inception, squeezenet, a file of their weights, or none")
-    num: int = option(1000, "samples, and at most as many paintings of each part", ge=16)
+    features: Location = option(
+        "squeezenet", "inception, squeezenet, a file of their weights, or none"
+    )
+    num: Count = option(1000, "samples, and at most as many paintings of each part", ge=16)
 
 
 @dataclass(config=STRICT, kw_only=True)
 class CheckpointConfig:
     """When the run is saved."""
 
-    every: int = option(50_000, "images between two checkpoints", ge=1)
+    every: Count = option(50_000, "images between two checkpoints", ge=1)
     keep: int = option(3, "newest checkpoints to keep; last.ckpt is always there", ge=1)
     monitor: Metric | None = option(None, "keep the state with the lowest as best.ckpt")
 
@@ -154,8 +122,8 @@ class CheckpointConfig:
 class TrainerConfig:
     """What to train on."""
 
-    accelerator: Literal["auto", "cpu", "gpu", "mps"] = option("auto", "what to train on")
-    devices: int = option(1, "devices of each machine, or processes on a CPU", ge=1)
+    accelerator: Device = option("auto", "what to train on")
+    devices: Devices = option(1, "of each machine, or processes on a CPU; auto: all GPUs", ge=1)
     num_nodes: int = option(1, "machines; torchrun and srun set it themselves", ge=1)
     strategy: Literal["auto", "ddp"] = option(
         "auto", "ddp trains as several devices do, on one too"
@@ -182,20 +150,20 @@ class TrainConfig:
     autoencoder: Literal["none", "taef2"] = option(
         "none", "train on its latents instead of pixels; chosen by model=latent"
     )
-    weights_dir: str | None = option(
+    weights_dir: Location | None = option(
         None, "folder that holds the autoencoder's weights; null downloads them"
     )
     batch_size: int = option(64, "paintings in one update, over all devices", ge=1, le=2**20)
     epochs: int | None = option(None, "stop after this many passes over the paintings", ge=1)
-    max_images: int | None = option(None, "stop after this many images", ge=1)
+    max_images: Count | None = option(None, "stop after this many images", ge=1)
     max_time: Duration | None = option(None, "stop after this time: 90s, 10m, 2h, 1h30m")
     seed: int = option(0, "same seed, settings and max_images: same run", ge=0, le=LARGEST_SEED)
     name: str | None = option(None, "run folder in output; by default date, time and dataset")
-    resume: str | None = option(None, "run folder to resume, with its own settings")
-    output: str = option("checkpoints", "folder of all runs, for tensorboard --logdir")
-    log_every: int = option(2500, "images between two points of the curves", ge=1)
-    sample_every: int = option(10_000, "images between two grids of samples", ge=1)
-    evaluate_every: int | None = option(None, "images between two measurements", ge=1)
+    resume: Location | None = option(None, "run folder to resume, with its own settings")
+    output: Location = option("checkpoints", "folder of all runs, for tensorboard --logdir")
+    log_every: Count = option(2500, "images between two points of the curves", ge=1)
+    sample_every: Count = option(10_000, "images between two grids of samples", ge=1)
+    evaluate_every: Count | None = option(None, "images between two measurements", ge=1)
     on_nan: Literal["stop", "rollback"] = option(
         "stop", "if a loss is not finite; at most 3 rollbacks"
     )
@@ -208,18 +176,20 @@ class TrainConfig:
 class SampleConfig:
     """Paints with a trained generator."""
 
-    ckpt: str | None = option(None, "run folder, checkpoint or exported file")
-    num: int = option(64, "number of samples", ge=1, le=100_000)
+    ckpt: Location | None = option(None, "run folder, checkpoint or exported file")
+    num: Count = option(64, "number of samples", ge=1, le=100_000)
     seed: int = option(0, "seed of the first sample; the next has seed + 1", ge=0, le=LARGEST_SEED)
     classes: list[str] = option([], "paint this class, or an equal mixture of several")
-    out: str | None = option(None, "folder to write to; by default beside the checkpoint")
+    out: Location | None = option(None, "folder to write to; by default beside the checkpoint")
+    overwrite: bool = option(False, "replace existing files")
+    scale: int = option(1, "enlarge what is painted this many times", ge=1, le=8)
     truncation: float = option(1.0, "below 1: less varied, often cleaner", ge=0, le=1)
     ema: bool = option(True, "paint with the averaged generator; false for the raw one")
     interpolate: int = option(0, "glide through this many seeds, as a GIF and an MP4", ge=0)
     frames: int = option(24, "frames from one seed to the next", ge=1)
     layout: Literal["single", "scroll"] = option("single", "squares, or one long scroll")
     length: float = option(20.0, "length of a scroll, in heights of the image", ge=1, le=1000)
-    from_image: str | None = option(None, "a sample: paint it again, bit for bit")
+    from_image: Location | None = option(None, "a sample: paint it again, bit for bit")
     device: Device = option("auto", "what to compute on")
 
 
@@ -239,15 +209,18 @@ def _partial(config: type) -> Any:
 class EvaluateConfig:
     """Measures how well a run paints."""
 
-    ckpt: str | None = option(None, "run folder or checkpoint")
+    ckpt: Location | None = option(None, "run folder or checkpoint")
     dataset: _partial(DatasetConfig) = option(  # type: ignore[valid-type]
         {}, "another set, or options of the run's own that change"
     )
-    features: str = option("inception", "inception, squeezenet, a file of their weights, or none")
-    num: int = option(2000, "samples, and at most as many paintings of each part", ge=16)
+    features: Location = option(
+        "inception", "inception, squeezenet, a file of their weights, or none"
+    )
+    num: Count = option(2000, "samples, and at most as many paintings of each part", ge=16)
     seed: int = option(1_000_000, "seed of the first sample", ge=0, le=LARGEST_SEED)
     ema: bool = option(True, "measure the averaged generator; false for the raw one")
-    out: str | None = option(None, "folder to write to; by default beside the checkpoint")
+    out: Location | None = option(None, "folder to write to; by default beside the checkpoint")
+    overwrite: bool = option(False, "replace existing files")
     device: Device = option("auto", "what to compute on")
 
 
@@ -255,35 +228,39 @@ class EvaluateConfig:
 class CompareConfig:
     """Ranks runs and shows their samples side by side."""
 
-    runs: list[str] = option([], "run folders")
+    runs: list[Location] = option([], "run folders")
     by: Metric | None = option(None, "metric to rank by")
-    out: str | None = option(None, "page to write; by default beside the runs")
+    out: Location | None = option(None, "page to write; by default beside the runs")
+    overwrite: bool = option(False, "replace existing files")
 
 
 @dataclass(config=STRICT, kw_only=True)
 class ExportConfig:
     """Writes a trained generator as safetensors, to pass on."""
 
-    ckpt: str | None = option(None, "run folder or checkpoint")
-    out: str | None = option(None, "file ending in .safetensors; by default beside the checkpoint")
+    ckpt: Location | None = option(None, "run folder or checkpoint")
+    out: Location | None = option(
+        None, "file ending in .safetensors; by default beside the checkpoint"
+    )
+    overwrite: bool = option(False, "replace existing files")
 
 
 @dataclass(config=STRICT, kw_only=True)
 class CheckConfig:
     """Reads every painting in a folder and reports what can be used."""
 
-    root: str = option(..., "folder of paintings, searched with its subfolders")
+    root: Location = option(..., "folder of paintings, searched with its subfolders")
 
 
 @dataclass(config=STRICT, kw_only=True)
 class GatysConfig:
     """What only `method=gatys` reads."""
 
-    init: str = option("content", "start from content, noise, magenta, or an image file")
+    init: Location = option("content", "start from content, noise, magenta, or an image file")
     precision: Precision = option("auto", "auto: bf16 where the hardware is faster")
     snapshot_every: int = option(0, "iterations between snapshots; 0 for none", ge=0)
     animation: bool = option(False, "write an MP4 of the snapshots")
-    tensorboard: str | None = option(None, "folder for TensorBoard's event files")
+    tensorboard: Location | None = option(None, "folder for TensorBoard's event files")
     preset: Literal["best", "adam", "keras", "gatys2016"] = option("best", "see docs/style.md")
     backbone: Backbone = option("vgg19", "network whose features are compared")
     losses: Literal["gatys", "udacity", "keras", "covariance"] = option("covariance", "formulas")
@@ -308,7 +285,7 @@ class StylizeConfig(GatysConfig):
 
     content: Any = option(..., "photo, list of photos, or folder of photos")
     style: Any = option(..., "painting, list of paintings, folder of paintings, or run")
-    out: str | None = option(None, "file (.png .jpg .tif .webp), or folder for several")
+    out: Location | None = option(None, "file (.png .jpg .tif .webp), or folder for several")
     overwrite: bool = option(False, "replace existing files")
     size: int | None = option(None, "long side in pixels; the photo's own if null", ge=16, le=2**16)
     style_size: int | None = option(None, "long side of each painting in pixels", ge=16, le=2**16)
@@ -318,7 +295,9 @@ class StylizeConfig(GatysConfig):
     mask: Any = option(None, "image, or one for each style: white is repainted, black stays")
     tile: int | None = option(None, "side of the tiles of a large image in pixels", ge=128)
     seed: int = option(0, "seed of all that is random", ge=0, le=LARGEST_SEED)
-    weights_dir: str | None = option(None, "folder that holds the weights; null downloads them")
+    weights_dir: Location | None = option(
+        None, "folder that holds the weights; null downloads them"
+    )
     device: Device = option("auto", "what to compute on")
     method: Literal["magenta", "gatys"] = option("magenta", "at once, or step by step")
     strength: float = option(1.0, "0 keeps the photo's style, 1 takes the painting's", ge=0, le=1)
@@ -334,6 +313,7 @@ class Recipe:
     ema: bool = option(..., "averaged generator, or the raw one")
     num: int = option(..., "samples in a grid", ge=1, le=100_000)
     length: float = option(..., "of a scroll, in its heights", ge=1, le=1000)
+    scale: int = option(1, "times enlarged", ge=1, le=8)
     classes: list[str] = option(..., "mixed in equal parts; empty if the seed decides")
 
 

@@ -79,7 +79,7 @@ def load(run: str | Path, ema: bool = True, device: str = "auto") -> Painter:
     Example:
         >>> artgan.load("checkpoints/mine").paint(seeds=range(16))[0].save("first.png")
     """
-    return load_painter(find_checkpoint(Path(run)), ema, pick_device(device))
+    return load_painter(find_checkpoint(Path(run).expanduser()), ema, pick_device(device))
 
 
 def load_painter(path: Path, ema: bool = True, device: str = "cpu") -> Painter:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Literal
@@ -16,25 +16,48 @@ from artgan.checkpoint import EXPORTED, find_checkpoint
 from artgan.config import typed
 from artgan.device import pick_device
 from artgan.errors import UserError
-from artgan.files import sha256
-from artgan.images import read_provenance, save_gif, save_mp4, save_png, tile
+from artgan.files import refuse_to_replace, sha256
+from artgan.images import (
+    MOST_PIXELS,
+    enlarge,
+    read_provenance,
+    save_gif,
+    save_mp4,
+    save_png,
+    tile,
+)
 from artgan.options import Recipe, SampleConfig
 from artgan.painter import Painter, draw_classes, draw_latents, load_painter, paint
 from artgan.version import __version__
 
 # Share of a height at each end of a scroll where the sums of latents are not complete.
 SCROLL_MARGIN = 3 / 4
+GRID_COLUMNS = 20  # more are too small to see
+# The options that have no effect with what another one chooses to paint.
+UNREAD = {
+    "from_image": {
+        *("interpolate", "layout", "num", "frames", "length"),
+        *("seed", "classes", "truncation", "ema", "scale"),
+    },
+    "interpolate": {"layout", "num", "length"},
+    "layout": {"num", "frames"},
+}
 
 
-def sample(config: SampleConfig) -> list[Path]:
+def sample(config: SampleConfig, given: Iterable[str] = ()) -> list[Path]:
     """Paints what one `artgan sample` asks for.
+
+    Args:
+        config: what to paint.
+        given: the options that were typed; those without effect are refused.
 
     Returns:
         The files written, the one to look at first in front.
 
     Raises:
-        UserError: the checkpoint, the image or an option cannot be used.
+        UserError: the checkpoint, the image or an option cannot be used, or a file exists.
     """
+    _refuse_unread(config, given)
     device = pick_device(config.device)
     if config.from_image is not None:
         return [_paint_again(Path(config.from_image), config, device)]
@@ -46,30 +69,53 @@ def sample(config: SampleConfig) -> list[Path]:
     suffix = _file_name(config.classes)
     suffix += f"-truncation{config.truncation:g}" if config.truncation != 1 else ""
     suffix += "" if config.ema else "-raw"
-    if config.interpolate and config.layout == "scroll":
-        raise UserError("interpolate: glides through squares. Leave out layout=scroll.")
+    suffix += f"-scale{config.scale}" if config.scale != 1 else ""
     if config.interpolate:
         return _paint_walk(painter, config, folder / f"walk-seed{config.seed}{suffix}")
     if config.layout == "scroll":
-        path = folder / f"scroll-seed{config.seed}-length{config.length:g}{suffix}.png"
-        recipe = _recipe(config, "scroll")
-        _save(render(painter, recipe), path, painter, recipe)
-        return [path]
+        return [_paint_scroll(painter, config, folder, suffix)]
     return _paint_squares(painter, config, folder, suffix)
+
+
+def _refuse_unread(config: SampleConfig, given: Iterable[str]) -> None:
+    chosen = {
+        "from_image": config.from_image is not None,
+        "interpolate": config.interpolate > 0,
+        "layout": config.layout == "scroll",
+    }
+    chooser = next((key for key, is_chosen in chosen.items() if is_chosen), None)
+    unread = UNREAD[chooser] if chooser else {"frames", "length"}
+    ignored = [key for key in given if key in unread and chosen.get(key, True)]
+    if ignored:
+        reason = {
+            None: "frames= needs interpolate=, and length= needs layout=scroll",
+            "from_image": "the image says itself how it was painted",
+            "interpolate": "interpolate= glides through squares, and frames= sets their number",
+            "layout": "a scroll is one image, and length= sets its length",
+        }[chooser]
+        raise UserError(f"{', '.join(ignored)}: has no effect here: {reason}. Leave it out.")
 
 
 def render(painter: Painter, recipe: Recipe) -> Tensor:
     """Paints what a recipe says, uint8 [3, H, W]."""
     if recipe.kind != "scroll":
         inputs = painter.inputs(recipe.seed, recipe.num, recipe.truncation, recipe.classes)
-        samples = paint(painter.generator, inputs)
-        return tile(samples, columns(recipe.num)) if recipe.kind == "grid" else samples[0]
+        samples = [enlarge(one, recipe.scale) for one in paint(painter.generator, inputs)]
+        grid = recipe.kind == "grid"
+        return tile(torch.stack(samples), columns(recipe.num)) if grid else samples[0]
     latents = scroll_latents(recipe.seed, recipe.length, painter.latent_dim, recipe.truncation)
     # Four latents meet in each column, as in no square: a quarter of the class from each.
     quarter = draw_classes(recipe.seed, 1, painter.classes, recipe.classes)[0] / 4
     inputs = torch.cat([latents, quarter.expand(-1, 1, latents.shape[-1])])
     margin = round(SCROLL_MARGIN * painter.resolution)
-    return paint(painter.generator, inputs[None])[0, :, :, margin:-margin]
+    scroll = paint(painter.generator, inputs[None])[0, :, :, margin:-margin]
+    return enlarge(scroll, recipe.scale)
+
+
+def in_grid(count: int, side: int) -> int:
+    """How many of some samples of a side in pixels the grid shows: the first 400, or fewer."""
+    fit = (math.isqrt(MOST_PIXELS) - 2) // (side + 2)
+    return min(count, min(fit, GRID_COLUMNS) ** 2)
 
 
 def columns(count: int) -> int:
@@ -132,6 +178,7 @@ def _recipe(config: SampleConfig, kind: Literal["single", "grid", "scroll"]) -> 
         truncation=config.truncation,
         ema=config.ema,
         num=config.num if kind == "grid" else 1,
+        scale=config.scale,
         length=config.length if kind == "scroll" else 1.0,
         classes=config.classes,
     )
@@ -145,29 +192,56 @@ def _file_name(classes: list[str]) -> str:
 
 def _paint_squares(painter: Painter, config: SampleConfig, folder: Path, suffix: str) -> list[Path]:
     inputs = painter.inputs(config.seed, config.num, config.truncation, config.classes)
-    samples, paths = [], []
-    for index, one in enumerate(tqdm(inputs, "Painting", unit="img", disable=None)):
-        samples.append(paint(painter.generator, one[None])[0])
-        single = replace(_recipe(config, "single"), seed=config.seed + index)
-        paths.append(folder / f"seed{single.seed}{suffix}.png")
-        _save(samples[-1], paths[-1], painter, single)
-    first = folder / f"grid-seed{config.seed}-num{config.num}{suffix}.png"
-    grid = tile(torch.stack(samples), columns(config.num))
-    _save(grid, first, painter, _recipe(config, "grid"))
+    shown = in_grid(config.num, config.scale * painter.resolution)
+    first = folder / f"grid-seed{config.seed}-num{shown}{suffix}.png"
+    paths = [folder / f"seed{config.seed + index}{suffix}.png" for index in range(config.num)]
+    _refuse_to_replace(config, [first, *paths])
+    samples = []
+    bar = tqdm(inputs, "Painting", unit="img", disable=None)
+    for index, (one, path) in enumerate(zip(bar, paths, strict=True)):
+        image = enlarge(paint(painter.generator, one[None])[0], config.scale)
+        _save(image, path, painter, replace(_recipe(config, "single"), seed=config.seed + index))
+        if index < shown:
+            samples.append(image)
+    grid = tile(torch.stack(samples), columns(shown))
+    _save(grid, first, painter, replace(_recipe(config, "grid"), num=shown))
     return [first, *paths]
 
 
+def _paint_scroll(painter: Painter, config: SampleConfig, folder: Path, suffix: str) -> Path:
+    side = config.scale * painter.resolution
+    longest = MOST_PIXELS // side**2
+    if config.length > longest:
+        raise UserError(
+            f"length: {config.length:g} heights of {side} px have more pixels than other programs "
+            f"read. Take at most length={longest}"
+            + (", or less scale=" if config.scale > 1 else "")
+        )
+    path = folder / f"scroll-seed{config.seed}-length{config.length:g}{suffix}.png"
+    _refuse_to_replace(config, [path])
+    recipe = _recipe(config, "scroll")
+    _save(render(painter, recipe), path, painter, recipe)
+    return path
+
+
 def _paint_walk(painter: Painter, config: SampleConfig, stem: Path) -> list[Path]:
+    paths = [stem.with_name(stem.name + ending) for ending in (".gif", ".mp4")]
+    _refuse_to_replace(config, paths)
     stops = draw_latents(config.seed, config.interpolate, painter.latent_dim)
     # Truncated only now: a truncation of 0 would leave the walk without a direction.
     latents = config.truncation * walk(stops, config.frames)
     classes = draw_classes(config.seed, config.interpolate, painter.classes, config.classes)
     inputs = torch.cat([latents, walk(classes, config.frames, torch.lerp)], dim=1)
     frames = paint(painter.generator, tqdm(inputs, "Painting", unit="frame", disable=None))
-    paths = [stem.with_name(stem.name + ending) for ending in (".gif", ".mp4")]
-    save_gif(frames, paths[0])
-    save_mp4(frames, paths[1])
+    for save, path in zip((save_gif, save_mp4), paths, strict=True):
+        save((enlarge(frame, config.scale) for frame in frames), path)
     return paths
+
+
+def _refuse_to_replace(config: SampleConfig, paths: list[Path]) -> None:
+    # Beside the checkpoint a name says all of how a sample is painted, and so it stays the same.
+    if config.out is not None:
+        refuse_to_replace(paths, config.overwrite)
 
 
 def _save(image: Tensor, path: Path, painter: Painter, recipe: Recipe) -> None:
@@ -182,17 +256,18 @@ def _save(image: Tensor, path: Path, painter: Painter, recipe: Recipe) -> None:
 
 def _paint_again(image: Path, config: SampleConfig, device: str) -> Path:
     """Paints what the provenance of a sample says, beside it or into `out`."""
-    # Samples of older versions name no classes.
-    provenance = {"classes": []} | read_provenance(image)
+    # Samples of older versions name no classes and no scale.
+    provenance = {"classes": [], "scale": 1} | read_provenance(image)
     origin = f"from_image: {image}"
     recipe = typed(Recipe, {key.name: provenance.get(key.name) for key in fields(Recipe)}, origin)
     checkpoint, digest = provenance.get("checkpoint"), provenance.get("checkpoint_sha256")
     if not isinstance(checkpoint, str) or not isinstance(digest, str):
         raise UserError(f"{origin}: does not name the checkpoint that painted it.")
     checkpoint = _find_by_digest(digest, Path(config.ckpt or checkpoint))
-    painter = load_painter(checkpoint, recipe.ema, device)
     folder = Path(config.out) if config.out is not None else image.parent
     path = folder / f"{image.stem}-again.png"
+    refuse_to_replace([path], config.overwrite)
+    painter = load_painter(checkpoint, recipe.ema, device)
     _save(render(painter, recipe), path, painter, recipe)
     return path
 

@@ -29,7 +29,7 @@ class Sweep:
                 f"hydra/sweeper={sweeper}: a search needs a metric to minimise. Add "
                 "evaluate_every=50000 checkpoint.monitor=swd (or kid, or fid)"
             )
-        output = given.get("output", "checkpoints").strip("'")
+        output = Path(given.get("output", "checkpoints").strip("'")).expanduser()
         now = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
         self.folder = Path(given.get("hydra.sweep.dir", f"{output}/.sweeps/{now}"))
         # Have Hydra use the folder.

@@ -12,19 +12,19 @@ from tests.helpers import ROOT
 
 # From the ground up. A part is a module of artgan, or a package with all its modules.
 FLOORS = [
-    ["errors", "memory", "options", "version"],
-    ["device", "files", "workers"],
+    ["errors", "memory", "values", "version"],
+    ["device", "files", "options", "workers"],
     [
         *("cache", "checkpoint", "config", "download"),
         *("images", "inkwash", "networks", "sweep", "weights"),
     ],
     ["data", "events", "help", "metrics", "painter"],
-    ["comparison", "export", "latents", "measuring", "sampling", "style"],
+    ["arguments", "comparison", "export", "latents", "measuring", "sampling", "style"],
     ["evaluation", "training"],
     ["__init__", "cli"],
     ["__main__"],
 ]
-ONLY_IN = {"hydra": {"cli", "config"}, "pytorch_lightning": {"training"}}
+ONLY_IN = {"hydra": {"arguments", "cli", "config"}, "pytorch_lightning": {"training"}}
 FLOOR = {part: number for number, floor in enumerate(FLOORS) for part in floor}
 PACKAGE = ROOT / "artgan"
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -11,6 +11,7 @@ from PIL import Image
 
 from artgan.comparison import (
     Group,
+    compare,
     differences,
     last_metric,
     ranking,
@@ -260,3 +261,14 @@ def test_the_command_prints_the_ranking_and_the_page(make: Make, runs: Path) -> 
     assert output.splitlines()[-1] == f"Side by side: {runs / 'comparison.html'}"
     assert "1. a" in (runs / "comparison.html").read_text()
     assert messages == ""
+
+
+def test_a_page_is_replaced_only_if_asked_for(make: Make, tmp_path: Path) -> None:
+    run = make("one")
+    page = tmp_path / "page.html"
+    page.write_text("mine")
+    with pytest.raises(UserError, match=r"page\.html exists already.* overwrite=true"):
+        compare([run], None, str(page))
+    assert page.read_text() == "mine"
+    compare([run], None, str(page), overwrite=True)
+    assert page.read_text() != "mine"

@@ -7,7 +7,8 @@ import yaml
 
 from artgan.config import CONFIGS, compose, load_config, options_only_for, save_config, typed
 from artgan.errors import UserError
-from artgan.options import DatasetConfig, TrainConfig, seconds
+from artgan.options import DatasetConfig, TrainConfig
+from artgan.values import seconds
 
 
 @pytest.mark.parametrize(
@@ -24,7 +25,8 @@ def test_another_time_is_refused(text: str) -> None:
 
 
 def test_a_configuration_is_read_back_as_it_was_written(tmp_path: Path) -> None:
-    config = compose("train", {"dataset": "folder", "dataset.root": "山水", "max_time": "10m"})
+    given = {"dataset": "folder", "dataset.root": "山水", "max_time": "10m", "name": "1e3"}
+    config = compose("train", given)
     save_config(config, tmp_path)
     assert load_config(tmp_path) == config
 

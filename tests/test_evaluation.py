@@ -333,15 +333,27 @@ def test_scores_do_not_replace_the_curves_of_a_run(run: Run) -> None:
     events = {file: file.read_bytes() for file in folder.glob("events.*")}
     assert events
     with pytest.raises(UserError, match=r"out: .* is the folder of a run"):
-        evaluate(evaluation_of(folder, out=str(folder)))
+        evaluate(evaluation_of(folder, out=str(folder), overwrite=True))
     assert {file: file.read_bytes() for file in folder.glob("events.*")} == events
+
+
+def test_scores_are_replaced_only_if_asked_for(run: Run, tmp_path: Path) -> None:
+    folder, scores = run(name="mine", max_images=8), tmp_path / "metrics.json"
+    scores.write_text("mine")
+    with pytest.raises(UserError, match=r"^out: .*metrics\.json exists already.* overwrite=true"):
+        evaluate(evaluation_of(folder, out=str(tmp_path)))
+    assert scores.read_text() == "mine"
+    evaluate(evaluation_of(folder, out=str(tmp_path), overwrite=True))
+    assert json.loads(scores.read_text())["images_seen"] == 8
 
 
 def test_an_exported_network_is_refused_with_what_to_give_instead(run: Run, tmp_path: Path) -> None:
     exported = tmp_path / "mine.safetensors"
     export(ExportConfig(ckpt=str(run(name="mine", max_images=8)), out=str(exported)))
-    with pytest.raises(UserError, match="Give ckpt= the folder of the run"):
-        evaluate(evaluation_of(exported))
+    message = r"^ckpt: .*mine\.safetensors is an exported generator, .*Give ckpt= the folder"
+    for dataset in ({}, {"root": str(tmp_path)}):
+        with pytest.raises(UserError, match=message):
+            evaluate(evaluation_of(exported, dataset=dataset))
 
 
 def test_a_checkpoint_must_be_named() -> None:

@@ -16,6 +16,7 @@ from artgan.errors import UserError
 from artgan.export import export
 from artgan.options import ExportConfig, SampleConfig
 from artgan.sampling import load_painter, sample
+from artgan.training.run_folder import reopen
 from tests.helpers import make_run, sampling_of
 
 CLASSES = {"山水": 3, "river": 1}
@@ -30,6 +31,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def exported(folder: Path, tmp_path: Path) -> Path:
     return export(ExportConfig(ckpt=str(folder), out=str(tmp_path / "mine.safetensors")))
+
+
+def test_an_exported_file_is_replaced_only_if_asked_for(folder: Path, exported: Path) -> None:
+    exported.write_bytes(b"mine")
+    with pytest.raises(UserError, match=r"mine\.safetensors exists already.* overwrite=true"):
+        export(ExportConfig(ckpt=str(folder), out=str(exported)))
+    assert exported.read_bytes() == b"mine"
+    export(ExportConfig(ckpt=str(folder), out=str(exported), overwrite=True))
+    assert exported.read_bytes() != b"mine"
+
+
+def test_an_exported_file_is_not_resumed_or_exported_again(exported: Path) -> None:
+    with pytest.raises(UserError, match=r"^resume: .*mine\.safetensors is an exported generator"):
+        reopen(exported, {})
+    with pytest.raises(UserError, match=r"^ckpt: .*mine\.safetensors is an exported generator al"):
+        export(ExportConfig(ckpt=str(exported)))
 
 
 def settings(ckpt: Path | None, out: Path, **more: Any) -> SampleConfig:
@@ -60,7 +77,7 @@ def test_a_picture_of_an_exported_generator_can_be_painted_again(
     moved = tmp_path / "elsewhere" / "other.safetensors"
     moved.parent.mkdir()
     exported.rename(moved)
-    (again,) = sample(settings(moved.parent, tmp_path / "again", from_image=str(picture)))
+    (again,) = sample(settings(moved.parent, tmp_path / "moved", from_image=str(picture)))
     assert painted([again]) == {again.name: painted([picture])[picture.name]}
 
 

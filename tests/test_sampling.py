@@ -9,13 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
+from artgan import sampling
 from artgan.checkpoint import load_checkpoint
 from artgan.errors import UserError
 from artgan.images import read_provenance, save_png
 from artgan.networks.dcgan import Generator
 from artgan.options import Recipe, SampleConfig
 from artgan.painter import draw_classes, draw_inputs, draw_latents, load, load_painter, paint
-from artgan.sampling import render, sample, scroll_latents, spherical, walk
+from artgan.sampling import columns, in_grid, render, sample, scroll_latents, spherical, walk
 from tests.helpers import make_run, sampling_of
 
 Settings = Callable[..., SampleConfig]
@@ -115,7 +116,7 @@ def test_a_picture_from_before_there_were_classes_can_be_painted_again(
 ) -> None:
     picture, *_ = sample(settings(seed=11))
     provenance = read_provenance(picture)
-    del provenance["classes"]
+    del provenance["classes"], provenance["scale"]
     save_png(torch.zeros(3, 8, 8, dtype=torch.uint8), tmp_path / "old.png", provenance)
     (again,) = sample(settings(ckpt=None, from_image=str(tmp_path / "old.png")))
     assert again.read_bytes() == picture.read_bytes()
@@ -193,9 +194,107 @@ def test_a_walk_without_variety_stays_at_the_mean_picture(settings: Settings, fo
     assert np.abs(frame - mean.numpy()).mean() < 8  # a GIF has 256 colours
 
 
-def test_a_walk_along_a_scroll_is_refused(settings: Settings) -> None:
-    with pytest.raises(UserError, match="interpolate: glides through squares"):
-        sample(settings(interpolate=2, layout="scroll"))
+@pytest.mark.parametrize(
+    ("chosen", "ignored"),
+    [
+        (
+            {"interpolate": 4, "num": 5, "length": 3.0},
+            "num, length: has no effect here: inter",
+        ),
+        ({"interpolate": 2, "layout": "scroll"}, "layout: has no effect here: interpolate"),
+        ({"layout": "scroll", "frames": 3, "num": 2}, "frames, num: has no effect here: a scroll"),
+        ({"frames": 3}, "frames: has no effect here: frames= needs interpolate="),
+        ({"length": 3.0, "seed": 1}, "length: has no effect here: .* length= needs layout=scroll"),
+        ({"from_image": "x.png", "seed": 3}, "seed: has no effect here: the image says itself"),
+    ],
+)
+def test_options_without_effect_are_refused(
+    settings: Settings, chosen: dict[str, Any], ignored: str
+) -> None:
+    with pytest.raises(UserError, match=f"^{ignored}"):
+        sample(settings(**chosen), chosen)
+
+
+def test_options_that_keep_their_default_are_taken_with_others(settings: Settings) -> None:
+    chosen = {"interpolate": 2, "layout": "single", "from_image": None, "frames": 1, "seed": 1}
+    assert len(sample(settings(**chosen), chosen)) == 2
+
+
+@pytest.mark.parametrize("chosen", [{}, {"layout": "scroll"}, {"interpolate": 2}], ids=str)
+def test_files_are_replaced_only_if_asked_for(settings: Settings, chosen: dict[str, Any]) -> None:
+    first, *_ = sample(settings(**chosen))
+    first.write_bytes(b"mine")
+    with pytest.raises(UserError, match=rf"^out: {first} exists already\..* overwrite=true"):
+        sample(settings(**chosen))
+    assert first.read_bytes() == b"mine"
+    sample(settings(**chosen, overwrite=True))
+    assert first.read_bytes() != b"mine"
+
+
+def test_a_picture_painted_again_is_replaced_only_if_asked_for(settings: Settings) -> None:
+    picture, *_ = sample(settings())
+    again = {"ckpt": None, "out": None, "from_image": str(picture)}
+    sample(settings(**again))
+    with pytest.raises(UserError, match=r"-again\.png exists already"):
+        sample(settings(**again))
+    sample(settings(**again, overwrite=True))
+
+
+def test_samples_beside_their_checkpoint_can_be_painted_again(settings: Settings) -> None:
+    assert sample(settings(out=None)) == sample(settings(out=None))
+
+
+def test_a_grid_shows_no_more_than_other_programs_read(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert in_grid(100_000, 64) == 400
+    for side in (32, 512, 4096):
+        wide = columns(in_grid(100_000, side)) * (side + 2) + 2
+        assert wide**2 <= 89_478_485  # where Pillow begins to warn
+    monkeypatch.setattr(sampling, "GRID_COLUMNS", 2)
+    grid, *singles = sample(settings(num=7, seed=3))
+    assert grid.name == "grid-seed3-num4.png"
+    assert len(singles) == 7
+    (again,) = sample(settings(ckpt=None, from_image=str(grid)))
+    assert again.read_bytes() == grid.read_bytes()
+
+
+def test_a_scroll_longer_than_other_programs_read_is_refused(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling, "MOST_PIXELS", 32 * 32 * 4)
+    assert len(sample(settings(layout="scroll", length=4.0))) == 1
+    with pytest.raises(UserError, match=r"^length: 5 heights of 32 px .* at most length=4$"):
+        sample(settings(layout="scroll", length=5.0))
+
+
+def test_the_provenance_of_an_image_of_any_size_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_png(torch.zeros(3, 80, 80, dtype=torch.uint8), tmp_path / "large.png", {"seed": 3})
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(Image.DecompressionBombError):
+        Image.open(tmp_path / "large.png")
+    assert read_provenance(tmp_path / "large.png") == {"seed": 3}
+
+
+def test_what_is_painted_can_be_enlarged(settings: Settings, tmp_path: Path) -> None:
+    _, small = sample(settings(num=1, seed=5))
+    grid, large = sample(settings(num=1, seed=5, scale=4))
+    assert large.name == "seed5-scale4.png"
+    with Image.open(small) as image:
+        expected = image.resize((128, 128), Image.Resampling.LANCZOS)
+    np.testing.assert_array_equal(pixels(large), np.asarray(expected))
+    assert pixels(grid).shape == (132, 132, 3)
+    (scroll,) = sample(settings(layout="scroll", length=2.0, scale=2))
+    assert pixels(scroll).shape == (64, 128, 3)
+    for picture in (grid, large, scroll):
+        (again,) = sample(settings(ckpt=None, out=None, from_image=str(picture)))
+        assert again.read_bytes() == picture.read_bytes()
+    gif, film = sample(settings(interpolate=2, frames=2, scale=2))
+    assert pixels(gif).shape[:2] == (64, 64)
+    with av.open(str(film)) as opened:
+        assert (opened.streams.video[0].width, opened.streams.video[0].height) == (64, 64)
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,9 @@ class Copies:
         order: int64 [N], samples from the one nearest to a painting to the farthest.
         scores: `distance`, the samples' median; `distance of paintings`, that of each training
             painting to the others; `distance of held-out paintings`, if there are any; `ratio` of
-            the samples' to the last of the two, well below 1 where the network copies; `near`, the
-            share of samples that are nearer to a training painting than 95 % of those paintings
-            are, 0.05 for paintings.
+            the samples' to the last of the two, well below 1 where the network copies or has
+            collapsed; `near`, the share of samples that are nearer to a training painting than 95 %
+            of those paintings are, 0.05 for paintings.
     """
 
     neighbours: Tensor

@@ -9,6 +9,7 @@ from PIL import Image
 
 from artgan.config import options_only_for
 from artgan.errors import UserError, not_among, printable
+from artgan.files import refuse_to_replace
 from artgan.options import StylizeConfig
 from artgan.style.live import film_of, snapshots_of
 from artgan.style.photo import format_of
@@ -79,13 +80,7 @@ def refuse_existing(files: list[Path], config: StylizeConfig) -> None:
     results = [*files]
     results += [snapshots_of(file) for file in files if config.snapshot_every]
     results += [film_of(file) for file in files if config.animation]
-    existing = [path for path in results if path.exists()]
-    if existing and not config.overwrite:
-        more = f" So do {len(existing) - 1} more." if len(existing) > 1 else ""
-        raise UserError(
-            f"out: {existing[0]} exists already.{more} Give another place as out=, or replace it "
-            "with overwrite=true"
-        )
+    refuse_to_replace(results, config.overwrite)
     # Found now rather than at the end of the work.
     folder = next(folder for folder in files[0].absolute().parents if folder.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):

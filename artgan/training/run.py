@@ -26,7 +26,7 @@ from artgan.events import report_write_errors, settings
 from artgan.files import cannot_write
 from artgan.latents import Latents, encode, load_decoder
 from artgan.memory import is_out_of_memory, keep_freed_memory
-from artgan.options import TrainConfig, seconds
+from artgan.options import TrainConfig
 from artgan.training.callbacks.checkpoints import Checkpoints, Diverged, folder_removed
 from artgan.training.callbacks.curves import TAGS, Curves, ProgressBar
 from artgan.training.callbacks.grids import SampleGrids
@@ -50,6 +50,7 @@ from artgan.training.lightning import EventLog, Paintings, holds, make_trainer, 
 from artgan.training.resume import last_state
 from artgan.training.run_folder import TEMPORARY, Run, describe, open_run
 from artgan.training.state import Progress, RunState
+from artgan.values import seconds
 
 MOST_ROLLBACKS = 3
 
@@ -165,8 +166,12 @@ def _fit(run: Run, rollbacks: int) -> bool:
 def _latents(run: Run) -> Latents:
     """The paintings as latents, encoded on the device to train on if they are not yet."""
     config = run.config
-    device = {"gpu": "cuda"}.get(config.trainer.accelerator, config.trainer.accelerator)
-    return encode(run.paintings, config.dataset.flip, config.weights_dir, pick_device(device))
+    return encode(
+        run.paintings,
+        config.dataset.flip,
+        config.weights_dir,
+        pick_device(config.trainer.accelerator),
+    )
 
 
 def _new_state(run: Run, progress: Progress) -> RunState:

@@ -254,6 +254,11 @@ def reopen(folder: Path, given: Mapping[str, Any]) -> TrainConfig:
     Raises:
         UserError: there is no such run, or an option is given that would make it another run.
     """
+    if folder.is_file() and folder.suffix == ".safetensors":
+        raise UserError(
+            f"resume: {folder} is an exported generator, without what training needs. Give the run "
+            "folder that it came from."
+        )
     if folder.is_file():
         raise UserError(f"resume: {folder} is a file. Give the run folder: resume={folder.parent}")
     for key in given:
