@@ -209,13 +209,16 @@ def _latest_and_best(points: dict[int, float]) -> str:
 def differences(runs: Sequence[Run]) -> dict[Path, str]:
     """For each run, by its folder, the settings in which it differs, `key=value`."""
     settings = {
-        run.folder: [f"{key}={value}" for key, value in flattened(asdict(run.config)).items()]
+        run.folder: [(key, str(value)) for key, value in flattened(asdict(run.config)).items()]
         for run in runs
     }
     common = set.intersection(*map(set, settings.values()))
     return {
         folder: " ".join(
-            text for text in own if text not in common and text.partition("=")[0] not in PLACES
+            # The name alone of a file: a published page should not give away a user's folders.
+            f"{key}={Path(value).name if Path(value).is_absolute() else value}"
+            for key, value in own
+            if (key, value) not in common and key not in PLACES
         )
         for folder, own in settings.items()
     }

@@ -270,9 +270,11 @@ class GatysConfig:
     style_layer_weights: list[float] = option([16.0, 8.0, 4.0, 2.0, 1.0], "of each style layer")
     style_weight: float = option(1.0, "of the style loss", ge=0)
     total_variation: float = option(20.0, "weight of the loss that smooths", ge=0)
+    style_shape: Literal["own", "content"] = option("own", "content stretches each painting to it")
     pooling: Literal["max", "average"] = option("max", "of the backbone")
-    optimizer: Literal["adam", "lbfgs"] = option("adam", "how the loss is minimised")
-    learning_rate: float = option(0.02, "of Adam; white is 1", ge=0, le=1e30)
+    border: Literal["replicate", "zeros"] = option("replicate", "around the image, in the backbone")
+    optimizer: Literal["adam", "lbfgs", "torch_lbfgs"] = option("adam", "or torch's own steps")
+    learning_rate: float = option(0.02, "of Adam; white is 1", ge=0, le=1)
     iterations: int = option(200, "evaluations of loss and gradient on each scale", ge=1)
     first_size: int | None = option(128, "long side of the first scale", ge=16, le=2**16)
     scale_step: float = option(2**0.5, "factor from one scale to the next", ge=1.1, le=16)
@@ -288,7 +290,7 @@ class StylizeConfig(GatysConfig):
     out: Location | None = option(None, "file (.png .jpg .tif .webp), or folder for several")
     overwrite: bool = option(False, "replace existing files")
     size: int | None = option(None, "long side in pixels; the photo's own if null", ge=16, le=2**16)
-    style_size: int | None = option(None, "long side of each painting in pixels", ge=16, le=2**16)
+    style_size: int | None = option(None, "long side each painting is resized to", ge=16, le=2**16)
     weights: list[float] = option([], "weight of each painting; equal if empty")
     gallery: bool = option(False, "repaint every photo in every style, and one overview")
     color: Literal["style", "content"] = option("style", "content keeps the photo's colours")
@@ -296,7 +298,7 @@ class StylizeConfig(GatysConfig):
     tile: int | None = option(None, "side of the tiles of a large image in pixels", ge=128)
     seed: int = option(0, "seed of all that is random", ge=0, le=LARGEST_SEED)
     weights_dir: Location | None = option(
-        None, "folder that holds the weights; null downloads them"
+        None, "file or folder of the weights; null downloads them"
     )
     device: Device = option("auto", "what to compute on")
     method: Literal["magenta", "gatys"] = option("magenta", "at once, or step by step")
@@ -317,8 +319,7 @@ class Recipe:
     classes: list[str] = option(..., "mixed in equal parts; empty if the seed decides")
 
 
-# By the name of the command.
-SCHEMAS: dict[str, Any] = {
+SCHEMAS: dict[str, Any] = {  # by the name of the command
     "train": TrainConfig,
     "sample": SampleConfig,
     "evaluate": EvaluateConfig,

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Literal
@@ -246,7 +246,8 @@ def _refuse_to_replace(config: SampleConfig, paths: list[Path]) -> None:
 
 def _save(image: Tensor, path: Path, painter: Painter, recipe: Recipe) -> None:
     provenance = asdict(recipe) | {
-        "checkpoint": painter.checkpoint.absolute().as_posix(),
+        # Its name alone: a published image should not give away a user's folders.
+        "checkpoint": painter.checkpoint.name,
         "checkpoint_sha256": painter.checkpoint_sha256,
         "images_seen": painter.images_seen,
         "version": __version__,
@@ -263,7 +264,13 @@ def _paint_again(image: Path, config: SampleConfig, device: str) -> Path:
     checkpoint, digest = provenance.get("checkpoint"), provenance.get("checkpoint_sha256")
     if not isinstance(checkpoint, str) or not isinstance(digest, str):
         raise UserError(f"{origin}: does not name the checkpoint that painted it.")
-    checkpoint = _find_by_digest(digest, Path(config.ckpt or checkpoint))
+    if config.ckpt is not None:
+        places = [Path(config.ckpt)]
+    else:
+        # Samples of older versions name its place. Newer ones are usually below their run.
+        runs = sorted(Path("checkpoints").glob(f"*/{Path(checkpoint).name}"))
+        places = [Path(checkpoint), *image.absolute().parents[:3], *runs]
+    checkpoint = _find_by_digest(digest, places)
     folder = Path(config.out) if config.out is not None else image.parent
     path = folder / f"{image.stem}-again.png"
     refuse_to_replace([path], config.overwrite)
@@ -272,14 +279,16 @@ def _paint_again(image: Path, config: SampleConfig, device: str) -> Path:
     return path
 
 
-def _find_by_digest(digest: str, place: Path) -> Path:
-    """The checkpoint with this SHA-256: the file `place`, or another one of the same run."""
-    folder = place if place.is_dir() else place.parent
-    others = (*folder.glob("*.ckpt"), *folder.glob(f"*{EXPORTED}"))
-    for path in [place, *sorted(others)]:
-        if path.is_file() and sha256(path) == digest:
-            return path
+def _find_by_digest(digest: str, places: Sequence[Path]) -> Path:
+    """The checkpoint with this SHA-256: one of the files, or another one of the same run."""
+    for place in places:
+        folder = place if place.is_dir() else place.parent
+        others = (*folder.glob("*.ckpt"), *folder.glob(f"*{EXPORTED}"))
+        for path in [place, *sorted(others)]:
+            if path.is_file() and sha256(path) == digest:
+                return path
     raise UserError(
-        f"ckpt: the checkpoint that painted this image (SHA-256 {digest:.16}…) is not in {folder}. "
+        f"ckpt: the checkpoint that painted this image (SHA-256 {digest:.16}…) is not in "
+        f"{places[0] if len(places) == 1 else 'a folder above it, nor in checkpoints'}. "
         "If it is elsewhere, add ckpt=PATH"
     )

@@ -217,6 +217,16 @@ def test_only_what_differs_is_shown(make: Make) -> None:
     ]
 
 
+def test_of_paintings_elsewhere_only_the_folders_name_is_shown(
+    configure: Callable[..., TrainConfig], runs: Path
+) -> None:
+    for user in ("jane doe", "john"):
+        (runs / user).mkdir(parents=True)
+        save_config(configure(dataset__root=f"/home/{user}/monet"), runs / user)
+    found = read_runs(sorted(runs.iterdir()))
+    assert set(differences(found).values()) == {"dataset.root=monet"}
+
+
 def test_the_page_links_the_latest_grids(make: Make, tmp_path: Path) -> None:
     strange = "it's <b> 100% #1?"
     folder = make(strange)

@@ -1,4 +1,5 @@
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,7 @@ def test_a_picture_can_be_painted_again_the_same_bits(
     settings: Settings, changes: dict[str, object]
 ) -> None:
     for picture in sample(settings(seed=11, **changes))[:2]:
-        (again,) = sample(settings(ckpt=None, out=None, from_image=str(picture)))
+        (again,) = sample(settings(out=None, from_image=str(picture)))
         assert again != picture
         assert again.read_bytes() == picture.read_bytes()
 
@@ -107,7 +108,7 @@ def test_a_picture_of_a_class_can_be_painted_again_the_same_bits(
 ) -> None:
     chosen = {"ckpt": conditional, "classes": classes, "layout": layout}
     for picture in sample(settings(seed=11, **chosen))[:2]:
-        (again,) = sample(settings(ckpt=None, out=None, from_image=str(picture)))
+        (again,) = sample(settings(ckpt=conditional, out=None, from_image=str(picture)))
         assert again.read_bytes() == picture.read_bytes()
 
 
@@ -118,7 +119,7 @@ def test_a_picture_from_before_there_were_classes_can_be_painted_again(
     provenance = read_provenance(picture)
     del provenance["classes"], provenance["scale"]
     save_png(torch.zeros(3, 8, 8, dtype=torch.uint8), tmp_path / "old.png", provenance)
-    (again,) = sample(settings(ckpt=None, from_image=str(tmp_path / "old.png")))
+    (again,) = sample(settings(from_image=str(tmp_path / "old.png")))
     assert again.read_bytes() == picture.read_bytes()
 
 
@@ -128,7 +129,7 @@ def test_a_picture_finds_its_checkpoint_among_others_of_the_run(
     copy = folder / "images-000000012.ckpt"
     copy.write_bytes((folder / "last.ckpt").read_bytes())
     try:
-        grid, *_ = sample(settings())
+        grid, *_ = sample(settings(out=None))  # below the run
         (folder / "last.ckpt").rename(folder / "away")
         (again,) = sample(settings(ckpt=None, from_image=str(grid)))
         np.testing.assert_array_equal(pixels(again), pixels(grid))
@@ -137,6 +138,20 @@ def test_a_picture_finds_its_checkpoint_among_others_of_the_run(
             sample(settings(ckpt=None, from_image=str(grid)))
     finally:
         (folder / "away").rename(folder / "last.ckpt")
+
+
+def test_a_picture_does_not_show_where_its_run_is_but_finds_it_in_checkpoints(
+    settings: Settings, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, single, *_ = sample(settings(num=1))
+    assert read_provenance(single)["checkpoint"] == "last.ckpt"
+    assert str(folder.parent).encode() not in single.read_bytes()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"above it, nor in checkpoints. .* add ckpt=PATH"):
+        sample(settings(ckpt=None, from_image=str(single)))
+    shutil.copytree(folder, "checkpoints/mine")
+    (again,) = sample(settings(ckpt=None, from_image=str(single)))
+    assert again.read_bytes() == single.read_bytes()
 
 
 def test_a_picture_of_another_origin_cannot_be_painted_again(
@@ -321,7 +336,7 @@ def test_an_altered_provenance_is_refused(
     altered = tmp_path / "altered.png"
     save_png(torch.zeros(3, 8, 8, dtype=torch.uint8), altered, read_provenance(grid) | change)
     with pytest.raises(UserError, match=r"from_image|classes: this checkpoint cannot paint"):
-        sample(settings(ckpt=None, from_image=str(altered)))
+        sample(settings(from_image=str(altered)))
 
 
 def test_a_scroll_is_one_long_picture_whose_parts_do_not_depend_on_its_length(

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from artgan.config import compose
@@ -16,16 +17,20 @@ from artgan.style.photo import Source, name_of, read_mask
 
 
 def stylize(
-    content: Source, style: Source | Sequence[Source], out: str | Path | None = None, **options: Any
+    content: Source | NDArray[Any],
+    style: Source | NDArray[Any] | Sequence[Source | NDArray[Any]],
+    out: str | Path | None = None,
+    **options: Any,
 ) -> Image.Image:
     """Repaints an image in a style; the command repaints any number of them.
 
     Args:
-        content: file of an image, or a Pillow image.
-        style: file, Pillow image, folder of paintings, run or checkpoint, or several of these.
+        content: file of an image, a Pillow image, or an array [H, W], [H, W, 3] or [H, W, 4],
+            uint8, or float in [0, 1].
+        style: the same, a folder of paintings, run or checkpoint, or a list of several of these.
         out: file to write; None for none.
         options: any others of the command, with its names and defaults; `mask` may be a Pillow
-            image, too.
+            image or an array, too, also of bool.
 
     Returns:
         RGB, or RGBA if the content has transparency; its profile and EXIF are in its `info`.
@@ -42,21 +47,22 @@ def stylize(
         raise UserError("content: stylize() repaints one image; the command repaints several.")
     if isinstance(options.get("init"), Image.Image):
         raise UserError("init: cannot be an image in memory. Save it, and name its file.")
-    sources, masks = listed("style", style), listed("mask", options.get("mask"))
-    (content,) = listed("content", content)
+    sources = listed("style", _images("style", style))
+    masks = listed("mask", _images("mask", options.get("mask")))
+    (image,) = listed("content", _images("content", content))
     plain = {
         key: value.item() if isinstance(value, np.generic) else value
         for key, value in options.items()
     }
     named = {
-        "content": name_of(content),
+        "content": name_of(image),
         "style": [name_of(source) for source in sources],
         "mask": [name_of(mask) for mask in masks],
         "out": out,
     }
     config = compose("stylize", plain | named)
     refuse_mistakes(config, options, len(sources), len(masks))
-    if config.gallery or (isinstance(content, str) and Path(content).is_dir()):
+    if config.gallery or (isinstance(image, str) and Path(image).is_dir()):
         raise UserError("content: stylize() repaints one image; the command repaints folders.")
     if config.out is None and (config.snapshot_every or config.animation):
         raise UserError("snapshot_every: snapshots are written beside the result. Add out=")
@@ -64,9 +70,28 @@ def stylize(
     if file:
         refuse_existing([file], config)
     styles = [load_style(source, config.seed) for source in sources]
-    job = Job(content, styles, [read_mask(mask) for mask in masks], file, config)
-    with enough_memory(content):
-        image, is_finished = paint(job, read_scene(job), Method(config))
+    job = Job(image, styles, [read_mask(mask) for mask in masks], file, config, "size" in options)
+    with enough_memory(image):
+        result, is_finished = paint(job, read_scene(job), Method(config))
     if not is_finished:
         raise KeyboardInterrupt
-    return image
+    return result
+
+
+def _images(option: str, value: Any) -> Any:
+    """Arrays, also within a list, as Pillow images; anything else as it is."""
+    if isinstance(value, list | tuple):
+        return [_images(option, one) for one in value]
+    if not isinstance(value, np.ndarray):
+        return value
+    is_shaped = value.size > 0 and (value.ndim == 2 or value.shape[2:] in ((3,), (4,)))
+    is_share = value.dtype.kind in "bf" and bool(((value >= 0) & (value <= 1)).all())
+    if not is_shaped or not (is_share or value.dtype == np.uint8):
+        raise UserError(
+            f"{option}: an array of {value.dtype} and shape {value.shape} is no image. Give "
+            "[height, width], [height, width, 3] or [height, width, 4], as uint8, or as floats "
+            "from 0 to 1."
+        )
+    if is_share:
+        value = (value * 255.0).round().astype(np.uint8)
+    return Image.fromarray(np.ascontiguousarray(value))

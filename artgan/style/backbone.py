@@ -5,6 +5,7 @@ its ReLU, `relu4_2` after it, `pool4` the pooling after the block.
 """
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,17 +53,18 @@ class Architecture:
     caffe: bool = False  # whether it takes BGR in 0…255 minus the mean, not normalised RGB
 
 
-def _vgg_weights(site: str, name: str) -> Published:
-    return Published(name, f"{site}/{name}", name[6:14])
+def _vgg_weights(site: str, name: str, *patterns: str) -> Published:
+    return Published(name, f"{site}/{name}", name[6:14], patterns)
 
 
 TORCHVISION = "https://download.pytorch.org/models"
 JOHNSON = "https://web.eecs.umich.edu/~justincj/models"
+GATYS = _vgg_weights(JOHNSON, "vgg19-d01eb7cb.pth", "vgg_conv.pth")  # and Gatys' own file
 NETWORKS = {
     "random": Architecture("vgg19", None),
     "vgg19": Architecture("vgg19", _vgg_weights(TORCHVISION, "vgg19-dcbb9e9d.pth")),
     "vgg16": Architecture("vgg16", _vgg_weights(TORCHVISION, "vgg16-397923af.pth")),
-    "vgg19_caffe": Architecture("vgg19", _vgg_weights(JOHNSON, "vgg19-d01eb7cb.pth"), True),
+    "vgg19_caffe": Architecture("vgg19", GATYS, True),
     "vgg16_caffe": Architecture("vgg16", _vgg_weights(JOHNSON, "vgg16-00b39a1b.pth"), True),
     "squeezenet": Architecture("squeezenet", SQUEEZENET),
 }
@@ -71,9 +73,9 @@ NETWORKS = {
 class Backbone(nn.Module):
     """A network up to the last of the layers asked for.
 
-    Its first convolution replicates the border of the image: zeros, the mean of photographs, would
-    show in the result. SqueezeNet has no padding there; it gets three pixels, so that the outermost
-    ones take part, too.
+    Its first convolution replicates the border of the image unless `border` is zeros: these, the
+    mean of photographs, show in the result. SqueezeNet has no padding there; it gets three pixels,
+    so that the outermost ones take part, too.
 
     Attributes:
         name: of the network, with the first digits of its weights' SHA-256.
@@ -86,8 +88,9 @@ class Backbone(nn.Module):
         layers: names as in the papers, or SqueezeNet's own.
         pooling: max or average.
         seed: of random weights.
-        weights_dir: folder with the weights under their published names, at any depth; None
-            downloads them.
+        weights_dir: file of the weights, or folder with it under its published name, at any
+            depth; None downloads it.
+        border: replicate, or zeros, which VGG was trained with.
 
     Raises:
         UserError: there is no such layer, or the weights are not available or do not fit.
@@ -110,6 +113,7 @@ class Backbone(nn.Module):
         pooling: str = "max",
         seed: int = 0,
         weights_dir: str | None = None,
+        border: str = "replicate",
     ) -> None:
         super().__init__()
         network = NETWORKS[name]
@@ -118,8 +122,7 @@ class Backbone(nn.Module):
             modules = _squeezenet() if network.shape == "squeezenet" else _vgg(network.shape)
         self.sequence = nn.Sequential(*modules[: max(self.index.values()) + 1])
         if network.weights:
-            folder = weights_dir and Path(weights_dir).expanduser()
-            path = network.weights.find(folder) if folder else network.weights.download(ADVICE)
+            path = _find(network.weights, weights_dir)
             state, digest = read_weights(path, CHOICES)
         else:
             path, digest = Path(name), f"{seed:08d}"
@@ -135,6 +138,8 @@ class Backbone(nn.Module):
         deviation = CAFFE_DEVIATION if network.caffe else IMAGENET_DEVIATION
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
         self.register_buffer("deviation", torch.tensor(deviation).view(3, 1, 1))
+        if border == "zeros" and isinstance(self.sequence[0], nn.Conv2d):
+            self.sequence[0].padding_mode = "zeros"
         self.stride, self.halo = self._reach()
         self.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
@@ -178,7 +183,7 @@ class Backbone(nn.Module):
 
     def _load(self, path: Path, state: dict[str, Tensor], caffe: bool) -> None:
         needed = self.sequence.state_dict().keys()
-        state = {key.removeprefix("features."): tensor for key, tensor in state.items()}
+        state = {_torchvisions(key): tensor for key, tensor in state.items()}
         state = {key: tensor.float() for key, tensor in state.items() if key in needed}
         if caffe and "0.weight" in state:
             state["0.weight"] = state["0.weight"].flip(1)  # trained on BGR, given RGB
@@ -189,6 +194,21 @@ class Backbone(nn.Module):
             raise UserError(
                 f"{path}: its tensors do not fit the network ({reason:.200}). {CHOICES}."
             ) from error
+
+
+def _find(weights: Published, place: str | None) -> Path:
+    if place is None:
+        return weights.download(ADVICE)
+    path = Path(place).expanduser()
+    return path if path.is_file() else weights.find(path)
+
+
+def _torchvisions(key: str) -> str:
+    """The key of a tensor within torchvision's features; Gatys' file names it by its layer."""
+    layer, _, kind = key.rpartition(".")
+    if layer in layer_names("vgg19"):
+        return f"{layer_names('vgg19').index(layer)}.{kind}"
+    return key.removeprefix("features.")
 
 
 def layer_names(name: str) -> list[str]:
@@ -212,7 +232,19 @@ def _index(name: str, layer: str) -> int:
         kind, block, number = layer[:4], layer[4], layer[6:]
         stand_ins = STAND_INS[block]
         return names.index(stand_ins.get(kind) or stand_ins[number])
-    raise UserError(f"backbone={name}, its layers: {not_among(layer, names)}")
+    # Many tutorials count all convolutions in one sequence.
+    counted = re.fullmatch(r"(conv|relu)_?(\d+)", layer)
+    vgg = names if name != "squeezenet" else layer_names("vgg19")
+    same = [one for one in vgg if counted and one.startswith(counted[1])]
+    if counted and 0 < int(counted[2]) <= len(same):
+        right = same[int(counted[2]) - 1]
+        raise UserError(
+            f"backbone={name}, its layers: '{layer}' is none of {', '.join(names)}. The "
+            f"{counted[1]} layers counted in sequence are named by block and place: did you mean "
+            f"'{right}'?"
+        )
+    known = names if vgg == names else [*names, *vgg]
+    raise UserError(f"backbone={name}, its layers: {not_among(layer, known)}")
 
 
 def _vgg(shape: str) -> list[nn.Module]:

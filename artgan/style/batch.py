@@ -25,6 +25,7 @@ from artgan.style.photo import FORMATS, read_mask
 
 PAINTED = "painted"  # folder of results
 CELL = 256  # side of an image on a sheet in pixels
+SHOWN = 100  # results on a sheet, which would not fit into memory with those of a whole film
 
 
 def repaint(config: StylizeConfig, given: Collection[str]) -> list[Path]:
@@ -60,12 +61,15 @@ def repaint(config: StylizeConfig, given: Collection[str]) -> list[Path]:
             drawn,
             out,
             replace(config, content=content, style=group),
+            "size" in given,
         )
         for (content, group), out in zip(itertools.product(contents, groups), outs, strict=False)
         if styles.keys() >= set(group)
     ]
-    pairs = _paint(jobs, config, mistakes, several)
-    painted = sum(result is not None for _, result in pairs)
+    rows = max(1, SHOWN // len(groups))  # whole ones, so that a gallery has all styles
+    pairs, painted = _paint(
+        jobs, config, mistakes, rows * len(styles if config.gallery else groups)
+    )
     if not painted:
         raise UserError("\n".join(dict.fromkeys(mistakes)))
     if several:
@@ -81,12 +85,17 @@ Pair = tuple[Image.Image, Image.Image | None]  # cells of a content and its resu
 
 
 def _paint(
-    jobs: list[Job], config: StylizeConfig, mistakes: list[str], several: bool
-) -> list[Pair]:
-    """Does the jobs, noting the mistakes of those that fail."""
+    jobs: list[Job], config: StylizeConfig, mistakes: list[str], shown: int
+) -> tuple[list[Pair], int]:
+    """Does the jobs, noting the mistakes of those that fail.
+
+    Returns:
+        Cells of the first `shown` of them, and the number of those that were painted.
+    """
     method: Method | None = None
     pairs: list[Pair] = []
-    for job in tqdm(jobs, "Repainting", unit="img", disable=None if several else True):
+    painted = 0
+    for job in tqdm(jobs, "Repainting", unit="img", disable=None if len(jobs) > 1 else True):
         scene = image = None
         with _noted(mistakes), enough_memory(job.content):
             scene = read_scene(job)
@@ -98,9 +107,11 @@ def _paint(
                 if not is_finished:
                     print(f"Stopped: {job.out} is the image so far.", file=sys.stderr)
                     sys.exit(130)
-        content = cell(scene.content.image if scene else None)
-        pairs.append((content, None if image is None else cell(image)))
-    return pairs
+        painted += image is not None
+        if len(pairs) < shown:
+            content = cell(scene.content.image if scene else None)
+            pairs.append((content, None if image is None else cell(image)))
+    return pairs, painted
 
 
 def _contents(config: StylizeConfig) -> tuple[list[str], bool]:

@@ -55,6 +55,11 @@ def refuse_mistakes(config: StylizeConfig, given: Collection[str], styles: int, 
         raise UserError(f"mask: {masks} for {styles} styles. Give one for all, or one for each.")
     if config.init not in INITS and not Path(config.init).expanduser().is_file():
         raise UserError(f"init: {not_among(config.init, INITS)} Nor is it the file of an image.")
+    if config.style_shape == "content" and config.style_size:
+        raise UserError(
+            "style_size: has no effect with style_shape=content. Add style_shape=own, or leave it "
+            "out."
+        )
     if config.animation and not config.snapshot_every:
         raise UserError("animation: is made of snapshots. Add snapshot_every=10, for example.")
 

@@ -30,7 +30,8 @@ from artgan.style.photo import to_tensor
 from artgan.style.tiles import TileSize
 
 TILE, SMALLEST_TILE = 1024, 128  # sides in pixels
-RESTARTS = 3  # with safer settings, when a loss is not finite
+RESTARTS = 3  # with safer settings, when the optimiser diverges
+FARTHEST = 0.05  # mean change of a pixel by which a loss that has risen shows that it diverged
 
 
 class Interrupted(Exception):
@@ -42,7 +43,7 @@ class Interrupted(Exception):
 
 
 class Diverged(Exception):
-    """A loss, or its gradient, is not finite."""
+    """A loss or its gradient is not finite, or the loss has risen and the image is far off."""
 
 
 class Gatys:
@@ -75,6 +76,7 @@ class Gatys:
             config.pooling,
             config.seed,
             config.weights_dir,
+            config.border,
         )
         self.backbone = on_device(backbone, device)
         self.device = device
@@ -104,7 +106,7 @@ class Gatys:
 
         Raises:
             Interrupted: by Ctrl-C, with the image so far.
-            UserError: the losses are not finite, even with safer settings.
+            UserError: the losses are not finite or rise, even with safer settings.
         """
         full = content.shape[-2:]
         sizes = scales(full[0], full[1], self.config.first_size, self.config.scale_step)
@@ -133,7 +135,7 @@ class Gatys:
         regions: Sequence[Region],
         report: Report,
     ) -> None:
-        """Optimises at the size of `start`, again with safer settings if a loss is not finite."""
+        """Optimises at the size of `start`, again with safer settings if it diverges."""
         bf16, optimizer, rate = self.bf16, self.config.optimizer, self.config.learning_rate
         iterations, averaging = self.config.iterations, self.config.averaging
         height, width = start.shape[-2:]
@@ -148,20 +150,25 @@ class Gatys:
                         raise Diverged
                     return losses, gradient
 
-                if optimizer == "lbfgs":
-                    return lbfgs(evaluate, canvas, start.clone(), iterations, report)
-                return adam(evaluate, canvas, start.clone(), iterations, rate, averaging, report)
+                if optimizer != "adam":
+                    searched = optimizer == "lbfgs"
+                    return lbfgs(evaluate, canvas, start.clone(), iterations, report, searched)
+                image = start.clone()
+                first, last = adam(evaluate, canvas, image, iterations, rate, averaging, report)
+                if last > first and (image - start).abs().mean() > FARTHEST:
+                    raise Diverged
+                return None
             except Diverged:
                 if restarts == RESTARTS:
                     raise UserError(
-                        f"The loss is not finite, even with learning_rate={rate:g}. Use smaller "
-                        f"loss weights, or another backbone than {self.config.backbone}."
+                        f"The loss is not finite or rises, even with learning_rate={rate:g}. Use "
+                        f"smaller loss weights, or another backbone than {self.config.backbone}."
                     ) from None
             restarts += 1
             bf16, optimizer, rate, canvas.adam = False, "adam", rate / 10, None
             print(
-                f"The loss is not finite at {width}×{height} px. Painting this size again in "
-                f"float32, with Adam and a learning rate of {rate:g}.",
+                f"The loss is not finite or rises at {width}×{height} px. Painting this size again "
+                f"in float32, with Adam and a learning rate of {rate:g}.",
                 file=sys.stderr,
             )
 
@@ -181,7 +188,8 @@ class Gatys:
         ]
         targets = []
         for blend, mask, weight in partition(masks, [region.weight for region in regions]):
-            style = self._style(features, [regions[index] for index in blend], style_side)
+            shape = size if self.config.style_shape == "content" else None
+            style = self._style(features, [regions[index] for index in blend], style_side, shape)
             shares = {}
             if mask is not None:
                 for layer in self.config.style_layers:
@@ -193,18 +201,26 @@ class Gatys:
         return Objective(self.config, features, wanted, targets)
 
     def _style(
-        self, features: TiledBackbone, blend: Sequence[Region], side: int
+        self,
+        features: TiledBackbone,
+        blend: Sequence[Region],
+        side: int,
+        shape: tuple[int, int] | None,
     ) -> dict[str, Moments]:
-        """The moments of several styles, averaged by their weights."""
+        """The moments of several styles, stretched to a shape if given, averaged by weights."""
         layers = self.config.style_layers
         names = [f"{layer}.{name}" for layer in layers for name in Moments._fields]
+        enlarge = self.config.style_size is not None  # as Magenta's network does
 
         def statistics(image: Image.Image) -> dict[str, Tensor]:
-            pixels = from_pil(image, side).to(self.device)
+            if shape:
+                image = image.resize(shape[::-1], Image.Resampling.BILINEAR)
+            pixels = (to_tensor(image) if shape else from_pil(image, side, enlarge)).to(self.device)
             found = self.tile.compute(lambda tile: features.moments(pixels, layers, tile))
             return dict(zip(names, itertools.chain(*found), strict=True))
 
-        parts = (self.backbone.name, self.config.pooling, layers, features.bf16)
+        used = (self.backbone.name, self.config.pooling, self.config.border)
+        parts = (*used, layers, features.bf16, enlarge, shape)
         key = f"moments-{side}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}"
         total = sum(region.weight for region in blend)
         wanted: dict[str, Tensor] = {}
@@ -237,10 +253,10 @@ def scales(height: int, width: int, first: int | None, step: float) -> list[tupl
     return [(max(round(height * f), 1), max(round(width * f), 1)) for f in factors]
 
 
-def from_pil(image: Image.Image, side: int) -> Tensor:
-    """float32 [1, 3, H, W] in [0, 1], reduced to a long side of `side` pixels; never enlarged."""
+def from_pil(image: Image.Image, side: int, enlarge: bool = False) -> Tensor:
+    """float32 [1, 3, H, W] in [0, 1], resized to a long side of `side` pixels if it is larger."""
     factor = side / max(image.size)
-    if factor < 1:
+    if factor < 1 or enlarge:
         width, height = (max(round(length * factor), 1) for length in image.size)
         image = image.resize((width, height), Image.Resampling.LANCZOS)
     return to_tensor(image)

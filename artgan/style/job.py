@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image, ImageChops
@@ -25,6 +26,7 @@ from artgan.version import __version__
 # Options that do not change the result.
 UNRECORDED = {"out", "overwrite", "gallery", "weights_dir"}
 UNRECORDED |= {"snapshot_every", "animation", "tensorboard"}
+SOURCES = {"content", "style", "mask", "init"}  # options that name files
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Job:
     masks: list[Image.Image]  # L, of any size; none, one for all styles, or one for each
     out: Path | None  # file to write, if any
     config: StylizeConfig  # with the content and style of this result alone
+    enlarge: bool  # whether a content smaller than `size` is enlarged to it
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Scene:
 def read_scene(job: Job) -> Scene:
     """Reads the content of a result, and places the styles in it; UserError if it cannot."""
     config = job.config
-    content = photo.read_content(job.content, config.size)
+    content = photo.read_content(job.content, config.size, job.enlarge)
     size = content.image.size
     largest = photo.format_of(job.out).largest if job.out else max(size)
     if max(size) > largest:
@@ -135,11 +138,22 @@ def paint(job: Job, scene: Scene, method: Method) -> tuple[Image.Image, bool]:
     if job.out:
         unrecorded = UNRECORDED | of_another_method(config)
         settings = {"kind": "repainted", "version": __version__, "network": method.network}
-        settings |= {key: value for key, value in asdict(config).items() if key not in unrecorded}
+        settings |= {
+            key: _named(value) if key in SOURCES else value
+            for key, value in asdict(config).items()
+            if key not in unrecorded
+        }
         photo.save(image, job.out, settings)
         if config.animation:
             save_film(snapshots_of(job.out), image, film_of(job.out))
     return image, is_finished
+
+
+def _named(source: Any) -> Any:
+    """The names of files without their folders, which could give away who made the result."""
+    if isinstance(source, list):
+        return [_named(one) for one in source]
+    return Path(source).name or source if isinstance(source, str | Path) else source
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -54,7 +55,7 @@ def adam(
     rate: float,
     averaging: float,
     report: Report,
-) -> None:
+) -> tuple[float, float]:
     """Optimises an image [1, 3, H, W] in [0, 1], in place, with Adam.
 
     Args:
@@ -62,6 +63,9 @@ def adam(
         rate: learning rate.
         averaging: decay of the average of the iterates.
         report: called after each step.
+
+    Returns:
+        The first loss and the last.
     """
     optimizer = torch.optim.Adam([image], lr=rate)
     if canvas.adam:
@@ -75,18 +79,26 @@ def adam(
     average = Average(averaging)
     average.update(image)
     canvas.result = average
+    first = last = math.nan
     for step in range(1, iterations + 1):
         losses, image.grad = evaluate(image)
+        first, last = losses["loss"] if step == 1 else first, losses["loss"]
         optimizer.step()
         image.clamp_(0, 1)
         average.update(image)
         report(step, losses)
     canvas.adam = dict(optimizer.state[image])
+    return first, last
 
 
 @torch.no_grad()
 def lbfgs(
-    evaluate: Evaluate, canvas: Canvas, image: Tensor, iterations: int, report: Report
+    evaluate: Evaluate,
+    canvas: Canvas,
+    image: Tensor,
+    iterations: int,
+    report: Report,
+    searched: bool = True,
 ) -> None:
     """Optimises an image [1, 3, H, W] in [0, 1], in place, with L-BFGS.
 
@@ -94,6 +106,7 @@ def lbfgs(
         canvas: its `result` is set to the iterate of the least loss.
         iterations: number of evaluations.
         report: called after each evaluation.
+        searched: search each line as SciPy does; otherwise torch's defaults, with fixed steps.
     """
     best, least, step = image.clone(), math.inf, 0
     canvas.result = lambda: best.clamp(0, 1)
@@ -110,16 +123,20 @@ def lbfgs(
         report(step, losses)
         return losses["loss"]
 
-    optimizer = torch.optim.LBFGS(
-        [image],
-        max_iter=iterations,
-        tolerance_grad=0,
-        tolerance_change=0,
-        history_size=10,  # as SciPy's
-        line_search_fn="strong_wolfe",
-    )
+    scipys: dict[str, Any] = {
+        "max_iter": iterations,
+        "tolerance_grad": 0,
+        "tolerance_change": 0,
+        "history_size": 10,
+        "line_search_fn": "strong_wolfe",
+    }
+    optimizer = torch.optim.LBFGS([image], **(scipys if searched else {}))
     with suppress(StopIteration):
-        optimizer.step(closure)
+        while step < iterations:
+            before = step
+            optimizer.step(closure)
+            if searched or step - before <= 1:
+                break  # nothing left to change
 
 
 def resize(images: Tensor, size: tuple[int, ...]) -> Tensor:

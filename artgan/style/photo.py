@@ -68,12 +68,13 @@ class Content:
     exif: bytes  # without what is not true of the result
 
 
-def read_content(source: Source, size: int | None = None) -> Content:
+def read_content(source: Source, size: int | None = None, enlarge: bool = True) -> Content:
     """Reads an image with all that its result is to keep.
 
     Args:
         source: of any format, mode and profile that `artgan.data` reads.
         size: pixels of the long side that it is resized to; None for its own.
+        enlarge: whether a smaller image is enlarged to this size.
 
     Raises:
         UserError: it cannot be read, or is too narrow.
@@ -82,6 +83,7 @@ def read_content(source: Source, size: int | None = None) -> Content:
     rgb, profile = to_rgb(whole), _rgb_profile(whole)
     original = whole.convert(rgb.mode) if profile else rgb
     scale = (size or max(rgb.size)) / max(rgb.size)
+    scale = scale if enlarge else min(scale, 1)
     width, height = (round(side * scale) for side in rgb.size)
     if min(width, height) < SMALLEST_SIDE:
         name = name_of(source)

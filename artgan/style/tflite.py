@@ -65,7 +65,8 @@ def load_weights(
     """The weights of the network, downloaded and converted at the first start.
 
     Args:
-        weights_dir: folder with both files at any depth; None for Google's own.
+        weights_dir: folder with both files at any depth, or one of them with the other beside or
+            below it; None for Google's own.
         shapes: of the tensors, by name; each name begins with the part that it belongs to.
 
     Returns:
@@ -77,6 +78,7 @@ def load_weights(
     files: list[Path] = []
     if weights_dir:
         folder = Path(weights_dir).expanduser()
+        folder = folder.parent if folder.is_file() else folder
         files = [published.find(folder) for published in PARTS.values()]
     try:
         path = cache_path([sha256(file) for file in files])

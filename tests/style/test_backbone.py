@@ -204,6 +204,7 @@ def test_a_position_depends_on_nothing_outside_the_halo(tmp_path: Path) -> None:
     [
         ("random", "conv4_5", "conv4_4"),
         ("squeezenet", "fire1", "fire9"),
+        ("squeezenet", "relu4_5", "relu4_4"),
         ("vgg16", "relu34", "rel"),
     ],
 )
@@ -211,6 +212,38 @@ def test_an_unknown_layer_is_named_with_the_nearest(name: str, layer: str, near:
     message = f"backbone={name}.*'{layer}' is none of conv1.*Did you mean '{near}"
     with pytest.raises(UserError, match=message):
         Backbone(name, [layer])
+
+
+@pytest.mark.parametrize("name", ["random", "vgg16", "squeezenet"])
+@pytest.mark.parametrize(
+    ("layer", "right"),
+    [("conv_1", "conv1_1"), ("conv_4", "conv2_2"), ("relu5", "relu3_1"), ("conv_13", "conv")],
+)
+def test_layers_counted_in_sequence_are_answered_by_their_names(
+    name: str, layer: str, right: str
+) -> None:
+    with pytest.raises(UserError, match=f"'{layer}' is none of .*did you mean '{right}"):
+        Backbone(name, [layer])
+
+
+def test_gatys_own_file_is_read_by_its_name_or_path(tmp_path: Path) -> None:
+    known = reference("vgg19")
+    (tmp_path / "johnson").mkdir()
+    publish("vgg19_caffe", known, 6, tmp_path / "johnson")
+    (johnson,) = (tmp_path / "johnson").rglob("*.pth")
+    state = torch.load(johnson, weights_only=True)
+    names = layer_names("vgg19")
+    own = {}
+    for key, tensor in state.items():
+        index, kind = key.removeprefix("features.").split(".")
+        own[f"{names[int(index)]}.{kind}"] = tensor
+    (tmp_path / "own").mkdir()
+    torch.save(own, tmp_path / "own/vgg_conv.pth")
+    layers, images = ["relu1_1", "conv2_1"], noise(40, 48)
+    expected = Backbone("vgg19_caffe", layers, weights_dir=str(johnson))(images)
+    for place in ("own", "own/vgg_conv.pth"):
+        found = Backbone("vgg19_caffe", layers, weights_dir=str(tmp_path / place))(images)
+        assert all(torch.equal(found[layer], expected[layer]) for layer in layers)
 
 
 def test_missing_or_unfitting_weights_are_named(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageCms, ImageOps
+from PIL import ExifTags, Image, ImageCms, ImageOps
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
@@ -88,12 +88,32 @@ def test_an_image_is_repainted_and_records_how() -> None:
     record = read_provenance(path)
     assert (record["kind"], record["content"], record["style"]) == (
         "repainted",
-        "photos/a.png",
+        "a.png",
         ["sea.png"],
     )
     assert record["network"] == "stand-in"
     assert (record["seed"], record["method"], record["strength"]) == (3, "magenta", 1.0)
     assert not {"iterations", "preset", "out"} & set(record)
+
+
+@pytest.mark.parametrize("ending", photo.FORMATS)
+def test_a_result_holds_no_folder_of_the_user(ending: str, tmp_path: Path) -> None:
+    given = {
+        "content": str(tmp_path / "photos/a.png"),
+        "style": [str(tmp_path / "sea.png"), str(tmp_path / "wood.png")],
+        "mask": [str(tmp_path / "right.png")] * 2,
+        "weights_dir": str(tmp_path),
+        "tensorboard": str(tmp_path / "events"),
+        "init": str(tmp_path / "wood.png"),
+    }
+    (path,) = command(**given, method="gatys", out=str(tmp_path / f"result{ending}"))
+    with Image.open(path) as result:
+        comment = result.getexif().get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment]
+    record = json.loads(comment.removeprefix(b"ASCII\0\0\0"))
+    names = [record[key] for key in ("content", "style", "mask", "init")]
+    assert names == ["a.png", ["sea.png", "wood.png"], ["right.png"] * 2, "wood.png"]
+    assert str(tmp_path).encode() not in path.read_bytes()
+    assert not any(str(tmp_path) in json.dumps(value) for value in record.values())
 
 
 def test_the_function_returns_what_the_command_writes(painter: type[Inverting]) -> None:
@@ -120,6 +140,53 @@ def test_the_function_takes_and_returns_images(painter: type[Inverting]) -> None
     )
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda image: image,
+        lambda image: image / 255,
+        lambda image: image.astype(np.float32) / 255,
+        lambda image: np.dstack([image, np.full(image.shape[:2], 255, np.uint8)]),
+    ],
+)
+def test_the_function_takes_arrays(change: Callable[..., Any], painter: type[Inverting]) -> None:
+    photo, style = (np.asarray(Image.open(name)) for name in ("photos/a.png", "sea.png"))
+    mask = np.asarray(Image.open("right.png")) > 0
+    image = stylize(change(photo), [change(style), "wood.png"], mask=mask)
+    expected = np.where(mask[..., None], 255 - photo, photo)
+    np.testing.assert_array_equal(np.asarray(image)[..., :3], expected)
+    (first, _) = painter.scenes[0].regions
+    np.testing.assert_array_equal(next(first.style.images()), style)
+    grey = np.full((40, 60), 7, np.uint8)
+    assert np.asarray(stylize(grey, "sea.png")).min() == 248
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((3, 40, 60), np.uint8),
+        np.zeros((40, 60, 3), np.int64),
+        np.full((40, 60), 1.5),
+        np.full((40, 60), np.nan),
+        np.zeros((0, 0, 3), np.uint8),
+    ],
+)
+def test_the_function_refuses_other_arrays(array: Any) -> None:
+    for option in ("content", "style", "mask"):
+        given: dict[str, Any] = {"content": "photos/a.png", "style": "sea.png"} | {option: array}
+        with pytest.raises(UserError, match=rf"^{option}: an array of {array.dtype} and shape"):
+            stylize(**given)
+
+
+def test_a_small_image_is_enlarged_only_if_asked_to() -> None:
+    for options, size in (({}, 60), ({"size": 512}, 512), ({"method": "gatys"}, 60)):
+        (path,) = command(**options, out=f"{size}-{len(options)}-{'size' in options}.png")
+        assert Image.open(path).width == size
+        assert stylize("photos/a.png", "sea.png", **options).width == size
+    Image.new("RGB", (900, 600)).save("large.png")
+    assert stylize("large.png", "sea.png", method="gatys").size == (512, 341)
+
+
 def test_the_function_writes_to_out() -> None:
     stylize("photos/a.png", "sea.png", out=Path("result.webp"), size=48)
     with Image.open("result.webp") as image:
@@ -139,7 +206,7 @@ def closed() -> Image.Image:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (lambda: np.zeros((40, 60, 3)), "' is neither an image nor a folder."),
+        (lambda: {"a": 1}, "' is neither an image nor a folder."),
         (truncated, "the image cannot be used: image file is truncated."),
         (closed, "the image cannot be used: its file is closed."),
     ],
@@ -211,7 +278,7 @@ def test_a_folder_is_repainted_with_one_network_and_a_sheet(painter: type[Invert
     assert paths == [Path("done/a-sea+wood.png"), Path("done/b-sea+wood.png")]
     np.testing.assert_array_equal(Image.open(paths[1]), negative("photos/b.png"))
     assert len(painter.loaded) == 1
-    assert read_provenance(paths[1])["content"] == "photos/b.png"
+    assert read_provenance(paths[1])["content"] == "b.png"
     with Image.open(sheet) as image:
         assert (sheet.name, image.size) == ("sheet-sea+wood.png", (4 * 258 + 2, 2 * 258 + 2))
 
@@ -294,6 +361,19 @@ def test_the_sheet_of_many_contents_is_about_square() -> None:
     shown = cells(sheet)
     assert np.shape(shown) == (6, 6, 3)
     np.testing.assert_allclose(shown[0][3], mean_of(Image.open("photos/b.png")), atol=12)
+
+
+@pytest.mark.parametrize(("gallery", "shape"), [(False, (2, 3, 3)), (True, (3, 3, 3))])
+def test_a_sheet_shows_the_first_results_only(
+    gallery: bool, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "SHOWN", 5 if gallery else 2)
+    contents = ["photos/a.png", "photos/b.png", "photos/a.png", "photos/b.png"]
+    style = ["sea.png", "wood.png"] if gallery else "sea.png"
+    sheet, *paths = command(content=contents, style=style, gallery=gallery)
+    assert len(paths) == (8 if gallery else 4)
+    assert all(path.is_file() for path in paths)
+    assert np.shape(cells(sheet)) == shape
 
 
 def test_contents_with_the_same_name_have_separate_results() -> None:
@@ -511,6 +591,10 @@ GATYS = {"method": "gatys"}
         (
             GATYS | {"init": "noize"},
             "init: 'noize' is none of content, noise, magenta. Did you mean",
+        ),
+        (
+            GATYS | {"preset": "adam", "style_size": 300},
+            "style_size: has no effect with style_shape=content. Add style_shape=own",
         ),
         (GATYS | {"animation": True}, "animation: is made of snapshots. Add snapshot_every=10"),
     ],

@@ -82,71 +82,101 @@ def test_every_preset_runs_with_every_backbone(preset: str) -> None:
 
 def test_presets_have_the_settings_of_their_sources() -> None:
     adam, keras, own = (configured(name, size=1024) for name in ("adam", "keras", "gatys2016"))
-    assert (adam.content_layers, adam.optimizer, adam.init) == (["conv4_2"], "adam", "content")
+    assert (adam.content_layers, adam.optimizer, adam.init) == (["relu4_2"], "adam", "content")
     assert adam.style_layer_weights == [1, 0.8, 0.5, 0.3, 0.1]
     assert (adam.content_weight, adam.style_weight) == (1, 1e6)
     assert adam.learning_rate == pytest.approx(0.003 * 0.226, rel=0.01)
-    assert keras.style_layers == ["relu1_2", "relu2_2", "relu3_3", "relu4_3"]
+    assert keras.style_layers == ["relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3"]
     assert (keras.content_layers, keras.optimizer, keras.init) == (["relu2_2"], "lbfgs", "noise")
-    assert (keras.content_weight, keras.style_weight, keras.total_variation) == (0.02, 4.5, 0.995)
+    assert (keras.content_weight, keras.style_weight, keras.total_variation) == (0.025, 5, 1)
     assert own.style_layer_weights == [1e3 / n**2 for n in (64, 128, 256, 512, 512)]
-    assert (own.content_layers, own.optimizer, own.content_weight) == (["relu4_2"], "lbfgs", 1)
+    assert (own.content_layers, own.optimizer, own.content_weight) == (
+        ["relu4_2"],
+        "torch_lbfgs",
+        1,
+    )
     assert scales(768, 1024, own.first_size, own.scale_step) == [(384, 512), (768, 1024)]
 
 
 @pytest.mark.parametrize("preset", ["adam", "keras", "gatys2016"])
-def test_the_loss_of_a_preset_equals_its_sources(preset: str) -> None:
+def test_loss_and_gradient_of_a_preset_equal_its_sources(preset: str) -> None:
+    """The sources' networks, image preparation and losses, written out in plain torch."""
     config = configured(preset)
-    shown, other = content(32, 48), gatys.from_pil(image(2, 32, 48), 48)
-    painted = (0.5 * shown + 0.5 * other).clamp(0, 1)
-    target = Style("one", "one", 1, lambda: iter([image(2, 32, 48)]))
-    found = objective(config, [Region(target, 1.0, None)], shown)
-    features = {
-        name: found.features(one)
-        for name, one in (("content", shown), ("style", other), ("painted", painted))
-    }
-    computed, _ = found(painted, 1024)
-    expected = SOURCES[preset](features, painted)
-    assert computed["loss"] == pytest.approx(expected.item(), rel=1e-4)
+    shown, other = content(32, 48), image(2, 40, 36)
+    painter = Gatys(config, "cpu")
+    painter.backbone.double()
+    target = Style("one", "one", 1, lambda: iter([other]))
+    found = painter.objective(shown.double(), [Region(target, 1.0, None)], (32, 48), False)
+    noise = torch.rand(shown.shape, generator=torch.Generator().manual_seed(0))
+    painted = (0.7 * shown + 0.3 * noise).double().requires_grad_()
+    losses, gradient = found(painted.detach(), 1024)
+    # Udacity's course and Keras' example stretch the style to the content's shape.
+    if preset != "gatys2016":
+        other = other.resize((48, 32), Image.Resampling.BILINEAR)
+    expected = SOURCES[preset](
+        *(plain_vgg(painter, one) for one in (shown, gatys.from_pil(other, 48), painted)), painted
+    )
+    (wanted,) = torch.autograd.grad(expected, painted)
+    assert losses["loss"] == pytest.approx(expected.item(), rel=1e-5)
+    assert (gradient - wanted).norm() / wanted.norm() < 1e-5
 
 
-def udacity(features: dict[str, dict[str, Tensor]], _: Tensor) -> Tensor:
-    style_weights = {"conv1_1": 1.0, "conv2_1": 0.8, "conv3_1": 0.5, "conv4_1": 0.3, "conv5_1": 0.1}
-    painted = features["painted"]
-    content_loss = torch.mean((painted["conv4_2"] - features["content"]["conv4_2"]) ** 2)
-    style_loss: Tensor = torch.tensor(0.0)
-    for layer, weight in style_weights.items():
-        d, h, w = painted[layer].shape[1:]
-        target_gram, style_gram = (
-            torch.mm(one[layer].reshape(d, h * w), one[layer].reshape(d, h * w).t())
-            for one in (painted, features["style"])
-        )
-        style_loss = style_loss + weight * torch.mean((target_gram - style_gram) ** 2) / (d * h * w)
-    return 1 * content_loss + 1e6 * style_loss
+def plain_vgg(painter: Gatys, image: Tensor) -> dict[str, Tensor]:
+    """What follows each convolution's ReLU in VGG19, with zeros as padding everywhere."""
+    mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+    deviation = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    x = (image.double() - mean) / deviation
+    state = iter(painter.backbone.sequence.state_dict().values())
+    features: dict[str, Tensor] = {}
+    for block, count in enumerate((2, 2, 4, 4, 4), 1):
+        for number in range(1, count + 1):
+            weight, bias = next(state, None), next(state, None)
+            if weight is None:
+                return features
+            x = F.conv2d(x, weight, bias, padding=1).relu()
+            features[f"relu{block}_{number}"] = x
+        x = F.max_pool2d(x, 2)
+    return features
 
 
-def keras(features: dict[str, dict[str, Tensor]], painted: Tensor) -> Tensor:
-    x, size = painted * 255, painted.shape[-2] * painted.shape[-1]
-    one, other = features["painted"], features["content"]
-    loss = 0.02 * ((one["relu2_2"] - other["relu2_2"]) ** 2).sum()
-    layers = ["relu1_2", "relu2_2", "relu3_3", "relu4_3"]
+Features = dict[str, Tensor]
+
+
+def udacity(content: Features, style: Features, painted: Features, _: Tensor) -> Tensor:
+    def gram_matrix(tensor: Tensor) -> Tensor:
+        _, d, h, w = tensor.size()
+        tensor = tensor.view(d, h * w)
+        return torch.mm(tensor, tensor.t())
+
+    # The ReLU in place: what the course calls conv4_2 has passed it when it is compared.
+    loss = torch.mean((painted["relu4_2"] - content["relu4_2"]) ** 2)
+    for block, weight in enumerate([1.0, 0.8, 0.5, 0.3, 0.1], 1):
+        target = painted[f"relu{block}_1"]
+        d, h, w = target.shape[1:]
+        gram, style_gram = gram_matrix(target), gram_matrix(style[f"relu{block}_1"])
+        loss = loss + 1e6 * weight * torch.mean((gram - style_gram) ** 2) / (d * h * w)
+    return loss
+
+
+def keras(content: Features, style: Features, painted: Features, image: Tensor) -> Tensor:
+    size, x = image.shape[-2] * image.shape[-1], image * 255
+    loss = 0.025 * ((painted["relu2_2"] - content["relu2_2"]) ** 2).sum()
+    layers = ["relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3"]
     for layer in layers:
-        grams = [f[layer].flatten(2)[0] @ f[layer].flatten(2)[0].T for f in features.values()]
-        difference = ((grams[1] - grams[2]) ** 2).sum()
-        loss = loss + 4.5 / len(layers) * difference / (4.0 * 3**2 * size**2)
+        one, other = (of[layer].flatten(2)[0] for of in (style, painted))
+        difference = ((one @ one.T - other @ other.T) ** 2).sum()
+        loss = loss + 5.0 / len(layers) * difference / (4.0 * 3**2 * size**2)
     a = (x[..., :-1, :-1] - x[..., 1:, :-1]) ** 2
     b = (x[..., :-1, :-1] - x[..., :-1, 1:]) ** 2
-    return loss + 0.995 * ((a + b) ** 1.25).sum()
+    return loss + 1.0 * ((a + b) ** 1.25).sum()
 
 
-def gatys_own(features: dict[str, dict[str, Tensor]], _: Tensor) -> Tensor:
-    layers = ["relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1"]
-    painted = features["painted"]
-    loss = F.mse_loss(painted["relu4_2"], features["content"]["relu4_2"])
-    for layer, n in zip(layers, [64, 128, 256, 512, 512], strict=True):
-        rows = [one[layer].flatten(2) for one in (painted, features["style"])]
+def gatys_own(content: Features, style: Features, painted: Features, _: Tensor) -> Tensor:
+    loss = F.mse_loss(painted["relu4_2"], content["relu4_2"])
+    for block, channels in enumerate([64, 128, 256, 512, 512], 1):
+        rows = [one[f"relu{block}_1"].flatten(2) for one in (painted, style)]
         gram, wanted = (torch.bmm(one, one.transpose(1, 2)) / one.shape[2] for one in rows)
-        loss = loss + 1e3 / n**2 * F.mse_loss(gram, wanted)
+        loss = loss + 1e3 / channels**2 * F.mse_loss(gram, wanted)
     return loss
 
 
@@ -301,13 +331,34 @@ def test_two_masks_paint_two_styles() -> None:
         assert difference < 1e-4
 
 
+def test_the_style_loss_of_a_region_is_weighted_by_its_area() -> None:
+    config = configured(**SHALLOW, content_weight=0, total_variation=0)
+    shown = content(64, 96)
+    quarter = torch.zeros(1, 1, 64, 96)
+    quarter[..., :24] = 1
+    only, both = (
+        objective(config, regions, shown).targets
+        for regions in (
+            [region(1, mask=quarter)],
+            [region(1, weight=0.5, mask=quarter), region(2, weight=0.5, mask=1 - quarter)],
+        )
+    )
+    assert [target.weight for target in only] == pytest.approx([0.25])
+    assert [target.weight for target in both] == pytest.approx([0.25, 0.75])
+    found = objective(config, [region(1, mask=quarter)], shown)
+    whole = replace(found.targets[0], weight=1.0)
+    loss = found(shown, 1024)[0]["style"]
+    found.targets = [whole]
+    assert loss == pytest.approx(found(shown, 1024)[0]["style"] / 4, rel=1e-5)
+
+
 def test_a_style_is_shown_at_the_scale_of_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     real = gatys.from_pil
 
-    def noted(given: Image.Image, side: int) -> Tensor:
-        seen.append(side)
-        return real(given, side)
+    def noted(given: Image.Image, side: int, enlarge: bool = False) -> Tensor:
+        seen.append(side if enlarge is bool(style_size) else -side)
+        return real(given, side, enlarge)
 
     monkeypatch.setattr(gatys, "from_pil", noted)
     for style_size, expected in ((None, [32, 64]), (50, [25, 50])):
@@ -317,7 +368,8 @@ def test_a_style_is_shown_at_the_scale_of_the_image(monkeypatch: pytest.MonkeyPa
         Gatys(configured(**(SHALLOW | overrides)), "cpu").paint(shown, [region(1)])
         assert seen == expected
     assert real(image(0, 30, 60), 40).shape == (1, 3, 20, 40)
-    assert real(image(0, 30, 60), 90).shape == (1, 3, 30, 60)  # never enlarged
+    assert real(image(0, 30, 60), 90).shape == (1, 3, 30, 60)
+    assert real(image(0, 30, 60), 90, True).shape == (1, 3, 45, 90)
 
 
 # Tiles.
@@ -388,14 +440,27 @@ def test_after_a_loss_that_is_not_finite_the_scale_starts_again_with_safer_setti
     lines = capsys.readouterr().err.splitlines()
     rates = ["0.002", "0.0002", "2e-05"][:times]
     assert [line.rpartition(" ")[2] for line in lines] == [f"{rate}." for rate in rates]
-    assert all("not finite at 64×64 px. Painting this size again in float32" in t for t in lines)
+    assert all(
+        "not finite or rises at 64×64 px. Painting this size again in float32" in t for t in lines
+    )
 
 
 def test_losses_that_are_never_finite_are_a_clear_error(capsys: pytest.CaptureFixture[str]) -> None:
     config = configured(**SHALLOW, style_weight=1e45)
-    with pytest.raises(UserError, match=r"not finite, even with learning_rate=2e-05\. Use smaller"):
+    with pytest.raises(
+        UserError, match=r"not finite or rises, even with learning_rate=2e-05\. Use smaller"
+    ):
         Gatys(config, "cpu").paint(content(), [region(1)], init=content())
     assert len(capsys.readouterr().err.splitlines()) == 3
+
+
+def test_a_learning_rate_that_is_too_high_is_lowered(capsys: pytest.CaptureFixture[str]) -> None:
+    config = configured(**SHALLOW, learning_rate=1, iterations=30)
+    Gatys(config, "cpu").paint(content(), [region(1)], init=content())
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("with Adam and a learning rate of 0.1.")
+    with pytest.raises(UserError, match=r"learning_rate: 1000000.0 must be .* at most 1\."):
+        configured(learning_rate=1e6)
 
 
 def test_each_style_layer_needs_a_weight() -> None:

@@ -114,8 +114,14 @@ def test_damaged_statistics_are_computed_again(folder: Path, cache: Path, damage
     content = bytearray(kept.read_bytes())
     content[content.index(before.numpy().tobytes())] ^= 1
     kept.write_bytes(content if damage == "flipped" else content[:-3])
-    again = mean_statistics(load_style(str(folder), 0), mean_color, "color")["color"]
-    assert torch.equal(again, before)
+
+    def one_more(image: Image.Image) -> dict[str, Tensor]:
+        return {"color": mean_color(image)["color"] + 1}
+
+    # Others than the kept ones, so that what was read and what was computed differ.
+    again = mean_statistics(load_style(str(folder), 0), one_more, "color")["color"]
+    torch.testing.assert_close(again, before + 1)
+    before = again
     kept_again = mean_statistics(load_style(str(folder), 0), refuse, "color")["color"]
     assert torch.equal(kept_again, before)
 

@@ -56,6 +56,49 @@ def test_lbfgs_gives_the_best_iterate_and_stops_at_its_number_of_evaluations() -
     assert rosenbrock(canvas.result())[0]["loss"] == min(loss for _, loss in losses)
 
 
+@pytest.mark.parametrize("searched", [True, False])
+def test_lbfgs_gives_the_best_iterate_though_later_ones_are_worse(searched: bool) -> None:
+    canvas = blank()
+    seen: list[tuple[float, Tensor]] = []
+
+    def rising(x: Tensor) -> tuple[Losses, Tensor]:
+        """From the fourth evaluation on, everything is worse."""
+        found, gradient = rosenbrock(x)
+        found["loss"] += 1e4 if len(seen) >= 3 else 0
+        seen.append((found["loss"], x.clone()))
+        return found, gradient
+
+    lbfgs(rising, canvas, start(), 6, lambda *_: None, searched)
+    assert len(seen) == 6
+    _, best = min(seen, key=lambda one: one[0])
+    assert not torch.equal(best.clamp(0, 1), seen[-1][1].clamp(0, 1))
+    assert torch.equal(canvas.result(), best.clamp(0, 1))
+
+
+@pytest.mark.parametrize("evaluations", [7, 60])
+def test_lbfgs_without_a_search_takes_the_steps_of_torchs_defaults(evaluations: int) -> None:
+    canvas, losses, expected = blank(), [], []
+    lbfgs(
+        rosenbrock,
+        canvas,
+        start(),
+        evaluations,
+        lambda _, found: losses.append(found["loss"]),
+        False,
+    )
+    image = start().requires_grad_()
+    optimizer = torch.optim.LBFGS([image])
+
+    def closure() -> float:
+        found, image.grad = rosenbrock(image.detach())
+        expected.append(found["loss"])
+        return found["loss"]
+
+    while len(expected) < evaluations:
+        optimizer.step(closure)
+    assert losses == expected[:evaluations]
+
+
 def run_adam(canvas: Canvas, image: Tensor, iterations: int, averaging: float = 0) -> Tensor:
     adam(rosenbrock, canvas, image, iterations, 0.02, averaging, lambda *_: None)
     return canvas.result()
