@@ -248,7 +248,7 @@ def test_files_are_replaced_only_if_asked_for(settings: Settings, chosen: dict[s
 
 def test_a_picture_painted_again_is_replaced_only_if_asked_for(settings: Settings) -> None:
     picture, *_ = sample(settings())
-    again = {"ckpt": None, "out": None, "from_image": str(picture)}
+    again = {"out": None, "from_image": str(picture)}
     sample(settings(**again))
     with pytest.raises(UserError, match=r"-again\.png exists already"):
         sample(settings(**again))
@@ -270,7 +270,7 @@ def test_a_grid_shows_no_more_than_other_programs_read(
     grid, *singles = sample(settings(num=7, seed=3))
     assert grid.name == "grid-seed3-num4.png"
     assert len(singles) == 7
-    (again,) = sample(settings(ckpt=None, from_image=str(grid)))
+    (again,) = sample(settings(from_image=str(grid)))
     assert again.read_bytes() == grid.read_bytes()
 
 
@@ -304,7 +304,7 @@ def test_what_is_painted_can_be_enlarged(settings: Settings, tmp_path: Path) -> 
     (scroll,) = sample(settings(layout="scroll", length=2.0, scale=2))
     assert pixels(scroll).shape == (64, 128, 3)
     for picture in (grid, large, scroll):
-        (again,) = sample(settings(ckpt=None, out=None, from_image=str(picture)))
+        (again,) = sample(settings(out=None, from_image=str(picture)))
         assert again.read_bytes() == picture.read_bytes()
     gif, film = sample(settings(interpolate=2, frames=2, scale=2))
     assert pixels(gif).shape[:2] == (64, 64)

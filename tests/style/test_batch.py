@@ -642,10 +642,10 @@ def test_with_too_little_memory_for_one_image_the_others_are_painted(
             raise error
         return paint(self, scene, watch)
 
-    def failing_read(source: Source, size: int | None) -> Content:
+    def failing_read(source: Source, size: int | None, enlarge: bool) -> Content:
         if source == "photos/a.png":
             raise error
-        return read(source, size)
+        return read(source, size, enlarge)
 
     Image.open("photos/b.png").crop((0, 0, 30, 40)).save("photos/b.png")
     if where == "paint":
