@@ -35,13 +35,16 @@ def read_arguments(command: str, arguments: list[str]) -> tuple[list[str], list[
     words: list[str] = []
     folders: list[Path] = []
     wrong: dict[str, str] = {}  # what to write → the flag written instead
-    rest = iter(arguments)
-    for argument in rest:
+    rest = [*arguments]
+    while rest:
+        argument = rest.pop(0)
         if argument in ALONE:
             flags.append(argument)
         elif argument.startswith("-"):
             flag, is_whole, value = argument.partition("=")
-            value = value if is_whole else next(rest, "")
+            # After a flag of another program, the next word may be no value but the next argument.
+            is_valued = flag in CFG + CONFIG_DIR or (rest and not re.match(r"-|.*=", rest[0]))
+            value = value if is_whole or not (rest and is_valued) else rest.pop(0)
             if flag in CONFIG_DIR and value:
                 value = str(Path(value).expanduser())
                 folders.append(Path(value))

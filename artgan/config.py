@@ -201,6 +201,8 @@ def load_config(folder: Path) -> TrainConfig:
     try:
         # What an older version did not write takes its default.
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        if not isinstance(values, dict):
+            raise ValueError("it holds no options")
     except (yaml.YAMLError, ValueError, OSError) as error:
         raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]}).") from error
     return typed(TrainConfig, values, str(path))

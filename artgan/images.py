@@ -90,11 +90,12 @@ def read_provenance(path: Path) -> dict[str, Any]:
 
 
 def save_gif(frames: Iterable[Tensor], path: Path) -> None:
-    """Writes frames uint8 [3, H, W] as an endless GIF."""
-    first, *rest = (to_pil(frame) for frame in frames)
+    """Writes frames uint8 [3, H, W] as an endless GIF, holding one at a time."""
+    images = map(to_pil, frames)
+    first = next(images)
     duration = 1000 // FRAMES_PER_SECOND
     with atomic_write(path) as file:
-        first.save(file, "GIF", save_all=True, append_images=rest, duration=duration, loop=0)
+        first.save(file, "GIF", save_all=True, append_images=images, duration=duration, loop=0)
 
 
 def save_mp4(frames: Iterable[Tensor], path: Path) -> None:

@@ -29,11 +29,10 @@ class Sweep:
                 f"hydra/sweeper={sweeper}: a search needs a metric to minimise. Add "
                 "evaluate_every=50000 checkpoint.monitor=swd (or kid, or fid)"
             )
-        output = Path(given.get("output", "checkpoints").strip("'")).expanduser()
+        output = _folder(given.get("output", "checkpoints"))
         now = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
-        self.folder = Path(given.get("hydra.sweep.dir", f"{output}/.sweeps/{now}"))
-        # Have Hydra use the folder.
-        self.overrides = [] if "hydra.sweep.dir" in given else [f"hydra.sweep.dir='{self.folder}'"]
+        self.folder = _folder(given.get("hydra.sweep.dir", f"{output}/.sweeps/{now}"))
+        self.overrides = [f"hydra.sweep.dir='{self.folder}'"]  # have Hydra use the folder
 
     @contextmanager
     def reported_failures(self) -> Iterator[None]:
@@ -63,6 +62,10 @@ def note_failure(folder: Path, overrides: Sequence[str], message: str) -> None:
 def _unquoted(override: str) -> str:
     """Without the quotes and escapes that Hydra changes between the command line and a job."""
     return override.translate(dict.fromkeys(map(ord, "\\'\"")))
+
+
+def _folder(text: str) -> Path:
+    return Path(text[1:-1] if text[:1] + text[-1:] in ("''", '""') else text).expanduser()
 
 
 def _job_number(path: Path) -> int:

@@ -100,6 +100,8 @@ def test_a_mistake_is_refused_before_any_work(command: Launch, argument: str, me
             "Write content='my photo.jpg' style=monet.jpg out=out.png",
         ),
         ("sample", ["-n", "9", "-o", "x", "seed=3"], "-n: .* Write num=9 out=x"),
+        ("stylize", ["--animation", "--gallery"], "Write animation=VALUE gallery=VALUE"),
+        ("sample", ["--ema", "ckpt=x"], "Write ema=VALUE"),
         ("train", ["--workers", "4"], "--workers: there is no such flag."),
         ("train", ["my", "paintings"], "'paintings' cannot be read. .* needs quotes around it."),
         (

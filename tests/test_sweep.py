@@ -29,11 +29,20 @@ def test_failures_are_reported_when_a_sweep_is_interrupted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sweep = Sweep([f"hydra.sweep.dir={tmp_path}"])
-    assert sweep.overrides == []
+    assert sweep.overrides == [f"hydra.sweep.dir='{tmp_path}'"]
     with pytest.raises(KeyboardInterrupt), sweep.reported_failures():
         note_failure(tmp_path / "0", [], "first")
         raise KeyboardInterrupt
     assert "#0: first" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given", ["{}='~/some runs'", "{}=~/some runs"])
+def test_the_folder_of_a_sweep_may_be_in_the_user_s_own(
+    given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert Sweep([given.format("hydra.sweep.dir")]).folder == tmp_path / "some runs"
+    assert Sweep([given.format("output")]).folder.parents[1] == tmp_path / "some runs"
 
 
 def test_a_sweep_without_failures_prints_nothing(

@@ -55,7 +55,8 @@ def depth_of(image: Image.Image, content: bytes) -> Depth:
     if image.format == "PNG":
         return Depth(content[24])
     if not isinstance(image, TiffImageFile):
-        return Depth(16)  # Pillow scales the levels of other formats to 8 or 16 bits
+        # Pillow scales the levels of other formats: grey ones to 8 or 16 bits, colours to 8.
+        return Depth(16 if image.mode == "F" or image.mode.startswith("I") else 8)
     tags = image.tag_v2
     depth = Depth(
         max(tags.get(BITSPERSAMPLE, (1,))),
@@ -94,11 +95,11 @@ def to_eight_bits(image: Image.Image, depth: Depth) -> Image.Image:
     """
     if image.mode == "F" or image.mode.startswith("I"):
         return keep_info(image, _grey(image, depth))
-    if depth.bits == 16 and image.mode in ("RGB", "RGBA", "LA", "CMYK"):
-        colors = image.getextrema()[: 1 if image.mode == "LA" else 4 if image.mode == "CMYK" else 3]
-        if max(most for _, most in colors) < 255 * DARKEST:  # type: ignore[misc]
-            used = "only the lowest 14 of 16 bits a channel are used, if so many"
-            raise UnusableImage(f"unclear levels: {used}; {ADVICE}")
+    # Black ink on transparency is dark in all channels but the last.
+    is_deep = depth.bits == 16 and image.mode in ("RGB", "RGBA", "LA")
+    if is_deep and max(most for _, most in image.getextrema()) < 255 * DARKEST:  # type: ignore[misc]
+        used = "only the lowest 14 of 16 bits a channel are used, if so many"
+        raise UnusableImage(f"unclear levels: {used}; {ADVICE}")
     return image
 
 

@@ -106,7 +106,7 @@ class Pack:
         left = int((~held).sum())
         if drawn and left < FEWEST_PAINTINGS:
             raise UserError(
-                f"dataset.holdout: {holdout:g} leaves {left} of {len(self)} squares to train on; "
+                f"dataset.holdout: {holdout:g} leaves {left} of {len(self)} to train on; "
                 f"at least {FEWEST_PAINTINGS} are needed. Choose a smaller share."
             )
         return self._only(~held), self._only(held)

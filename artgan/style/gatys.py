@@ -254,7 +254,7 @@ def scales(height: int, width: int, first: int | None, step: float) -> list[tupl
 
 
 def from_pil(image: Image.Image, side: int, enlarge: bool = False) -> Tensor:
-    """float32 [1, 3, H, W] in [0, 1], resized to a long side of `side` pixels if it is larger."""
+    """float32 [1, 3, H, W] in [0, 1], its long side reduced to `side` pixels, or enlarged."""
     factor = side / max(image.size)
     if factor < 1 or enlarge:
         width, height = (max(round(length * factor), 1) for length in image.size)

@@ -262,9 +262,25 @@ def test_a_white_drawing_on_transparency_is_named() -> None:
         decode(file.getvalue())
 
 
-def test_a_torn_tiff_is_called_damaged() -> None:
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "AVIF", "BMP", "JPEG2000", "PPM", "TGA", "PNG"])
+def test_a_dark_image_is_read_as_it_is(kind: str) -> None:
+    dark = Image.fromarray(np.linspace(20, 60, 64 * 64).astype(np.uint8).reshape(64, 64))
     file = io.BytesIO()
-    Image.fromarray(COLORS).save(file, "TIFF")
+    dark.convert("RGB").save(file, kind)
+    np.testing.assert_allclose(decode(file.getvalue()).image.convert("L"), dark, atol=4)
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "TGA", "PNG", "TIFF"])
+def test_black_ink_on_transparency_is_read_on_white(kind: str) -> None:
+    ink = Image.new("RGBA", (40, 30), (0, 0, 0, 0))
+    ink.paste("black", (5, 5, 30, 20))
+    file = io.BytesIO()
+    ink.save(file, kind, lossless=True)
+    grey = np.asarray(decode(file.getvalue()).image.convert("L"))
+    assert (grey[10, 10], grey[25, 35]) == (0, 255)
+
+
+def test_a_torn_tiff_is_called_damaged() -> None:
     content = tiff(numbers(COLORS, "f4"), "rgb")
     with pytest.raises(UnusableImage, match="damaged: the directory of this TIFF"):
         decode(content[:40])

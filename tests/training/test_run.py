@@ -441,6 +441,7 @@ def test_devices_must_share_the_batch_of_a_resumed_run_too(run: Run) -> None:
         ("width: 4", "was trained with another model"),
         ("a: [b", "cannot be read"),
         ("nonsense: 1", "nonsense"),
+        ("- 1", "cannot be read .it holds no options"),
     ],
 )
 def test_a_damaged_configuration_is_a_clear_error(run: Run, damage: str, message: str) -> None:
