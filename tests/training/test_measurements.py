@@ -107,6 +107,7 @@ def test_the_scores_are_those_of_evaluate_py(measured: Run, weights: Path) -> No
             "features": str(weights),
             "num": 16,
             "out": str(folder / "again"),
+            "overwrite": True,
             "device": "cpu",
         }
         scores, _ = evaluate(compose("evaluate", chosen))
