@@ -43,8 +43,8 @@ def read_arguments(command: str, arguments: list[str]) -> tuple[list[str], list[
         elif argument.startswith("-"):
             flag, is_whole, value = argument.partition("=")
             # After a flag of another program, the next word may be no value but the next argument.
-            is_valued = flag in CFG + CONFIG_DIR or (rest and not re.match(r"-|.*=", rest[0]))
-            value = value if is_whole or not (rest and is_valued) else rest.pop(0)
+            if not is_whole and rest and (flag in CONFIG_DIR or not re.match(r"-|.*=", rest[0])):
+                value = rest.pop(0)
             if flag in CONFIG_DIR and value:
                 value = str(Path(value).expanduser())
                 folders.append(Path(value))

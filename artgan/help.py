@@ -62,15 +62,6 @@ USAGE = {
     ),
     "check": Usage("PATH", ("root",), ()),
 }
-# Short flags that other programs have, and the options they may mean.
-SHORT = {
-    "c": ("content", "ckpt"),
-    "s": ("style", "seed"),
-    "o": ("out", "output"),
-    "n": ("num", "name"),
-    "r": ("resume",),
-    "b": ("batch_size",),
-}
 ENDING = """\
 --cfg job prints the whole configuration; -m runs every combination of comma-separated values, as in
 -m seed=0,1,2; --config-dir DIR adds configuration files of your own."""
@@ -165,11 +156,8 @@ def right_key(command: str, flag: str, value: str) -> str:
     if flag == "--cfg":
         raise UserError(f"{flag}: {not_among(value, ('job', 'hydra', 'all'))}")
     name, equals, given = flag.lstrip("-").partition("=")
-    known = options_of(SCHEMAS[command])
-    key = name.replace("-", "_")
-    exact = [one for one in SHORT.get(name, (key,)) if one in known]
-    meant = exact[0] if exact else meant_option(key, SCHEMAS[command])
+    meant = meant_option(name.replace("-", "_"), SCHEMAS[command])
     if meant is None:
         raise UserError(f"{flag}: there is no such flag. See artgan {command} --help")
-    value = given if equals else value if "=" not in value and value[:1] != "-" else ""
+    value = given if equals else value
     return f"{meant}={shlex.quote(value) if value else 'VALUE'}"

@@ -33,14 +33,21 @@ from artgan.version import __version__
 # Share of a height at each end of a scroll where the sums of latents are not complete.
 SCROLL_MARGIN = 3 / 4
 GRID_COLUMNS = 20  # more are too small to see
-# The options that have no effect with what another one chooses to paint.
+# The options that have no effect with what another one, or none, chooses to paint; and why.
 UNREAD = {
-    "from_image": {
-        *("interpolate", "layout", "num", "frames", "length"),
-        *("seed", "classes", "truncation", "ema", "scale"),
-    },
-    "interpolate": {"layout", "num", "length"},
-    "layout": {"num", "frames"},
+    "from_image": (
+        {
+            *("interpolate", "layout", "num", "frames", "length"),
+            *("seed", "classes", "truncation", "ema", "scale"),
+        },
+        "the image says itself how it was painted",
+    ),
+    "interpolate": (
+        {"layout", "num", "length"},
+        "interpolate= glides through squares, and frames= sets their number",
+    ),
+    "layout": ({"num", "frames"}, "a scroll is one image, and length= sets its length"),
+    None: ({"frames", "length"}, "frames= needs interpolate=, and length= needs layout=scroll"),
 }
 
 
@@ -84,15 +91,9 @@ def _refuse_unread(config: SampleConfig, given: Iterable[str]) -> None:
         "layout": config.layout == "scroll",
     }
     chooser = next((key for key, is_chosen in chosen.items() if is_chosen), None)
-    unread = UNREAD[chooser] if chooser else {"frames", "length"}
+    unread, reason = UNREAD[chooser]
     ignored = [key for key in given if key in unread and chosen.get(key, True)]
     if ignored:
-        reason = {
-            None: "frames= needs interpolate=, and length= needs layout=scroll",
-            "from_image": "the image says itself how it was painted",
-            "interpolate": "interpolate= glides through squares, and frames= sets their number",
-            "layout": "a scroll is one image, and length= sets its length",
-        }[chooser]
         raise UserError(f"{', '.join(ignored)}: has no effect here: {reason}. Leave it out.")
 
 
@@ -281,12 +282,13 @@ def _paint_again(image: Path, config: SampleConfig, device: str) -> Path:
 
 def _find_by_digest(digest: str, places: Sequence[Path]) -> Path:
     """The checkpoint with this SHA-256: one of the files, or another one of the same run."""
+    paths = []
     for place in places:
         folder = place if place.is_dir() else place.parent
-        others = (*folder.glob("*.ckpt"), *folder.glob(f"*{EXPORTED}"))
-        for path in [place, *sorted(others)]:
-            if path.is_file() and sha256(path) == digest:
-                return path
+        paths += [place, *sorted((*folder.glob("*.ckpt"), *folder.glob(f"*{EXPORTED}")))]
+    for path in dict.fromkeys(path.absolute() for path in paths if path.is_file()):
+        if sha256(path) == digest:
+            return path
     raise UserError(
         f"ckpt: the checkpoint that painted this image (SHA-256 {digest:.16}…) is not in "
         f"{places[0] if len(places) == 1 else 'a folder above it, nor in checkpoints'}. "

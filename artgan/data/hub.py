@@ -41,7 +41,7 @@ def default_root(dataset: DatasetConfig) -> Path:
     """
     chosen = [_plain(getattr(dataset, key) or "") for key in FILTERS]
     split = "" if dataset.split in (None, "train") else str(dataset.split)
-    parts = [Path(_repo(dataset)).expanduser().resolve().name, split, *chosen]
+    parts = [Path(_repo(dataset)).resolve().name, split, *chosen]
     return Path("datasets", _safe("-".join(filter(None, parts))))
 
 
@@ -109,7 +109,7 @@ def _open(repo: str, split: str | None, streaming: bool) -> Any:
     huggingface_hub.logging.set_verbosity_error()
     if not sys.stderr.isatty():
         disable_progress_bars()
-    folder = Path(repo).expanduser().absolute()
+    folder = Path(repo).absolute()
     if any((folder / name).is_file() for name in ("state.json", "dataset_dict.json")):
         found = load_from_disk(str(folder))
     elif folder.is_dir():

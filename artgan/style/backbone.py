@@ -199,7 +199,7 @@ class Backbone(nn.Module):
 def _find(weights: Published, place: str | None) -> Path:
     if place is None:
         return weights.download(ADVICE)
-    path = Path(place).expanduser()
+    path = Path(place)
     return path if path.is_file() else weights.find(path)
 
 

@@ -139,7 +139,7 @@ def _targets(
     if not several:
         files = [single_file(Path(config.out or f"{PAINTED}/{names[0]}.png"))]
     else:
-        folder = Path(config.out or PAINTED).expanduser()
+        folder = Path(config.out or PAINTED)
         if folder.suffix.lower() in FORMATS or folder.is_file():
             raise UserError(f"out: {folder} is a file; several images need a folder.")
         overview = "gallery" if config.gallery else f"sheet-{blends[0]}"

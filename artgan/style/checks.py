@@ -53,7 +53,7 @@ def refuse_mistakes(config: StylizeConfig, given: Collection[str], styles: int, 
         raise UserError(f"weights: {config.weights} must be at least 0, and one of them above it.")
     if masks not in (0, 1, styles):
         raise UserError(f"mask: {masks} for {styles} styles. Give one for all, or one for each.")
-    if config.init not in INITS and not Path(config.init).expanduser().is_file():
+    if config.init not in INITS and not Path(config.init).is_file():
         raise UserError(f"init: {not_among(config.init, INITS)} Nor is it the file of an image.")
     if config.style_shape == "content" and config.style_size:
         raise UserError(
@@ -73,7 +73,6 @@ def of_another_method(config: StylizeConfig) -> set[str]:
 
 def single_file(path: Path) -> Path:
     """The file of a single result; UserError if it is a folder, or its suffix is of no format."""
-    path = path.expanduser()
     if path.is_dir():
         raise UserError(f"out: {path} is a folder. Name a file, such as {path / 'result.png'}")
     format_of(path)

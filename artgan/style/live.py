@@ -46,7 +46,7 @@ def watching(out: Path | None, config: StylizeConfig) -> Iterator[Watch]:
 
             from artgan.events import report_write_errors
 
-            events = Path(config.tensorboard).expanduser() / name
+            events = Path(config.tensorboard) / name
             stack.enter_context(report_write_errors(events, partial(cannot_write, events)))
             writer = stack.enter_context(SummaryWriter(events))
 

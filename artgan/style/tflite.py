@@ -77,7 +77,7 @@ def load_weights(
     """
     files: list[Path] = []
     if weights_dir:
-        folder = Path(weights_dir).expanduser()
+        folder = Path(weights_dir)
         folder = folder.parent if folder.is_file() else folder
         files = [published.find(folder) for published in PARTS.values()]
     try:
