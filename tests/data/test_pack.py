@@ -235,7 +235,7 @@ def test_three_long_scrolls_are_enough_for_tiles(tmp_path: Path) -> None:
     assert len(pack) == 36
     trained, held = pack.split(0.3)
     assert (len(trained), len(held)) == (24, 12)
-    with pytest.raises(UserError, match=r"dataset\.holdout: 0\.7 leaves 12 of 36 squares"):
+    with pytest.raises(UserError, match=r"dataset\.holdout: 0\.7 leaves 12 of 36 to train on"):
         pack.split(0.7)
     (tmp_path / "0.png").unlink()
     (tmp_path / "1.png").write_bytes(b"")
