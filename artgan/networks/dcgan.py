@@ -193,7 +193,8 @@ class MinibatchStd(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """[N, C, H, W] to [N, C + 1, H, W]."""
         exact = features.to(torch.promote_types(features.dtype, torch.float))
-        deviations = var_mean(exact, (0,))[0].add(1e-8).sqrt().mean()
+        rows = exact.permute(0, 2, 3, 1).flatten(1)  # as they lie in memory
+        deviations = var_mean(rows, (0,))[0].add(1e-8).sqrt().mean()
         channel = deviations.to(features.dtype).expand(len(features), 1, *features.shape[2:])
         return torch.cat([features, channel], dim=1)
 
