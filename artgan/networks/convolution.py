@@ -2,11 +2,11 @@
 
 Weights have the names and layout of `nn.Conv2d` and `nn.ConvTranspose2d`.
 
-On a CPU, oneDNN takes up to five times as long for the weight gradient of a bfloat16 convolution
-with many channels on few pixels as for a matrix product of the same size (`benchmarks/NOTES.md`,
-measured with AVX512-BF16). In float32 its convolutions are faster.
+On a CPU, oneDNN takes up to five times as long for the weight gradient of a convolution with many
+channels on few pixels as for a matrix product of the same size (`benchmarks/NOTES.md`).
 """
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -74,8 +74,16 @@ class ToLogits(nn.Conv2d):
 
 
 def as_matrices(features: Tensor, channels: int) -> bool:
-    on_cpu = features.device.type == "cpu"
-    return on_cpu and features.dtype == torch.bfloat16 and channels >= FEWEST_CHANNELS
+    """Whether a convolution of so many channels is faster as a matrix product."""
+    if features.device.type != "cpu" or channels < FEWEST_CHANNELS:
+        return False
+    return features.dtype == torch.bfloat16 or is_intel()
+
+
+@cache
+def is_intel() -> bool:
+    """Whether the processor is Intel's: on others MKL multiplies float32 matrices slowly."""
+    return "Intel" in str(torch.cpu.get_capabilities().get("cpu_name"))
 
 
 class _Patches(Function):

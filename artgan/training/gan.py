@@ -88,8 +88,6 @@ class GAN(pl.LightningModule):
         self.loss = loss = LOSSES[model.loss]
         labels = {"smoothing": model.label_smoothing} if loss.labels else {}
         self.discriminator_loss = partial(loss.discriminator, **labels)
-        # Which of the real and generated images the generator's loss compares.
-        self.compared = slice(0, 2) if loss.relativistic else slice(1, 2)
         self.penalties: tuple[Penalty, ...] = ()
         if model.r1 or model.r2:
             self.penalties += (self._r1_and_r2,)
@@ -218,10 +216,10 @@ class GAN(pl.LightningModule):
     def generator_objective(self, batch: Batch, real: Tensor, fake: Tensor) -> Tensor:
         """What the generator minimises, with the images as in `discriminator_objective`."""
         self.discriminator.requires_grad_(False)  # its own gradients are not needed
-        shown = [real, self.augmented(fake, batch.augmentation[2])][self.compared]
-        logits = self.scores(torch.cat(shown), batch.classes)
+        fake_logits = self.scores(self.augmented(fake, batch.augmentation[2]), batch.classes)
+        with torch.no_grad():
+            real_logits = [self.scores(real, batch.classes)] if self.loss.relativistic else []
         self.discriminator.requires_grad_(True)
-        *real_logits, fake_logits = logits.chunk(len(shown))
         return self.loss.generator(fake_logits, *real_logits)
 
     def scores(self, images: Tensor, classes: Tensor) -> Tensor:

@@ -62,17 +62,24 @@ def test_as_matrices_a_convolution_can_be_differentiated_twice(
 
 
 @pytest.mark.parametrize(
-    ("device", "dtype", "channels", "expected"),
+    ("intel", "device", "dtype", "channels", "expected"),
     [
-        ("cpu", torch.bfloat16, 256, True),
-        ("cpu", torch.bfloat16, 128, False),
-        ("cpu", torch.float32, 256, False),
-        ("meta", torch.bfloat16, 256, False),
+        (False, "cpu", torch.bfloat16, 256, True),
+        (True, "cpu", torch.bfloat16, 128, False),
+        (False, "cpu", torch.float32, 256, False),
+        (True, "cpu", torch.float32, 256, True),
+        (True, "meta", torch.bfloat16, 256, False),
     ],
 )
-def test_only_deep_bfloat16_convolutions_on_a_cpu_are_matrices(
-    device: str, dtype: torch.dtype, channels: int, expected: bool
+def test_only_deep_convolutions_on_a_cpu_are_matrices(
+    intel: bool,
+    device: str,
+    dtype: torch.dtype,
+    channels: int,
+    expected: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("artgan.networks.convolution.is_intel", lambda: intel)
     # The channels that count are those of the larger images, which patches are taken from.
     for layer in (Downsampling(channels, 4), Upsampling(4, channels)):
         features = torch.zeros(1, layer.in_channels, 4, 4, dtype=dtype, device=device)
