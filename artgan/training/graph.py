@@ -76,13 +76,13 @@ class CapturedGraph:
                 group["capturable"] = True
             with torch.cuda.graph(graph, stream=self.stream):
                 self.function(*self.inputs)
-        except torch.cuda.OutOfMemoryError:
-            raise
         except RuntimeError as error:
             # Ending a failed capture raises a second error, whose context is the cause.
-            cause = str(error.__context__ or error).splitlines()[0]
+            cause = error.__context__ or error
+            if isinstance(cause, torch.OutOfMemoryError):
+                raise cause from None
             raise UserError(
-                f"The update cannot be captured as a CUDA graph ({cause}). "
+                f"The update cannot be captured as a CUDA graph ({str(cause).splitlines()[0]}). "
                 "Start again with trainer.cuda_graph=false"
             ) from error
         finally:

@@ -22,7 +22,9 @@ class FakeStream:
 class FakeGPU:
     """What `CapturedGraph` relies on: a capture has no effect, a replay repeats it."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, refuses: bool = False) -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, refuses: RuntimeError | None = None
+    ) -> None:
         self.total = torch.zeros(2)
         self.runs: list[str] = []
         self.refuses = refuses
@@ -56,7 +58,7 @@ class FakeGPU:
             self.runs.append("run")
             self.total += numbers
         elif self.refuses:
-            raise RuntimeError("operation not permitted when stream is capturing\nmore")
+            raise self.refuses
         else:
             self.captured = numbers
 
@@ -93,11 +95,19 @@ def test_the_optimizers_are_capturable_only_while_capturing(
 def test_a_failed_capture_names_its_cause_and_the_option_to_set(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    gpu = FakeGPU(monkeypatch, refuses=True)
-    graph = CapturedGraph(gpu.add, [])
+    refusal = RuntimeError("operation not permitted when stream is capturing\nmore")
+    graph = CapturedGraph(FakeGPU(monkeypatch, refusal).add, [])
     for _ in range(3):
         graph(torch.zeros(2))
     with pytest.raises(UserError, match=r"stream is capturing\).*trainer.cuda_graph=false"):
+        graph(torch.zeros(2))
+
+
+def test_too_little_memory_for_a_capture_is_said_as_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = CapturedGraph(FakeGPU(monkeypatch, torch.OutOfMemoryError("out of memory")).add, [])
+    for _ in range(3):
+        graph(torch.zeros(2))
+    with pytest.raises(torch.OutOfMemoryError):
         graph(torch.zeros(2))
 
 
