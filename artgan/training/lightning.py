@@ -25,7 +25,7 @@ from artgan.errors import UserError
 from artgan.files import atomic_write
 from artgan.options import TrainConfig, TrainerConfig
 from artgan.training.distributed import Ranks, cluster
-from artgan.training.state import RunState
+from artgan.training.state import FIRST_GRIDS, RunState
 
 # Images whose updates may come as one step: two such groups are on the device at a time, and a
 # person who stops the run waits for one.
@@ -104,12 +104,13 @@ class Paintings(pl.LightningDataModule):
 
         A GPU finishes an update before Lightning has called all its hooks. Between two points of
         the curves, grids, measurements or checkpoints only updates happen; whatever asks
-        `RunState.due` with another option must be listed here.
+        `RunState.due` or `RunState.reached` with another number must be listed here.
         """
         config = self.config
         events = [config.log_every, config.sample_every, config.checkpoint.every]
         events += [config.evaluate_every] if config.evaluate_every else []
         ends = [(images_seen // every + 1) * every for every in events]
+        ends += [images for images in FIRST_GRIDS if images > images_seen]
         left = min(*ends, self.state.max_images) - images_seen
         return max(1, math.ceil(min(left, MOST_TOGETHER) / config.batch_size))
 

@@ -29,7 +29,7 @@ from artgan.memory import is_out_of_memory, keep_freed_memory
 from artgan.options import TrainConfig
 from artgan.training.callbacks.checkpoints import Checkpoints, Diverged, folder_removed
 from artgan.training.callbacks.curves import TAGS, Curves, ProgressBar
-from artgan.training.callbacks.grids import SampleGrids
+from artgan.training.callbacks.grids import LATEST, SampleGrids
 from artgan.training.callbacks.measurements import Measurements
 from artgan.training.callbacks.output import say, writer
 from artgan.training.callbacks.stopping import Stopping
@@ -188,6 +188,7 @@ def _begin(run: Run, trainer: pl.Trainer, measurements: Measurements | None, qui
     if not quiet:
         announce(run.paintings, config.dataset.crop, run.held_out, run.classes)
         print(f"{folder}: {_choices(config, trainer, run)}", file=sys.stderr)
+        print(f"The newest samples are always in {folder / LATEST}", file=sys.stderr)
     for path in folder.rglob(TEMPORARY):
         path.unlink(missing_ok=True)  # half-written by a process that was killed
     curves = [*TAGS]
@@ -214,8 +215,6 @@ def _choices(config: TrainConfig, trainer: pl.Trainer, run: Run) -> str:
         line += f", as latents of {config.autoencoder}"
     if captures(config.trainer, device):
         line += ", updates as a CUDA graph"
-    if device.type == "cpu" and trainer.precision == "bf16-mixed":
-        line += ", deep convolutions as matrix products"
     return line
 
 

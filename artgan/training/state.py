@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+FIRST_GRIDS = (250, 500, 1_000, 2_000, 5_000)  # images after which one sees something at once
+
 
 @dataclass
 class Progress:
@@ -75,5 +77,8 @@ class RunState:
 
         No earlier update of the same step can have: see `Paintings.updates_together`.
         """
-        seen = self.progress.images_seen
-        return seen // every > (seen - self.batch_size) // every
+        return self.reached(self.progress.images_seen // every * every)
+
+    def reached(self, images: int) -> bool:
+        """Whether it was the last update that reached a number of images."""
+        return 0 < images <= self.progress.images_seen < images + self.batch_size

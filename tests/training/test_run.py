@@ -21,11 +21,12 @@ from artgan.options import Recipe, TrainConfig
 from artgan.painter import load_painter, paint
 from artgan.sampling import render
 from artgan.training.callbacks.curves import TAGS
+from artgan.training.callbacks.grids import SampleGrids
 from artgan.training.callbacks.stopping import Stopping
 from artgan.training.losses import LOSSES
 from artgan.training.run_folder import claim_folder, settle
 from artgan.training.state import RunState
-from tests.helpers import EVERYTHING, THE_OTHERS, assert_same_state
+from tests.helpers import EVERYTHING, THE_OTHERS, assert_same_state, pack_of
 
 Run = Callable[..., Path]
 Configure = Callable[..., TrainConfig]
@@ -337,11 +338,28 @@ def test_a_run_folder_holds_these_files(run: Run) -> None:
         "images-000000160.ckpt",
         "samples",
         "samples/paintings.png",
+        "samples/latest.png",
         *(f"samples/images-{count:09d}.png" for count in (0, 64, 128, 160)),
     }
+    latest = (folder / "samples" / "latest.png").read_bytes()
+    assert latest == (folder / "samples" / "images-000000160.png").read_bytes()
     config = load_config(folder)
     assert (config.name, config.max_images, config.model.width) == ("mine", 160, 4)
     assert load_checkpoint(folder / "last.ckpt")["artgan"]["config"]["max_images"] == 160
+
+
+def test_the_first_grids_come_soon(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run(name="mine", max_images=1104, sample_every=10_000)
+    grids = sorted(path.stem for path in (folder / "samples").glob("images-*.png"))
+    assert [int(name[7:]) for name in grids] == [0, 256, 504, 1000, 1104]  # in batches of 8
+    assert f"newest samples are always in {folder}/samples/latest.png" in capsys.readouterr().err
+
+
+def test_the_first_grids_of_large_samples_are_small(tmp_path: Path) -> None:
+    grids = SampleGrids(tmp_path, pack_of(np.zeros((16, 256, 256, 3), np.uint8)))
+    assert (grids.first_side, grids.side) == (2, 4)
+    grids = SampleGrids(tmp_path, pack_of(np.zeros((16, 128, 128, 3), np.uint8)))
+    assert (grids.first_side, grids.side) == (8, 8)
 
 
 def test_everything_in_tensorboard_is_over_images_seen(run: Run) -> None:

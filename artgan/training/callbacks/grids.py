@@ -8,29 +8,37 @@ import torch
 from torch import Tensor
 
 from artgan.data.pack import Pack
+from artgan.files import atomic_write
 from artgan.images import tile
 from artgan.painter import draw_inputs, paint
 from artgan.training.callbacks.curves import DIVERSITY
 from artgan.training.callbacks.output import say, show, writer
 from artgan.training.gan import GAN
+from artgan.training.state import FIRST_GRIDS
 
 SIDE = 8
 SIDE_ABOVE_128_PX = 4  # of larger samples, which take longer and fill the screen as well
+FIRST_SIDE_ABOVE_128_PX = 2  # of the first grids, which would take as long as the training between
+LATEST = Path("samples") / "latest.png"  # in the folder of a run
 # Images before which there is no diversity yet that could have collapsed.
 EARLY = 20_000
 LEAST_DIVERSITY = 0.25
 
 
 class SampleGrids(pl.Callback):
-    """Paints the same latents every few images.
+    """Paints the same latents every few images, and more often at first.
 
     The latents and classes are the first of `artgan sample seed=0`, so the last grid is what
-    sampling gives. Grids go to `samples/` in the run's folder, with one of paintings to compare.
+    sampling gives. Grids go to `samples/` in the run's folder, the newest also as `latest.png`,
+    with one of paintings to compare.
     """
 
     def __init__(self, folder: Path, pack: Pack) -> None:
-        self.folder = folder / "samples"
-        self.side = SIDE if pack.resolution <= 128 else SIDE_ABOVE_128_PX
+        self.latest = folder / LATEST
+        self.folder = self.latest.parent
+        large = pack.resolution > 128
+        self.side = SIDE_ABOVE_128_PX if large else SIDE
+        self.first_side = FIRST_SIDE_ABOVE_128_PX if large else SIDE
         count = self.side**2
         spread = np.arange(0, len(pack), max(1, len(pack) // count))[:count]
         squares = pack.squares(spread, np.full(len(spread), 0.5))
@@ -41,24 +49,30 @@ class SampleGrids(pl.Callback):
         if trainer.is_global_zero and module.progress.images_seen == 0:
             grid = tile(self.paintings, self.side)
             show(trainer, "paintings", grid, self.folder / "paintings.png", 0)
-            self._paint(trainer, module)
+            self._paint(trainer, module, self.first_side)
 
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: pl.Trainer, module: GAN, *_: object
     ) -> None:
-        due = module.state.due(module.config.sample_every) or module.state.stopping
-        if trainer.is_global_zero and due:
-            self._paint(trainer, module)
+        state = module.state
+        if not trainer.is_global_zero:
+            return
+        if state.due(module.config.sample_every) or state.stopping:
+            self._paint(trainer, module, self.side)
+        elif any(map(state.reached, FIRST_GRIDS)):
+            self._paint(trainer, module, self.first_side)
 
     def path(self, images_seen: int) -> Path:
         """The grid of one state of the run."""
         return self.folder / f"images-{images_seen:09d}.png"
 
-    def _paint(self, trainer: pl.Trainer, module: GAN) -> None:
+    def _paint(self, trainer: pl.Trainer, module: GAN, side: int) -> None:
         seen = module.progress.images_seen
-        inputs = draw_inputs(0, self.side**2, module.config.model.latent_dim, module.classes)
+        inputs = draw_inputs(0, side**2, module.config.model.latent_dim, module.classes)
         samples = paint(module.painter, inputs)
-        show(trainer, "samples", tile(samples, self.side), self.path(seen), seen)
+        show(trainer, "samples", tile(samples, side), self.path(seen), seen)
+        with atomic_write(self.latest) as file:
+            file.write(self.path(seen).read_bytes())
         ratio = diversity(samples, self.paintings)
         writer(trainer).add_scalar(DIVERSITY, ratio, seen)
         warning = diversity_has_collapsed(ratio) if seen > EARLY else None
